@@ -1,0 +1,78 @@
+"""The only door to array-api-compat: namespaces, dtypes and devices of whatever array came in."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from .errors import KernelError
+
+# NumPy, PyTorch, JAX and strict arrays pass through the same lines; there is no static type for that.
+Array = Any
+
+
+def namespace(array: Array) -> Any:
+    """The array API namespace of `array`; TypeError for what is no array at all."""
+    return array_api_compat.array_namespace(array)
+
+
+def is_numpy(array: Array) -> bool:
+    return array_api_compat.is_numpy_array(array)
+
+
+def is_concrete(array: Array) -> bool:
+    """Whether the values can be looked at: false inside `jax.jit`, `jax.grad` and the like."""
+    jax = sys.modules.get("jax")
+    return jax is None or not isinstance(array, jax.core.Tracer)
+
+
+def like(values: Any, array: Array, dtype: Any = None) -> Array:
+    """NumPy `values` as an array of the namespace and device of `array`."""
+    xp = namespace(array)
+    made = xp.asarray(values, dtype=dtype) if dtype is not None else xp.asarray(values)
+    return array_api_compat.to_device(made, array_api_compat.device(array))
+
+
+def to_numpy(array: Array) -> np.ndarray[Any, Any]:
+    """A NumPy copy or view of `array`, from any device, without its gradient."""
+    if array_api_compat.is_torch_array(array):
+        array = array.detach().cpu()
+    return np.asarray(array)
+
+
+def real_kernel(kernel: Array) -> Array:
+    """`kernel` as a real floating array of at least float32, checked to be finite.
+
+    Half and bfloat16 become float32, integers the namespace's default. Values cannot be checked
+    while JAX traces.
+    """
+    try:
+        xp = namespace(kernel)
+    except TypeError:
+        raise KernelError(
+            f"kernel must be a NumPy, PyTorch, JAX or other array-API array; got {type(kernel).__name__}"
+        ) from None
+    dtype = kernel.dtype
+    if str(dtype).rsplit(".", 1)[-1] in ("float16", "bfloat16"):
+        kernel = xp.astype(kernel, xp.float32)
+    elif xp.isdtype(dtype, "integral"):
+        kernel = xp.astype(kernel, xp.asarray(1.0).dtype)
+    elif not xp.isdtype(dtype, "real floating"):
+        raise KernelError(f"kernel must hold real numbers; got dtype {dtype}")
+    if is_concrete(kernel) and not bool(xp.all(xp.isfinite(kernel))):
+        bad = ~np.isfinite(to_numpy(kernel))
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise KernelError(
+            f"kernel has {int(bad.sum())} NaN or infinite entries of {bad.size}, the first at index {first}; "
+            "repair or leave out this layer"
+        )
+    return kernel
+
+
+def complex_dtype(array: Array) -> Any:
+    """The complex dtype of the same precision as a real array."""
+    xp = namespace(array)
+    return xp.complex64 if array.dtype == xp.float32 else xp.complex128

@@ -1,0 +1,1 @@
+"""Engines for many small matrices, and the pool that runs them."""

@@ -1,0 +1,48 @@
+"""Batched decompositions on any array-API namespace: stacks of complex blocks, last two axes."""
+
+from __future__ import annotations
+
+from .._compat import Array, namespace
+
+
+def singular_values(blocks: Array) -> Array:
+    """All singular values of each block, shape (..., min(m, n)), descending.
+
+    A block with one row or one column has one singular value, its Euclidean norm: no SVD.
+    """
+    xp = namespace(blocks)
+    if min(blocks.shape[-2:]) == 1:
+        axis = -1 if blocks.shape[-2] == 1 else -2
+        return xp.linalg.vector_norm(blocks, axis=axis)
+    return xp.linalg.svdvals(blocks)
+
+
+def svd(blocks: Array) -> tuple[Array, Array, Array]:
+    """`U, sigma, V^H` of each block, the reduced form."""
+    u, s, vh = namespace(blocks).linalg.svd(blocks, full_matrices=False)
+    return u, s, vh
+
+
+def smaller_gram(blocks: Array) -> Array:
+    """`S^H S` or `S S^H`, whichever is smaller."""
+    xp = namespace(blocks)
+    adjoint = xp.conj(xp.matrix_transpose(blocks))
+    wide = blocks.shape[-2] <= blocks.shape[-1]
+    return xp.matmul(blocks, adjoint) if wide else xp.matmul(adjoint, blocks)
+
+
+def largest_singular_value(blocks: Array) -> Array:
+    """The largest singular value of the whole stack, a scalar.
+
+    From the smaller Gram matrix, scaled so that its entries stay in range: the top eigenvalue keeps
+    its full relative accuracy there. Its gradient is finite at ties and zero for the zero stack.
+    """
+    xp = namespace(blocks)
+    if min(blocks.shape[-2:]) == 1:
+        return xp.max(singular_values(blocks))
+    scale = xp.max(xp.abs(blocks))
+    scale = xp.where(scale > 0, scale, 1 + scale)
+    scaled = blocks / xp.astype(scale, blocks.dtype)
+    top = xp.max(xp.linalg.eigvalsh(smaller_gram(scaled)))
+    positive = top > 0
+    return xp.where(positive, scale * xp.sqrt(xp.where(positive, top, 1 + 0 * top)), 0 * top)

@@ -1,0 +1,100 @@
+"""Ranges of frequencies over an executor, in bounded memory, with one BLAS thread to each worker."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+import threadpoolctl
+
+Result = TypeVar("Result")
+
+DEFAULT_MEMORY = 256 * 2**20
+"""Working set in bytes that the blocks in flight may take together."""
+
+# Below this many multiply-adds a range is not worth a task of its own (about a millisecond).
+_SMALLEST_TASK = 2e6
+
+_lock = threading.Lock()
+_users = 0
+_restore = ExitStack()
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Cap BLAS at one thread for the whole process until the last concurrent user leaves.
+
+    Counted, because the cap is global: two overlapping users that each saved and restored what
+    they found would leave it behind.
+    """
+    global _users
+    with _lock:
+        if _users == 0:
+            _restore.enter_context(threadpoolctl.threadpool_limits(1, user_api="blas"))
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                _restore.close()
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def ranges(count: int, workers: int, bytes_each: int, work_each: float, memory: int) -> list[tuple[int, int]]:
+    """Split `range(count)` into (start, stop) pieces.
+
+    At most `memory` bytes are in flight on `workers` workers (one item at the least), each has a
+    few pieces to even out, and no piece is too small to be worth its overhead.
+    """
+    fits = max(1, memory // (workers * bytes_each))
+    worthwhile = math.ceil(_SMALLEST_TASK / work_each)
+    even = math.ceil(count / (4 * workers)) if workers > 1 else count
+    size = min(fits, max(even, worthwhile))
+    return [(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def capped(task: Callable[[int, int], Result], start: int, stop: int) -> Result:
+    """`task(start, stop)` with BLAS at one thread, in whatever thread or process runs it."""
+    with single_threaded_blas():
+        return task(start, stop)
+
+
+def run(
+    task: Callable[[int, int], Result], pieces: list[tuple[int, int]], executor: Executor | None
+) -> list[Result]:
+    """`[task(start, stop) for start, stop in pieces]`, in order, over the executor.
+
+    Without one, over a thread pool of this call's own. A failure cancels what has not started.
+    """
+    if len(pieces) == 1:
+        return [task(*pieces[0])]
+    with ExitStack() as stack:
+        if executor is None:
+            executor = stack.enter_context(ThreadPoolExecutor(available_cores()))
+        stack.enter_context(single_threaded_blas())
+        futures = [executor.submit(capped, task, start, stop) for start, stop in pieces]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def workers_of(executor: Executor | None) -> int:
+    """How many tasks an executor runs at once, as far as it tells."""
+    stated: Any = getattr(executor, "_max_workers", None)
+    return stated if isinstance(stated, int) else available_cores()

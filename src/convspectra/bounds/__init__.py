@@ -1,0 +1,12 @@
+"""Bounds on the operator norm: one file a method, one signature, one result.
+
+`method(kernel, geometry, *, executor=None, memory=...) -> Bound`. To add one: a file here, an
+export, a row in the table of `tests/test_bounds.py`.
+"""
+
+from .auto import operator_norm
+from .circulant_embedding import circulant_embedding
+from .pfister2018 import pfister2018
+from .reshaped_kernel import reshaped_kernel
+
+__all__ = ["circulant_embedding", "operator_norm", "pfister2018", "reshaped_kernel"]

@@ -1,0 +1,236 @@
+"""Singular values, singular vectors and the norm of a convolution on the torus: exact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ._compat import Array, is_numpy, like, namespace, real_kernel, to_numpy
+from ._solvers import array_api as solver
+from ._solvers import pool
+from ._solvers.pool import DEFAULT_MEMORY
+from .geometry import ConvGeometry, Correlation
+from .results import Spectrum
+from .symbol import (
+    FrequencyGrid,
+    IntArray,
+    frequency_grid,
+    in_correlation_order,
+    polyphase,
+    symbol_blocks,
+)
+
+Result = TypeVar("Result")
+
+
+def singular_values(
+    kernel: Array,
+    geometry: ConvGeometry,
+    *,
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+) -> Spectrum:
+    """All singular values of a block-circulant convolution.
+
+    They are those of the blocks of its symbol (see `symbol.py`): one small SVD for each frequency
+    that differs. Blocks with one row or column need none, a kernel without spatial extent one.
+
+    Arguments:
+        kernel: real array in the layout of `geometry`, of any array-API namespace; the result is of
+            the same. Half precision is computed in float32.
+        geometry: with a wrapped boundary, or none that is ever read. `geometry.on_torus()` is the
+            circular version of any layer.
+        executor: any `concurrent.futures.Executor` for NumPy arrays; default a thread pool of this
+            call's own. Other arrays run where they are.
+        memory: bytes of symbol blocks in flight at once (at least one block a worker).
+
+    Returns:
+        `Spectrum`, exact up to rounding: absolute errors of a few epsilons times the norm.
+
+    Raises:
+        GeometryError: the operator is not block-circulant, or kernel and geometry do not fit.
+        KernelError: the kernel is no real array, or has NaN or infinite entries.
+
+    Reference: Sedghi, Gupta and Long (2019), Theorem 6, for stride 1; for the rest `symbol.py`.
+
+    >>> import numpy as np
+    >>> geometry = ConvGeometry(input_shape=4, padding="same", padding_mode="circular")
+    >>> difference = np.array([[[1.0, -1.0]]])
+    >>> np.round(singular_values(difference, geometry).sorted(), 6)
+    array([2.      , 1.414214, 1.414214, 0.      ])
+    """
+    kernel, correlation = prepare(kernel, geometry)
+    return spectrum_of(kernel, correlation, executor=executor, memory=memory)
+
+
+def prepare(kernel: Array, geometry: ConvGeometry) -> tuple[Array, Correlation]:
+    """The checked kernel in correlation order, and the correlation it belongs to."""
+    kernel = real_kernel(kernel)
+    correlation = geometry.correlation(kernel.shape)
+    return in_correlation_order(kernel, geometry.kernel_axes), correlation
+
+
+def spectrum_of(
+    kernel: Array,
+    correlation: Correlation,
+    *,
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+) -> Spectrum:
+    """`singular_values` of what `prepare` returns."""
+    grid = frequency_grid(correlation)
+    task = partial(_values, kernel, correlation, grid)
+    values = namespace(kernel).concat(over_grid(task, kernel, correlation, grid, executor, memory), axis=0)
+    return Spectrum(
+        values=values,
+        multiplicity=np.repeat(grid.multiplicity, correlation.groups),
+        grid=grid,
+        groups=correlation.groups,
+    )
+
+
+def norm_of(
+    kernel: Array,
+    correlation: Correlation,
+    *,
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+) -> Array:
+    """The operator norm of what `prepare` returns, a scalar array."""
+    xp = namespace(kernel)
+    grid = frequency_grid(correlation)
+    task = partial(_largest, kernel, correlation, grid)
+    return xp.max(xp.stack(over_grid(task, kernel, correlation, grid, executor, memory)))
+
+
+def over_grid(
+    task: Callable[[int, int], Result],
+    kernel: Array,
+    correlation: Correlation,
+    grid: FrequencyGrid,
+    executor: Executor | None,
+    memory: int,
+) -> list[Result]:
+    """`task(start, stop)` over all frequencies of a grid, in pieces that fit the memory."""
+    if not (isinstance(memory, int) and memory > 0):
+        raise ValueError(f"memory must be a positive number of bytes; got {memory!r}")
+    rows, columns = grid.block_shape
+    entries = correlation.groups * rows * columns
+    taps = math.prod(correlation.kernel_size)
+    real_bytes = 4 if kernel.dtype == namespace(kernel).float32 else 8
+    # Blocks, their parts before joining, the solver's copy and its vectors; phases and their index.
+    bytes_each = 8 * real_bytes * entries + 48 * taps
+    work_each = 8.0 * entries * (min(rows, columns) + taps)
+    workers = pool.workers_of(executor) if is_numpy(kernel) else 1
+    pieces = pool.ranges(len(grid.index), workers, bytes_each, work_each, memory)
+    if is_numpy(kernel):
+        return pool.run(task, pieces, executor)
+    return [task(start, stop) for start, stop in pieces]
+
+
+def _values(kernel: Array, correlation: Correlation, grid: FrequencyGrid, start: int, stop: int) -> Array:
+    xp = namespace(kernel)
+    values = solver.singular_values(symbol_blocks(kernel, correlation, grid, start, stop))
+    values = xp.reshape(values, (-1, values.shape[-1]))
+    # Polyphase components that no tap reads are zero columns, which count as singular values too.
+    missing = min(grid.block_shape) - values.shape[1]
+    if missing:
+        zeros = like(np.zeros((values.shape[0], missing)), values, values.dtype)
+        values = xp.concat([values, zeros], axis=1)
+    return values
+
+
+def _largest(kernel: Array, correlation: Correlation, grid: FrequencyGrid, start: int, stop: int) -> Array:
+    return solver.largest_singular_value(symbol_blocks(kernel, correlation, grid, start, stop))
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """A singular value decomposition of a block-circulant convolution, block by block.
+
+    Attributes:
+        left: shape (F, groups, m, r), the left singular vectors of each block as columns.
+        values: shape (F, groups, r), descending.
+        right: shape (F, groups, r, n), the right singular vectors as conjugated rows.
+        grid, correlation: what the blocks belong to.
+
+    Blocks are those of the half grid: each also stands for its conjugate at the opposite frequency,
+    and for the repeats that `grid` counts. Vectors belong to a real operator but are complex: the
+    two real ones of a conjugate pair are `sqrt(2)` times the real and the imaginary part.
+    """
+
+    left: Array
+    values: Array
+    right: Array
+    grid: FrequencyGrid
+    correlation: Correlation
+
+    def vectors(self, frequency: int, group: int, rank: int) -> tuple[Array, Array, Array]:
+        """One singular triplet `(u, sigma, v)` of the layer as maps over space.
+
+        `v` has the shape (channels, *points) of what goes into the layer, `u` that of what comes
+        out, both of norm 1: the layer takes `v` to `sigma u`, and its adjoint `u` to `sigma v`.
+        """
+        xp = namespace(self.values)
+        outgoing = to_numpy(self.left[frequency, group, :, rank])
+        incoming = np.conj(to_numpy(self.right[frequency, group, rank, :]))
+        index = self.grid.index[frequency]
+        u = self._output_wave(outgoing, group, index)
+        v = self._input_wave(incoming, group, index)
+        if self.correlation.transposed:
+            u, v = v, u
+        return like(u, self.values), xp.asarray(self.values[frequency, group, rank]), like(v, self.values)
+
+    def _wave(self, index: IntArray) -> np.ndarray[Any, Any]:
+        shape = self.grid.shape
+        turns = np.zeros(shape)
+        for axis, points in enumerate(np.indices(shape, sparse=True)):
+            turns = turns + (index[axis] * points % shape[axis]) / shape[axis]
+        return np.asarray(np.exp(2j * np.pi * turns)) / math.sqrt(math.prod(shape))
+
+    def _output_wave(self, vector: np.ndarray[Any, Any], group: int, index: IntArray) -> np.ndarray[Any, Any]:
+        wave = np.zeros((self.correlation.out_channels, *self.grid.shape), dtype=vector.dtype)
+        rows = len(vector)
+        wave[group * rows : (group + 1) * rows] = np.multiply.outer(vector, self._wave(index))
+        return wave
+
+    def _input_wave(self, vector: np.ndarray[Any, Any], group: int, index: IntArray) -> np.ndarray[Any, Any]:
+        c = self.correlation
+        wave = np.zeros((c.in_channels, *c.input_shape), dtype=vector.dtype)
+        columns = c.in_channels // c.groups
+        channels = np.arange(group * columns, (group + 1) * columns)
+        outputs = self._wave(index)
+        for place, part in enumerate(polyphase(c)):
+            points = [
+                (s * np.arange(m) + origin - before) % n
+                for s, m, origin, (before, _), n in zip(
+                    c.stride, c.output_shape, part.origin, c.padding, c.input_shape, strict=True
+                )
+            ]
+            of_class = vector[place * columns : (place + 1) * columns]
+            wave[np.ix_(channels, *points)] = np.multiply.outer(of_class, outputs)
+        return wave
+
+
+def svd(kernel: Array, geometry: ConvGeometry) -> Decomposition:
+    """Singular values and vectors of a block-circulant convolution.
+
+    `S(g) = left diag(values) right` at each frequency of `grid`; `Decomposition.vectors` makes
+    the vectors of the layer itself from them. All blocks are held at once: the memory is that of
+    the symbol, three times. Polyphase components that no tap reads have no columns here, so the
+    zeros that `singular_values` counts for them are missing.
+
+    Arguments, errors: as `singular_values`.
+
+    Not guaranteed: which basis is returned for a repeated singular value.
+    """
+    kernel, correlation = prepare(kernel, geometry)
+    grid = frequency_grid(correlation)
+    left, values, right = solver.svd(symbol_blocks(kernel, correlation, grid))
+    return Decomposition(left=left, values=values, right=right, grid=grid, correlation=correlation)

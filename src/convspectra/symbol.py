@@ -1,0 +1,196 @@
+"""Kernel to symbol and back: the blocks of a block-circulant operator at their frequencies.
+
+A strided correlation is a stride-1 correlation of the polyphase components of its input: tap `p`
+reads `x[s r + d p - a]`, and `d p = s u + t` sends it to component `t` at offset `u`. So with
+
+    S(g) = [ sum_{p in class t} W[:, :, p] exp(2 pi i g.u_p / N) ]_t,    N = n / s,
+
+one block an output frequency `g`, of shape `(C_out, C_in * classes)`, the operator is unitarily
+equivalent to the direct sum of the `S(g)`, whatever the stride and dilation. Three special cases
+need no code of their own. Classes that hold no tap are zero columns and are left out. If every
+offset `u` along an axis is a multiple of `h`, the symbol repeats every `N / gcd(h, N)` frequencies:
+that is all of them for a 1x1 kernel or for patches that do not overlap (one block in all), and it
+undoes dilation. And a real kernel has `S(-g) = conj(S(g))`, so half of the frequencies will do.
+
+Reference: Sedghi, Gupta and Long (2019), Theorem 6, for stride and dilation 1; Vaidyanathan (1993),
+chapter 4, for polyphase components.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._compat import Array, complex_dtype, like, namespace
+from .geometry import Correlation
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class PolyphaseClass:
+    """The taps that read one polyphase component of the input.
+
+    Attributes:
+        origin: input offset of the component, per axis, relative to the first tap.
+        taps: shape (T,), flat indices into the kernel's taps.
+        offsets: shape (T, D), how many strides each tap lies beyond `origin`.
+    """
+
+    origin: tuple[int, ...]
+    taps: IntArray
+    offsets: IntArray
+
+
+def polyphase(correlation: Correlation) -> tuple[PolyphaseClass, ...]:
+    """The taps of a correlation, sorted into the polyphase components that they read."""
+    axes = []
+    for k, s, d in zip(correlation.kernel_size, correlation.stride, correlation.dilation, strict=True):
+        classes: dict[int, list[int]] = {}
+        for p in range(k):
+            classes.setdefault(d * p % s, []).append(p)
+        axes.append(
+            [(d * taps[0], taps, [d * (p - taps[0]) // s for p in taps]) for taps in classes.values()]
+        )
+    found = []
+    for choice in itertools.product(*axes):
+        taps = np.ravel_multi_index(np.ix_(*(axis[1] for axis in choice)), correlation.kernel_size)
+        offsets = np.stack(np.meshgrid(*(axis[2] for axis in choice), indexing="ij"), axis=-1)
+        found.append(
+            PolyphaseClass(
+                origin=tuple(axis[0] for axis in choice),
+                taps=taps.reshape(-1),
+                offsets=offsets.reshape(-1, len(choice)),
+            )
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class FrequencyGrid:
+    """The frequencies at which blocks differ, and how often each block occurs.
+
+    Attributes:
+        shape: the output grid `N = n / s`: there are `prod(shape)` blocks a group in all.
+        repeat: per axis, how many times the symbol repeats along it.
+        index: shape (F, D), one representative frequency for each pair `g, -g` of one period.
+        multiplicity: shape (F,): how many frequencies of the output grid it stands for.
+        block_shape: rows and columns of a block, the zero columns counted.
+    """
+
+    shape: tuple[int, ...]
+    repeat: tuple[int, ...]
+    index: IntArray
+    multiplicity: IntArray
+    block_shape: tuple[int, int]
+
+    @property
+    def period(self) -> tuple[int, ...]:
+        """Frequencies in one period of the symbol, per axis."""
+        return tuple(n // h for n, h in zip(self.shape, self.repeat, strict=True))
+
+    def phases(self, offsets: IntArray, start: int, stop: int) -> np.ndarray[Any, Any]:
+        """`exp(2 pi i g.u / N)`, shape (stop - start, T), for frequencies start to stop."""
+        turns = np.zeros((stop - start, len(offsets)))
+        for axis, (period, repeat) in enumerate(zip(self.period, self.repeat, strict=True)):
+            # Reduced in integers first: the angle then carries one rounding, whatever its size.
+            steps = np.multiply.outer(self.index[start:stop, axis], offsets[:, axis] // repeat)
+            turns += (steps % period) / period
+        return np.asarray(np.exp(2j * np.pi * turns))
+
+    def spread(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """One value a representative frequency, shape (F,), put on the whole grid, shape `shape`."""
+        one_period = np.empty(self.period, dtype=values.dtype)
+        one_period[tuple(self.index.T)] = values
+        one_period[tuple((-self.index % np.asarray(self.period)).T)] = values
+        return np.tile(one_period, self.repeat)
+
+
+def frequency_grid(correlation: Correlation) -> FrequencyGrid:
+    """The frequencies of a block-circulant correlation.
+
+    Raises:
+        GeometryError: the operator is not block-circulant; the message says what would be.
+    """
+    correlation.require_circulant()
+    shape = correlation.output_shape
+    offsets = np.concatenate([part.offsets for part in polyphase(correlation)])
+    repeat = tuple(math.gcd(n, *map(int, offsets[:, axis])) for axis, n in enumerate(shape))
+    period = [n // h for n, h in zip(shape, repeat, strict=True)]
+    flat = np.arange(math.prod(period))
+    index = np.stack(np.unravel_index(flat, period), axis=-1)
+    mirror = np.ravel_multi_index(tuple((-index % np.asarray(period)).T), period)
+    kept = flat <= mirror
+    return FrequencyGrid(
+        shape=shape,
+        repeat=repeat,
+        index=index[kept],
+        multiplicity=np.where(flat == mirror, 1, 2)[kept] * math.prod(repeat),
+        block_shape=(
+            correlation.out_channels // correlation.groups,
+            correlation.in_channels // correlation.groups * math.prod(correlation.stride),
+        ),
+    )
+
+
+def symbol_blocks(
+    kernel: Array, correlation: Correlation, grid: FrequencyGrid, start: int = 0, stop: int | None = None
+) -> Array:
+    """The blocks `S(g)` at frequencies start to stop of the grid.
+
+    Arguments:
+        kernel: real, axes in the order of `Correlation`.
+
+    Returns:
+        Complex, shape `(stop - start, groups, C_out / groups, C_in / groups * classes)`, the
+        columns of one polyphase class side by side.
+    """
+    xp = namespace(kernel)
+    stop = len(grid.index) if stop is None else stop
+    groups = correlation.groups
+    rows, columns = correlation.out_channels // groups, correlation.in_channels // groups
+    taps = xp.astype(xp.reshape(kernel, (groups * rows * columns, -1)), complex_dtype(kernel))
+    parts = []
+    for part in polyphase(correlation):
+        phases = like(grid.phases(part.offsets, start, stop), kernel, taps.dtype)
+        selected = taps if len(part.taps) == taps.shape[1] else xp.take(taps, like(part.taps, kernel), axis=1)
+        blocks = xp.matmul(phases, xp.matrix_transpose(selected))
+        parts.append(xp.reshape(blocks, (stop - start, groups, rows, columns)))
+    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
+
+
+def symbol_adjoint(
+    blocks: Array, correlation: Correlation, grid: FrequencyGrid, start: int = 0, stop: int | None = None
+) -> Array:
+    """The adjoint of `symbol_blocks`, as a real kernel in the order of `Correlation`.
+
+    For the inner product `sum_g multiplicity_g Re tr(X_g^H Y_g)` of symbols and the usual one of
+    kernels, `<S(W), T> = <W, S*(T)>`; `S* S` multiplies by `prod(N)` as long as no tap wraps onto
+    another. Ranges of frequencies add up.
+    """
+    xp = namespace(blocks)
+    stop = len(grid.index) if stop is None else stop
+    groups = correlation.groups
+    rows, columns = correlation.out_channels // groups, correlation.in_channels // groups
+    weights = grid.multiplicity[start:stop, None]
+    classes = polyphase(correlation)
+    parts = []
+    for place, part in enumerate(classes):
+        columns_of_class = blocks[..., place * columns : (place + 1) * columns]
+        phases = like(np.conj(grid.phases(part.offsets, start, stop)) * weights, blocks, blocks.dtype)
+        flat = xp.reshape(columns_of_class, (stop - start, groups * rows * columns))
+        parts.append(xp.real(xp.matmul(xp.matrix_transpose(phases), flat)))
+    order = np.argsort(np.concatenate([part.taps for part in classes]), kind="stable")
+    taps = xp.take(xp.concat(parts, axis=0), like(order, blocks), axis=0)
+    shape = (correlation.out_channels, columns, *correlation.kernel_size)
+    return xp.reshape(xp.matrix_transpose(taps), shape)
+
+
+def in_correlation_order(kernel: Array, axes: Sequence[int]) -> Array:
+    """`kernel` with its axes permuted as `ConvGeometry.kernel_axes` says."""
+    return namespace(kernel).permute_dims(kernel, tuple(axes))
