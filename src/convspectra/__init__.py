@@ -1,6 +1,7 @@
 """Exact singular values, proven bounds and control for convolutional layers."""
 
 from . import bounds, paper
+from ._version import __version__
 from .bounds import operator_norm
 from .errors import GeometryError, InputError, KernelError, ModelError
 from .geometry import ConvGeometry
@@ -17,6 +18,7 @@ __all__ = [
     "KernelError",
     "ModelError",
     "Spectrum",
+    "__version__",
     "bounds",
     "clip",
     "operator_norm",
@@ -24,5 +26,3 @@ __all__ = [
     "singular_values",
     "svd",
 ]
-
-__version__ = "0.1.0"

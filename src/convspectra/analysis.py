@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from . import bounds
-from ._solvers.pool import DEFAULT_MEMORY, available_cores
-from .errors import GeometryError, InputError, KernelError
+from ._solvers.pool import DEFAULT_MEMORY, available_cores, single_threaded_blas
+from ._version import __version__
+from .errors import GeometryError, KernelError
 from .geometry import ConvGeometry, Pads
 from .models.records import ConvLayer, Model
 from .results import Bound, Spectrum
+from .spectrum import singular_values
 
 LayerStatus = Literal["ok", "partial", "skipped", "failed"]
 
@@ -100,18 +102,232 @@ class Report:
     notes: tuple[str, ...]
 
 
-Progress = Callable[[int, int, str], None]
-"""Called with (layers done, layers in all, name of the layer just finished)."""
+Progress = Callable[[float, str], None]
+"""Called after each layer with the share of the work that is done, 0 to 1, and the layer's name."""
+
+Precision = Literal["kernel", "float32", "float64"]
 
 
 def analyze(
     model: Model,
     *,
-    dtype: Literal["kernel", "float32", "float64"] = "kernel",
+    dtype: Precision = "float64",
     fold_batch_norm: bool = False,
     executor: Executor | None = None,
     memory: int = DEFAULT_MEMORY,
     progress: Progress | None = None,
 ) -> Report:
-    """Spectrum and bounds of every layer of a model. (filled in soon)"""
-    raise NotImplementedError
+    """Spectrum and bounds of every layer of a model.
+
+    Arguments:
+        model: what `models.read_model` returns.
+        dtype: precision of the computation; `"kernel"` takes each kernel's own (at least float32).
+        fold_batch_norm: scale the output channels of a convolution by the batch norm that follows
+            it, where the reader found one: the two together are one convolution at inference.
+        executor: where blocks are solved; default a thread pool of this call's own.
+        memory: bytes of symbol blocks in flight at once, over all layers together.
+        progress: called from worker threads.
+
+    Returns:
+        `Report`, layers in the model's order. A layer whose kernel has NaN or infinite entries is
+        `failed` and says so; the others are reported all the same.
+
+    Raises:
+        GeometryError: a layer whose geometry contradicts its kernel; the message names the layer.
+    """
+    layers = [_prepared(layer, dtype, fold_batch_norm) for layer in model.layers]
+    work = [_work(layer) for layer in layers]
+    total, done, lock = sum(work), [0.0], threading.Lock()
+
+    def report_layer(index: int) -> LayerReport:
+        found = analyze_layer(layers[index], folded=fold_batch_norm, executor=solvers, memory=memory)
+        with lock:
+            done[0] += work[index]
+            if progress is not None:
+                progress(min(done[0] / total, 1.0), layers[index].name)
+        return found
+
+    # Two pools: these threads wait for a layer's blocks, which the other pool solves; so blocks of
+    # several layers are in flight together, and a layer of many blocks still gets every core.
+    solvers = executor or ThreadPoolExecutor(available_cores())
+    waiting = ThreadPoolExecutor(available_cores())
+    with single_threaded_blas():
+        try:
+            longest_first = sorted(range(len(layers)), key=lambda index: -work[index])
+            futures = {index: waiting.submit(report_layer, index) for index in longest_first}
+            reports = tuple(futures[index].result() for index in range(len(layers)))
+        finally:
+            waiting.shutdown(wait=False, cancel_futures=True)
+            if executor is None:
+                solvers.shutdown(wait=False, cancel_futures=True)
+    return Report(
+        model=model.name,
+        path=None if model.path is None else str(model.path),
+        sha256=model.sha256,
+        format=model.format,
+        dtype=dtype,
+        fold_batch_norm=fold_batch_norm,
+        version=__version__,
+        layers=reports,
+        other=model.other,
+        notes=model.notes,
+    )
+
+
+def analyze_layer(
+    layer: ConvLayer,
+    *,
+    folded: bool = False,
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+) -> LayerReport:
+    """The report of one layer, its kernel taken as it is: `folded` only says what was done to it.
+
+    Raises:
+        GeometryError: the geometry contradicts the kernel.
+    """
+    known = _facts(layer, folded)
+    solve = {"executor": executor, "memory": memory}
+    try:
+        if layer.geometry is None:
+            return replace(known, status="skipped", any_size=_any_size_without_geometry(layer, solve))
+        return _measured(known, layer.kernel, layer.geometry, solve)
+    except KernelError as error:
+        return replace(known, status="failed", reason=str(error))
+
+
+def _measured(
+    known: LayerReport, kernel: np.ndarray[Any, Any], geometry: ConvGeometry, solve: dict[str, Any]
+) -> LayerReport:
+    correlation = geometry.correlation(kernel.shape)
+    any_size = as_floats(bounds.pfister2018(kernel, geometry, **solve))
+    zero_padding = None
+    if correlation.padding_mode == "zeros" or correlation.is_circulant:
+        zero_padding = as_floats(bounds.operator_norm(kernel, geometry, **solve))
+        zero_padding = _least_upper(zero_padding, any_size)
+    measured = replace(known, zero_padding=zero_padding, any_size=any_size)
+    try:
+        spectrum = singular_values(kernel, geometry.on_torus(), **solve)
+    except GeometryError as error:
+        return replace(measured, status="partial", reason=f"no torus spectrum: {error}")
+    return replace(measured, torus=summarize(spectrum), spectrum=spectrum)
+
+
+def summarize(spectrum: Spectrum) -> TorusSummary:
+    """The numbers of a spectrum as Python floats, sums taken in float64."""
+    wide = replace(spectrum, values=spectrum.values.astype(np.float64))
+    quantiles = wide.quantiles(QUANTILES)
+    return TorusSummary(
+        norm=float(wide.norm),
+        smallest=float(wide.smallest),
+        condition_number=float(wide.condition_number),
+        count=wide.count,
+        rank=spectrum.rank(),
+        effective_rank=float(wide.effective_rank),
+        stable_rank=float(wide.stable_rank),
+        nuclear_norm=float(wide.nuclear_norm),
+        quantiles=dict(zip(QUANTILES, map(float, quantiles), strict=True)),
+    )
+
+
+def as_floats(bound: Bound) -> Bound:
+    """The same bound with Python floats."""
+    return replace(
+        bound,
+        lower=None if bound.lower is None else float(bound.lower),
+        upper=None if bound.upper is None else float(bound.upper),
+    )
+
+
+def _least_upper(bound: Bound, any_size: Bound) -> Bound:
+    """What holds at every size holds at this one."""
+    upper = any_size.upper
+    if bound.exact or any_size.exact or upper is None or bound.upper is None or bound.upper <= upper:
+        return bound
+    return replace(bound, upper=upper, method=f"{bound.method}, {any_size.method}")
+
+
+def _any_size_without_geometry(layer: ConvLayer, solve: dict[str, Any]) -> Bound:
+    """An upper bound that holds whatever the sizes, stride, dilation and groups are.
+
+    A strided operator consists of rows of the one with stride 1, dilation only stretches the
+    frequency axis, a transposed layer is an adjoint, and with groups each group's rows act on inputs
+    of their own: the operator of all rows stacked, with one group and stride 1, is no smaller.
+    """
+    anywhere = ConvGeometry((1,) * (layer.kernel.ndim - 2), padding="same", layout=layer.layout)
+    bound = as_floats(bounds.pfister2018(layer.kernel, anywhere, **solve))
+    assumes = f"{bound.assumes}; any stride, dilation and groups"
+    return replace(bound, lower=None, exact=False, assumes=assumes)
+
+
+def _prepared(layer: ConvLayer, dtype: Precision, fold: bool) -> ConvLayer:
+    kernel = layer.kernel
+    if dtype != "kernel":
+        kernel = kernel.astype(dtype, copy=False)
+    if fold and layer.batch_norm_scale is not None:
+        kernel = _scaled_outputs(kernel, layer)
+    prepared = replace(layer, kernel=kernel)
+    if layer.geometry is not None:
+        try:
+            layer.geometry.correlation(kernel.shape)
+        except GeometryError as error:
+            raise GeometryError(f"layer {layer.name!r}: {error}") from None
+    return prepared
+
+
+def _scaled_outputs(kernel: np.ndarray[Any, Any], layer: ConvLayer) -> np.ndarray[Any, Any]:
+    """The kernel of convolution followed by batch norm: row `o` times `scale[o]`."""
+    scale = np.asarray(layer.batch_norm_scale, dtype=kernel.dtype)
+    groups = 1 if layer.geometry is None else layer.geometry.groups
+    out, into = layer.layout.index("O"), layer.layout.index("I")
+    ordered = np.moveaxis(kernel, (out, into), (0, 1))
+    if layer.geometry is not None and layer.geometry.transposed:
+        # The O axis holds the channels of one group, and the group is known from the I axis.
+        per_group = scale.reshape(groups, ordered.shape[0])
+        factor = np.repeat(per_group, ordered.shape[1] // groups, axis=0).T
+    else:
+        factor = scale[:, None]
+    spatial = (1,) * (kernel.ndim - 2)
+    return np.moveaxis(ordered * factor.reshape(*factor.shape, *spatial), (0, 1), (out, into))
+
+
+def _facts(layer: ConvLayer, folded: bool) -> LayerReport:
+    """Everything of a layer that needs no computation."""
+    scaled: Literal["none", "separate", "folded"] = "folded" if folded else "separate"
+    facts = LayerReport(
+        name=layer.name,
+        kind=layer.kind,
+        kernel_shape=tuple(int(size) for size in layer.kernel.shape),
+        layout=layer.layout,
+        status="ok",
+        reason=layer.reason,
+        assumed=layer.assumed,
+        source=layer.source,
+        batch_norm="none" if layer.batch_norm_scale is None else scaled,
+    )
+    if layer.geometry is None:
+        return facts
+    geometry = layer.geometry
+    correlation = geometry.correlation(layer.kernel.shape)
+    return replace(
+        facts,
+        layout=geometry.layout,
+        input_shape=geometry.input_shape,
+        stride=geometry.stride,
+        dilation=geometry.dilation,
+        groups=geometry.groups,
+        transposed=geometry.transposed,
+        padding=correlation.padding,
+        padding_mode=geometry.padding_mode,
+    )
+
+
+def _work(layer: ConvLayer) -> float:
+    """Multiply-adds of the decompositions of a layer, roughly: for progress and for scheduling."""
+    if layer.geometry is None:
+        return float(layer.kernel.size)
+    correlation = layer.geometry.correlation(layer.kernel.shape)
+    rows = correlation.out_channels // correlation.groups
+    columns = correlation.in_channels // correlation.groups * math.prod(correlation.stride)
+    blocks = 1 if set(correlation.kernel_size) == {1} else correlation.points
+    return float(blocks * correlation.groups * rows * columns * (min(rows, columns) + 8))
