@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from strategies import layers
 
 import convspectra as cs
-from convspectra import bounds
+from convspectra import boundary, bounds
 from convspectra.reference import dense_operator
+from convspectra.spectrum import prepare
+from strategies import layers
 
 
 def any_size_upper(kernel, geometry):
@@ -26,6 +27,7 @@ ZERO_PADDED = {
     "operator_norm": bounds.operator_norm,
     "circulant_embedding": bounds.circulant_embedding,
     "reshaped_kernel": bounds.reshaped_kernel,
+    "wave_packet": bounds.wave_packet,
     "pfister2018": any_size_upper,
 }
 
@@ -82,7 +84,9 @@ def test_any_size_holds_on_every_torus(layer):
 def test_any_size_interval_encloses_a_fine_sampling_and_shrinks(kernel_shape, options):
     kernel = np.random.default_rng(0).standard_normal(kernel_shape)
     axes = len(kernel_shape) - 2
-    fine = cs.ConvGeometry((720 if axes == 1 else 96,) * axes, padding="same", padding_mode="circular", **options)
+    fine = cs.ConvGeometry(
+        (720 if axes == 1 else 96,) * axes, padding="same", padding_mode="circular", **options
+    )
     sup = cs.singular_values(kernel, fine).norm
     gaps = []
     for oversampling in (2, 4, 8, 16):
@@ -135,7 +139,7 @@ def test_all_reads_on_padding_is_the_zero_operator():
 @pytest.mark.parametrize("mode", ["reflect", "replicate"])
 def test_other_boundaries_are_refused_by_name(mode):
     kernel, geometry = np.ones((1, 1, 3)), cs.ConvGeometry(5, padding=1, padding_mode=mode)
-    for method in (bounds.circulant_embedding, bounds.reshaped_kernel):
+    for method in (bounds.circulant_embedding, bounds.reshaped_kernel, bounds.wave_packet):
         with pytest.raises(cs.GeometryError, match=mode):
             method(kernel, geometry)
     with pytest.raises(cs.GeometryError, match="on_torus"):
@@ -145,3 +149,31 @@ def test_other_boundaries_are_refused_by_name(mode):
 def test_an_oversampling_that_proves_nothing_is_refused():
     with pytest.raises(ValueError, match="at least 2"):
         bounds.pfister2018(np.ones((1, 1, 3)), cs.ConvGeometry(5), oversampling=1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(layers(mode="zeros"))
+def test_matrix_free_operator_is_the_dense_one_and_its_adjoint(layer):
+    kernel, geometry = layer
+    ready, correlation = prepare(kernel, geometry)
+    if correlation.groups > 1:
+        return
+    matrix = dense_operator(kernel, geometry)
+    forward = matrix.T if geometry.transposed else matrix
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((correlation.in_channels, *correlation.input_shape))
+    y = rng.standard_normal((correlation.out_channels, *correlation.output_shape))
+    np.testing.assert_allclose(boundary.apply(ready, correlation, x).ravel(), forward @ x.ravel(), atol=1e-12)
+    np.testing.assert_allclose(
+        boundary.adjoint(ready, correlation, y).ravel(), forward.T @ y.ravel(), atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("channels", "n", "options"),
+    [(16, 16, {}), (8, 15, {"stride": 2}), (8, 20, {"dilation": 2, "padding": 2}), (16, 16, {"groups": 16})],
+)
+def test_the_interval_of_a_common_layer_is_narrow(channels, n, options):
+    kernel = np.random.default_rng(0).standard_normal((channels, channels // options.get("groups", 1), 3, 3))
+    bound = cs.operator_norm(kernel, cs.ConvGeometry((n, n), **({"padding": 1} | options)))
+    assert bound.upper <= 1.05 * bound.lower

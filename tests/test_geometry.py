@@ -7,10 +7,10 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from strategies import layers
 
 from convspectra import ConvGeometry, GeometryError
 from convspectra.reference import dense_operator
+from strategies import layers
 
 
 def test_normal_form_is_one_value_an_axis():

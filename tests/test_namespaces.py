@@ -9,6 +9,8 @@ import pytest
 
 import convspectra as cs
 from convspectra._compat import to_numpy
+from convspectra.spectrum import prepare
+from convspectra.symbol import frequency_grid, symbol_blocks
 
 GEOMETRIES = {
     "plain": ((4, 3, 3, 3), {"input_shape": (6, 5)}),
@@ -52,7 +54,9 @@ def test_all_libraries_agree(library, dtype, case):
         "effective_rank",
     ]
     np.testing.assert_allclose(to_numpy(spectrum.sorted()), expected.sorted(), atol=tolerance * 10)
-    np.testing.assert_allclose(spectrum.quantiles([0.1, 0.9]), expected.quantiles([0.1, 0.9]), rtol=tolerance * 100)
+    np.testing.assert_allclose(
+        spectrum.quantiles([0.1, 0.9]), expected.quantiles([0.1, 0.9]), rtol=tolerance * 100
+    )
     np.testing.assert_allclose(spectrum.frequency_map(), expected.frequency_map(), atol=tolerance * 10)
     for name in statistics:
         np.testing.assert_allclose(
@@ -66,10 +70,9 @@ def test_all_libraries_agree(library, dtype, case):
     clipped = cs.clip(theirs, geometry, 1.0)
     assert clipped.dtype == theirs.dtype
     np.testing.assert_allclose(to_numpy(clipped), cs.clip(kernel, geometry, 1.0), atol=10 * tolerance)
-    left, values, right = (to_numpy(part) for part in (lambda d: (d.left, d.values, d.right))(cs.svd(theirs, geometry)))
-    from convspectra.spectrum import prepare
-    from convspectra.symbol import frequency_grid, symbol_blocks
-
+    left, values, right = (
+        to_numpy(part) for part in (lambda d: (d.left, d.values, d.right))(cs.svd(theirs, geometry))
+    )
     ready, correlation = prepare(kernel, geometry)
     blocks = symbol_blocks(ready, correlation, frequency_grid(correlation))
     np.testing.assert_allclose((left * values[..., None, :]) @ right, blocks, atol=10 * tolerance)

@@ -43,7 +43,9 @@ def test_right_where_the_printed_lines_crop_the_kernel():
     expected = np.linalg.svd(dense_operator(kernel, geometry), compute_uv=False)
     ours = np.sort(paper.singular_values(kernel, size), axis=None)[::-1]
     np.testing.assert_allclose(ours, expected, atol=1e-12)
-    assert not np.allclose(np.sort(printed_singular_values(kernel, size), axis=None)[::-1], expected, atol=0.1)
+    assert not np.allclose(
+        np.sort(printed_singular_values(kernel, size), axis=None)[::-1], expected, atol=0.1
+    )
 
 
 @pytest.mark.parametrize("size", [(3, 4), (2, 2), (8, 8)])

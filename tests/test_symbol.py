@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 from hypothesis import given, settings
-from strategies import layers, plain_symbol
 
 import convspectra as cs
 from convspectra.spectrum import prepare
 from convspectra.symbol import frequency_grid, polyphase, symbol_adjoint, symbol_blocks
+from strategies import layers, plain_symbol
 
 
 def parts(layer):
@@ -31,7 +31,7 @@ def test_stride_one_blocks_are_the_definition():
 @settings(max_examples=100, deadline=None)
 @given(layers())
 def test_every_tap_has_one_class_and_every_frequency_one_block(layer):
-    kernel, correlation, grid = parts(layer)
+    _, correlation, grid = parts(layer)
     taps = np.concatenate([part.taps for part in polyphase(correlation)])
     assert sorted(taps) == list(range(math.prod(correlation.kernel_size)))
     for part in polyphase(correlation):

@@ -19,10 +19,10 @@ from .geometry import ConvGeometry, Correlation
 from .results import Spectrum
 from .symbol import (
     FrequencyGrid,
-    IntArray,
     frequency_grid,
     in_correlation_order,
-    polyphase,
+    input_wave,
+    plane_wave,
     symbol_blocks,
 )
 
@@ -95,6 +95,19 @@ def spectrum_of(
     )
 
 
+def largest_by_block(
+    kernel: Array,
+    correlation: Correlation,
+    *,
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+) -> Array:
+    """The largest singular value of each block of what `prepare` returns, shape (F, groups)."""
+    grid = frequency_grid(correlation)
+    task = partial(_largest, kernel, correlation, grid)
+    return namespace(kernel).concat(over_grid(task, kernel, correlation, grid, executor, memory), axis=0)
+
+
 def norm_of(
     kernel: Array,
     correlation: Correlation,
@@ -103,10 +116,7 @@ def norm_of(
     memory: int = DEFAULT_MEMORY,
 ) -> Array:
     """The operator norm of what `prepare` returns, a scalar array."""
-    xp = namespace(kernel)
-    grid = frequency_grid(correlation)
-    task = partial(_largest, kernel, correlation, grid)
-    return xp.max(xp.stack(over_grid(task, kernel, correlation, grid, executor, memory)))
+    return namespace(kernel).max(largest_by_block(kernel, correlation, executor=executor, memory=memory))
 
 
 def over_grid(
@@ -178,44 +188,22 @@ class Decomposition:
         out, both of norm 1: the layer takes `v` to `sigma u`, and its adjoint `u` to `sigma v`.
         """
         xp = namespace(self.values)
-        outgoing = to_numpy(self.left[frequency, group, :, rank])
+        c, index = self.correlation, self.grid.index[frequency]
+        u = np.multiply.outer(to_numpy(self.left[frequency, group, :, rank]), plane_wave(self.grid, index))
         incoming = np.conj(to_numpy(self.right[frequency, group, rank, :]))
-        index = self.grid.index[frequency]
-        u = self._output_wave(outgoing, group, index)
-        v = self._input_wave(incoming, group, index)
-        if self.correlation.transposed:
+        v = input_wave(incoming, self.grid, c, index)
+        u, v = (_in_group(wave, group, c.groups) for wave in (u, v))
+        if c.transposed:
             u, v = v, u
         return like(u, self.values), xp.asarray(self.values[frequency, group, rank]), like(v, self.values)
 
-    def _wave(self, index: IntArray) -> np.ndarray[Any, Any]:
-        shape = self.grid.shape
-        turns = np.zeros(shape)
-        for axis, points in enumerate(np.indices(shape, sparse=True)):
-            turns = turns + (index[axis] * points % shape[axis]) / shape[axis]
-        return np.asarray(np.exp(2j * np.pi * turns)) / math.sqrt(math.prod(shape))
 
-    def _output_wave(self, vector: np.ndarray[Any, Any], group: int, index: IntArray) -> np.ndarray[Any, Any]:
-        wave = np.zeros((self.correlation.out_channels, *self.grid.shape), dtype=vector.dtype)
-        rows = len(vector)
-        wave[group * rows : (group + 1) * rows] = np.multiply.outer(vector, self._wave(index))
-        return wave
-
-    def _input_wave(self, vector: np.ndarray[Any, Any], group: int, index: IntArray) -> np.ndarray[Any, Any]:
-        c = self.correlation
-        wave = np.zeros((c.in_channels, *c.input_shape), dtype=vector.dtype)
-        columns = c.in_channels // c.groups
-        channels = np.arange(group * columns, (group + 1) * columns)
-        outputs = self._wave(index)
-        for place, part in enumerate(polyphase(c)):
-            points = [
-                (s * np.arange(m) + origin - before) % n
-                for s, m, origin, (before, _), n in zip(
-                    c.stride, c.output_shape, part.origin, c.padding, c.input_shape, strict=True
-                )
-            ]
-            of_class = vector[place * columns : (place + 1) * columns]
-            wave[np.ix_(channels, *points)] = np.multiply.outer(of_class, outputs)
-        return wave
+def _in_group(wave: np.ndarray[Any, Any], group: int, groups: int) -> np.ndarray[Any, Any]:
+    """The channels of one group among those of all."""
+    channels = len(wave)
+    whole = np.zeros((channels * groups, *wave.shape[1:]), dtype=wave.dtype)
+    whole[group * channels : (group + 1) * channels] = wave
+    return whole
 
 
 def svd(kernel: Array, geometry: ConvGeometry) -> Decomposition:

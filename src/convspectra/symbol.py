@@ -191,6 +191,43 @@ def symbol_adjoint(
     return xp.reshape(xp.matrix_transpose(taps), shape)
 
 
+def plane_wave(grid: FrequencyGrid, index: IntArray) -> np.ndarray[Any, Any]:
+    """`exp(2 pi i g.r / N) / sqrt(prod(N))` over the output grid, for the frequency `index`."""
+    turns = np.zeros(grid.shape)
+    for axis, points in enumerate(np.indices(grid.shape, sparse=True)):
+        turns = turns + (index[axis] * points % grid.shape[axis]) / grid.shape[axis]
+    return np.asarray(np.exp(2j * np.pi * turns)) / math.sqrt(math.prod(grid.shape))
+
+
+def input_wave(
+    vector: np.ndarray[Any, Any], grid: FrequencyGrid, correlation: Correlation, index: IntArray
+) -> np.ndarray[Any, Any]:
+    """The input of one group that a block sees as `vector`, shape (channels, *input_shape).
+
+    Arguments:
+        vector: shape (channels * classes,), a column of `symbol_blocks` order.
+        index: the block's frequency.
+    """
+    columns = correlation.in_channels // correlation.groups
+    wave = np.zeros((columns, *correlation.input_shape), dtype=vector.dtype)
+    outputs = plane_wave(grid, index).astype(vector.dtype)
+    for place, part in enumerate(polyphase(correlation)):
+        points = [
+            (s * np.arange(m) + origin - before) % n
+            for s, m, origin, (before, _), n in zip(
+                correlation.stride,
+                correlation.output_shape,
+                part.origin,
+                correlation.padding,
+                correlation.input_shape,
+                strict=True,
+            )
+        ]
+        of_class = vector[place * columns : (place + 1) * columns]
+        wave[np.ix_(np.arange(columns), *points)] = np.multiply.outer(of_class, outputs)
+    return wave
+
+
 def in_correlation_order(kernel: Array, axes: Sequence[int]) -> Array:
     """`kernel` with its axes permuted as `ConvGeometry.kernel_axes` says."""
     return namespace(kernel).permute_dims(kernel, tuple(axes))

@@ -32,17 +32,18 @@ def smaller_gram(blocks: Array) -> Array:
 
 
 def largest_singular_value(blocks: Array) -> Array:
-    """The largest singular value of the whole stack, a scalar.
+    """The largest singular value of each block, shape (...).
 
     From the smaller Gram matrix, scaled so that its entries stay in range: the top eigenvalue keeps
-    its full relative accuracy there. Its gradient is finite at ties and zero for the zero stack.
+    its full relative accuracy there. Its gradient is finite at ties and zero for a zero block.
     """
     xp = namespace(blocks)
     if min(blocks.shape[-2:]) == 1:
-        return xp.max(singular_values(blocks))
+        return xp.linalg.vector_norm(blocks, axis=(-2, -1))
     scale = xp.max(xp.abs(blocks))
     scale = xp.where(scale > 0, scale, 1 + scale)
     scaled = blocks / xp.astype(scale, blocks.dtype)
-    top = xp.max(xp.linalg.eigvalsh(smaller_gram(scaled)))
+    top = xp.linalg.eigvalsh(smaller_gram(scaled))[..., -1]
     positive = top > 0
-    return xp.where(positive, scale * xp.sqrt(xp.where(positive, top, 1 + 0 * top)), 0 * top)
+    one = 1 + xp.zeros_like(top)
+    return xp.where(positive, scale * xp.sqrt(xp.where(positive, top, one)), 0 * top)

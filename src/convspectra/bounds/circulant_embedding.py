@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 
-from .._compat import Array
+from .._compat import Array, is_concrete, like, namespace
 from .._solvers.pool import DEFAULT_MEMORY
-from ..errors import GeometryError
-from ..geometry import ConvGeometry, Correlation
+from ..geometry import ConvGeometry
 from ..results import Bound
-from ..spectrum import norm_of, prepare
-from .reshaped_kernel import row_norm
+from ..spectrum import largest_by_block, prepare
+from .reshaped_kernel import refuse_other_boundaries, row_norm
 from .rounding import allowance
+from .tori import enclosing_tori
+from .wave_packet import packet_norm
 
 ASSUMES = "zero or no padding, at the geometry's input size"
 
@@ -26,7 +27,7 @@ def circulant_embedding(
 ) -> Bound:
     """An interval for the norm of a convolution with zero or no padding.
 
-        lower = max_r ||W restricted to the taps that output r reads inside the input||
+        lower = max(reshaped_kernel, wave_packet)
         upper = min_N ||circulant operator of N points||
 
     On a torus of `N >= max(n + a, s (n_out - 1) + 1 + d (k - 1) - a)` points, `N` a multiple of `s`,
@@ -42,10 +43,9 @@ def circulant_embedding(
     Raises:
         GeometryError: another padding mode with padding that is read.
 
-    Not guaranteed: tightness; small inputs and kernels with mixed signs give the widest intervals.
+    Not guaranteed: tightness; small inputs give the widest intervals.
 
-    Reference: Gray (2006), chapter 4, for Toeplitz inside circulant matrices. The lower bound is
-    the norm of a submatrix of the operator (see `reshaped_kernel`).
+    Reference: Gray (2006), chapter 4, for Toeplitz inside circulant matrices.
 
     >>> import numpy as np
     >>> laplacian = np.array([[[-1.0, 2.0, -1.0]]])
@@ -54,31 +54,15 @@ def circulant_embedding(
     True
     """
     kernel, correlation = prepare(kernel, geometry)
-    if correlation.padding_mode != "zeros" and any(map(any, correlation.padding)):
-        raise GeometryError(
-            f"circulant_embedding bounds zero padding; this layer pads with {correlation.padding_mode}. "
-            'Use padding_mode="zeros", or pfister2018 for wrapped boundaries'
-        )
+    refuse_other_boundaries("circulant_embedding", correlation)
+    xp = namespace(kernel)
     slack = allowance(kernel, correlation)
-    upper = min(
-        norm_of(kernel, torus, executor=executor, memory=memory)
-        for torus in enclosing_tori(correlation, sizes)
-    )
-    lower = row_norm(kernel, correlation) / slack
+    tori = enclosing_tori(correlation, sizes)
+    largest = [largest_by_block(kernel, torus, executor=executor, memory=memory) for torus in tori]
+    upper = xp.min(xp.stack([xp.max(norms) for norms in largest]))
+    lower = row_norm(kernel, correlation)
+    if is_concrete(kernel):
+        packet = packet_norm(kernel, correlation, tori[0], largest[0])
+        lower = xp.maximum(lower, like(packet, kernel, kernel.dtype))
+    lower = lower / slack
     return Bound(lower, upper * slack, method="circulant_embedding", assumes=ASSUMES)
-
-
-def enclosing_tori(correlation: Correlation, sizes: int) -> list[Correlation]:
-    """The smallest torus that holds a zero-padded correlation, and the next larger ones."""
-    smallest = []
-    for n, outputs, s, reach, (before, _) in zip(
-        correlation.input_shape,
-        correlation.output_shape,
-        correlation.stride,
-        correlation.reach,
-        correlation.padding,
-        strict=True,
-    ):
-        points = max(n + before, s * (outputs - 1) + 1 + reach - before)
-        smallest.append(-(-points // s))
-    return [correlation.embedded([m + more for m in smallest]) for more in range(max(1, sizes))]

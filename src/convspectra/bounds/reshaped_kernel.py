@@ -32,13 +32,19 @@ def reshaped_kernel(
     Arguments, errors: as `circulant_embedding`; executor and memory are not used.
     """
     kernel, correlation = prepare(kernel, geometry)
-    if correlation.padding_mode != "zeros" and any(map(any, correlation.padding)):
-        raise GeometryError(
-            f"reshaped_kernel is a lower bound for zero padding; this layer pads with "
-            f'{correlation.padding_mode}. Use padding_mode="zeros"'
-        )
+    refuse_other_boundaries("reshaped_kernel", correlation)
     lower = row_norm(kernel, correlation) / allowance(kernel, correlation)
     return Bound(lower, None, method="reshaped_kernel", assumes="zero or no padding")
+
+
+def refuse_other_boundaries(method: str, correlation: Correlation) -> None:
+    """Raise the GeometryError of a method that is about zero or no padding only."""
+    if correlation.padding_mode != "zeros" and any(map(any, correlation.padding)):
+        raise GeometryError(
+            f"bounds.{method} is about zero or no padding; this layer pads with "
+            f'{correlation.padding_mode}: use padding_mode="zeros", or geometry.on_torus() and '
+            "operator_norm for its circular version"
+        )
 
 
 def row_norm(kernel: Array, correlation: Correlation) -> Array:
@@ -51,7 +57,7 @@ def row_norm(kernel: Array, correlation: Correlation) -> Array:
     if columns == 0:  # every read falls on padding: the operator is zero
         return xp.sum(seen)
     matrices = xp.reshape(seen, (groups, correlation.out_channels // groups, columns))
-    return solver.largest_singular_value(matrices)
+    return xp.max(solver.largest_singular_value(matrices))
 
 
 def _taps_inside(correlation: Correlation, axis: int) -> slice:

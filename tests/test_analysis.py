@@ -1,0 +1,159 @@
+"""From layers to a report."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import convspectra as cs
+from convspectra.analysis import analyze, analyze_layer
+from convspectra.models import ConvLayer, Model
+from convspectra.reference import dense_operator
+
+RNG = np.random.default_rng(0)
+
+
+def layer(shape=(4, 3, 3, 3), name="layer", kind="conv2d", **options):
+    geometry = cs.ConvGeometry(**({"input_shape": (6, 6), "padding": 1} | options))
+    return ConvLayer(name, kind, RNG.standard_normal(shape), geometry.layout, geometry)
+
+
+def model(*layers, **options):
+    return Model("model", "by hand", tuple(layers), **options)
+
+
+def dense_values(one):
+    return np.linalg.svd(dense_operator(one.kernel, one.geometry), compute_uv=False)
+
+
+def test_every_number_of_a_layer_is_the_dense_operators():
+    one = layer()
+    report = analyze_layer(one)
+    assert (report.status, report.reason) == ("ok", "")
+    sigma = dense_values(replace(one, geometry=one.geometry.on_torus()))
+    torus = report.torus
+    assert torus.count == sigma.size
+    assert torus.rank == np.linalg.matrix_rank(np.diag(sigma))
+    np.testing.assert_allclose(
+        [torus.norm, torus.smallest, torus.condition_number, torus.nuclear_norm],
+        [sigma[0], sigma[-1], sigma[0] / sigma[-1], sigma.sum()],
+        rtol=1e-11,
+    )
+    np.testing.assert_allclose(list(torus.quantiles.values()), np.quantile(sigma, list(torus.quantiles)))
+    padded = dense_values(one)[0]
+    assert report.zero_padding.lower <= padded <= report.zero_padding.upper
+    assert padded <= report.any_size.upper
+    assert sigma[0] <= report.any_size.upper
+
+
+def test_order_is_the_models_and_executor_and_precision_change_no_number():
+    layers = [layer((2 + i, 3, 3, 3), name=f"layer{i}") for i in range(7)]
+    one = analyze(model(*layers))
+    with ThreadPoolExecutor(3) as executor:
+        other = analyze(model(*layers), executor=executor, dtype="kernel")
+    assert [report.name for report in one.layers] == [f"layer{i}" for i in range(7)]
+    assert [report.torus for report in one.layers] == [report.torus for report in other.layers]
+    narrow = analyze(model(*layers), dtype="float32")
+    for wide, single in zip(one.layers, narrow.layers, strict=True):
+        assert single.spectrum.values.dtype == np.float32
+        assert math.isclose(wide.torus.norm, single.torus.norm, rel_tol=1e-5)
+
+
+def test_a_stride_that_does_not_divide_leaves_the_bounds():
+    report = analyze_layer(layer(input_shape=(7, 6), stride=2))
+    assert report.status == "partial"
+    assert "6 or 8 instead of 7" in report.reason
+    assert report.torus is None
+    one = layer(input_shape=(7, 6), stride=2)
+    found = analyze_layer(one)
+    assert found.zero_padding.lower <= dense_values(one)[0] <= found.zero_padding.upper
+
+
+def test_wrapped_layers_have_no_zero_padding_bound():
+    report = analyze_layer(layer(padding_mode="reflect"))
+    assert report.status == "ok"
+    assert report.zero_padding is None
+    assert report.torus is not None
+
+
+def test_a_bad_kernel_fails_alone():
+    bad = layer(name="bad")
+    bad.kernel[0, 0, 0, 0] = np.nan
+    report = analyze(model(layer(name="a"), bad, layer(name="b")))
+    assert [entry.status for entry in report.layers] == ["ok", "failed", "ok"]
+    assert "1 NaN or infinite" in report.layers[1].reason
+    assert report.layers[1].torus is None
+
+
+@pytest.mark.parametrize("options", [{"stride": 3}, {"dilation": 2}, {"groups": 2}, {"transposed": True}])
+def test_without_geometry_an_upper_bound_holds_for_whatever_it_is(options):
+    shape = (4, 2, 3, 3)
+    true = layer(shape, **options)
+    unknown = ConvLayer("layer", "conv2d", true.kernel, "OIHW", None, reason="input size unknown")
+    report = analyze_layer(unknown)
+    assert report.status == "skipped"
+    assert report.reason == "input size unknown"
+    assert report.torus is None
+    assert report.any_size.lower is None
+    assert dense_values(true)[0] <= report.any_size.upper
+
+
+def test_a_contradiction_names_the_layer():
+    wrong = layer(name="stem", input_shape=(2, 2), padding="valid")
+    with pytest.raises(cs.GeometryError, match="layer 'stem': no output point"):
+        analyze(model(wrong))
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "options"),
+    [
+        ((4, 3, 3, 3), 4, {}),
+        ((4, 1, 3, 3), 4, {"groups": 4}),
+        ((4, 2, 3, 3), 4, {"groups": 2}),
+        ((3, 5, 3, 3), 5, {"transposed": True}),
+        ((4, 3, 3, 3), 6, {"transposed": True, "groups": 2}),
+        ((3, 3, 2, 6), 6, {"layout": "HWIO"}),
+    ],
+)
+def test_folded_batch_norm_is_the_composition_of_the_two(shape, channels, options):
+    scale = RNG.uniform(0.5, 2, channels) * RNG.choice([-1, 1], channels)
+    one = replace(layer(shape, **options), batch_norm_scale=scale)
+    folded = analyze(model(one), fold_batch_norm=True).layers[0]
+    separate = analyze(model(one)).layers[0]
+    assert (folded.batch_norm, separate.batch_norm) == ("folded", "separate")
+    for geometry, found in ((one.geometry.on_torus(), folded.torus.norm),):
+        operator = dense_operator(one.kernel, geometry)
+        points = operator.shape[0] // channels
+        expected = np.linalg.norm(np.repeat(scale, points)[:, None] * operator, 2)
+        assert math.isclose(found, expected, rel_tol=1e-12)
+    assert not math.isclose(separate.torus.norm, folded.torus.norm, rel_tol=1e-3)
+
+
+def test_progress_ends_at_one_and_names_each_layer_once():
+    seen = []
+    analyze(
+        model(*[layer(name=f"layer{i}") for i in range(5)]),
+        progress=lambda share, name: seen.append((share, name)),
+    )
+    assert sorted(name for _, name in seen) == [f"layer{i}" for i in range(5)]
+    shares = [share for share, _ in seen]
+    assert shares == sorted(shares)
+    assert math.isclose(shares[-1], 1)
+
+
+def test_an_interruption_stops_the_work():
+    def interrupt(share, name):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyze(model(*[layer(name=f"layer{i}") for i in range(50)]), progress=interrupt)
+
+
+def test_a_model_without_layers_gives_an_empty_report():
+    report = analyze(model(other={"Relu": 3}))
+    assert report.layers == ()
+    assert report.other == {"Relu": 3}
