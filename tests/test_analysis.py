@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import convspectra as cs
+from convspectra import analysis
 from convspectra.analysis import analyze, analyze_layer
 from convspectra.models import ConvLayer, Model
 from convspectra.reference import dense_operator
@@ -157,3 +158,42 @@ def test_a_model_without_layers_gives_an_empty_report():
     report = analyze(model(other={"Relu": 3}))
     assert report.layers == ()
     assert report.other == {"Relu": 3}
+
+
+def test_an_interrupted_analysis_goes_on_where_it_was(tmp_path, monkeypatch):
+    layers = [layer(name=f"layer{i}") for i in range(5)] + [layer(name="odd", input_shape=(7, 6), stride=2)]
+    whole = analyze(model(*layers))
+    seen = []
+
+    def stop_after_two(share, name):
+        seen.append(name)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyze(model(*layers), progress=stop_after_two, resume=tmp_path)
+    kept = len(list(tmp_path.glob("*.npz")))
+    assert 2 <= kept <= len(layers)
+    assert not list(tmp_path.glob("*.partial"))
+    measured = []
+    genuine = analysis._measure
+    monkeypatch.setattr(analysis, "_measure", lambda *a: measured.append(1) or genuine(*a))
+    resumed = analyze(model(*layers), resume=tmp_path)
+    assert len(measured) == len(layers) - kept
+    for one, other in zip(whole.layers, resumed.layers, strict=True):
+        assert replace(one, spectrum=None) == replace(other, spectrum=None)
+        if one.spectrum is not None:
+            np.testing.assert_array_equal(one.spectrum.sorted(), other.spectrum.sorted())
+
+
+def test_a_damaged_or_foreign_checkpoint_is_computed_again(tmp_path):
+    one = layer()
+    first = analyze(model(one), resume=tmp_path)
+    (kept,) = tmp_path.glob("*.npz")
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert analyze(model(one), resume=tmp_path).layers[0].torus == first.layers[0].torus
+    analyze(model(one), resume=tmp_path, dtype="float32")
+    assert len(list(tmp_path.glob("*.npz"))) == 2
+    (tmp_path / "file").touch()
+    with pytest.raises(cs.InputError, match="cannot keep finished layers"):
+        analyze(model(one), resume=tmp_path / "file")

@@ -7,11 +7,12 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from . import bounds
+from . import bounds, checkpoint
 from ._solvers.pool import DEFAULT_MEMORY, available_cores, single_threaded_blas
 from ._version import __version__
 from .errors import GeometryError, KernelError
@@ -116,6 +117,7 @@ def analyze(
     executor: Executor | None = None,
     memory: int = DEFAULT_MEMORY,
     progress: Progress | None = None,
+    resume: Path | None = None,
 ) -> Report:
     """Spectrum and bounds of every layer of a model.
 
@@ -127,6 +129,8 @@ def analyze(
         executor: where blocks are solved; default a thread pool of this call's own.
         memory: bytes of symbol blocks in flight at once, over all layers together.
         progress: called from worker threads.
+        resume: folder in which finished layers are kept, and from which those that are there are
+            taken: an analysis that was stopped goes on where it was.
 
     Returns:
         `Report`, layers in the model's order. A layer whose kernel has NaN or infinite entries is
@@ -134,13 +138,18 @@ def analyze(
 
     Raises:
         GeometryError: a layer whose geometry contradicts its kernel; the message names the layer.
+        InputError: `resume` cannot be written to.
     """
+    if resume is not None:
+        checkpoint.open_folder(resume)
     layers = [_prepared(layer, dtype, fold_batch_norm) for layer in model.layers]
     work = [_work(layer) for layer in layers]
     total, done, lock = sum(work), [0.0], threading.Lock()
 
     def report_layer(index: int) -> LayerReport:
-        found = analyze_layer(layers[index], folded=fold_batch_norm, executor=solvers, memory=memory)
+        found = analyze_layer(
+            layers[index], folded=fold_batch_norm, executor=solvers, memory=memory, resume=resume
+        )
         with lock:
             done[0] += work[index]
             if progress is not None:
@@ -180,6 +189,7 @@ def analyze_layer(
     folded: bool = False,
     executor: Executor | None = None,
     memory: int = DEFAULT_MEMORY,
+    resume: Path | None = None,
 ) -> LayerReport:
     """The report of one layer, its kernel taken as it is: `folded` only says what was done to it.
 
@@ -191,26 +201,42 @@ def analyze_layer(
     try:
         if layer.geometry is None:
             return replace(known, status="skipped", any_size=_any_size_without_geometry(layer, solve))
-        return _measured(known, layer.kernel, layer.geometry, solve)
+        measured = None
+        if resume is not None:
+            kept = checkpoint.path_of(resume, layer.kernel, layer.geometry)
+            measured = checkpoint.load(kept, layer.kernel, layer.geometry)
+        if measured is None:
+            measured = _measure(layer.kernel, layer.geometry, solve)
+            if resume is not None:
+                checkpoint.save(kept, measured)
     except KernelError as error:
         return replace(known, status="failed", reason=str(error))
+    spectrum, zero_padding, any_size, reason = measured
+    return replace(
+        known,
+        status="ok" if spectrum is not None else "partial",
+        reason=reason,
+        torus=None if spectrum is None else summarize(spectrum),
+        zero_padding=zero_padding,
+        any_size=any_size,
+        spectrum=spectrum,
+    )
 
 
-def _measured(
-    known: LayerReport, kernel: np.ndarray[Any, Any], geometry: ConvGeometry, solve: dict[str, Any]
-) -> LayerReport:
+def _measure(
+    kernel: np.ndarray[Any, Any], geometry: ConvGeometry, solve: dict[str, Any]
+) -> checkpoint.Measured:
     correlation = geometry.correlation(kernel.shape)
     any_size = as_floats(bounds.pfister2018(kernel, geometry, **solve))
     zero_padding = None
     if correlation.padding_mode == "zeros" or correlation.is_circulant:
         zero_padding = as_floats(bounds.operator_norm(kernel, geometry, **solve))
         zero_padding = _least_upper(zero_padding, any_size)
-    measured = replace(known, zero_padding=zero_padding, any_size=any_size)
     try:
         spectrum = singular_values(kernel, geometry.on_torus(), **solve)
     except GeometryError as error:
-        return replace(measured, status="partial", reason=f"no torus spectrum: {error}")
-    return replace(measured, torus=summarize(spectrum), spectrum=spectrum)
+        return None, zero_padding, any_size, f"no torus spectrum: {error}"
+    return spectrum, zero_padding, any_size, ""
 
 
 def summarize(spectrum: Spectrum) -> TorusSummary:

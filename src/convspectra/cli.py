@@ -96,6 +96,10 @@ def analyze(
     dtype: Annotated[
         Precision, typer.Option(help="Precision of the computation; kernel: as stored.")
     ] = Precision.float64,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep finished layers here, and start from those that are."),
+    ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Everything as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="The table as CSV.")] = None,
     parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="The table as Parquet.")] = None,
@@ -113,7 +117,7 @@ def analyze(
 
         check_targets(targets, folders)
         read = read_model(model, input_shape=_sizes(input_shape), geometry=geometry, module=module)
-        report = _analyze(read, dtype.value, fold_batch_norm)
+        report = _analyze(read, dtype.value, fold_batch_norm, resume)
         for written in write_all(report, targets, folders):
             print(f"wrote {written}", file=sys.stderr)
     if any(layer.status == "failed" for layer in report.layers):
@@ -131,12 +135,14 @@ def demo(html: Html = Path("convspectra-demo.html")) -> None:
         targets = {"html": html}
         check_targets(targets, {})
         print(DESCRIPTION)
-        report = _analyze(read_model(model_path()), "float64", False)
+        report = _analyze(read_model(model_path()))
         for written in write_all(report, targets, {}):
             print(f"The same with figures: {written.resolve()}")
 
 
-def _analyze(model: Model, dtype: str, fold_batch_norm: bool) -> Report:
+def _analyze(
+    model: Model, dtype: str = "float64", fold_batch_norm: bool = False, resume: Path | None = None
+) -> Report:
     from rich.console import Console
 
     from .analysis import analyze as analyze_model
@@ -148,6 +154,7 @@ def _analyze(model: Model, dtype: str, fold_batch_norm: bool) -> Report:
             dtype=dtype,  # type: ignore[arg-type]  # one of Precision's values
             fold_batch_norm=fold_batch_norm,
             progress=progress,
+            resume=resume,
         )
     render(report, Console())
     return report

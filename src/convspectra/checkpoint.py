@@ -1,0 +1,86 @@
+"""Finished layers on disk, so that a long analysis that was stopped goes on where it was.
+
+One file a layer, named by a digest of everything its numbers depend on: kernel, geometry, precision
+and version. A file that is there is complete, since it is renamed into place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._version import __version__
+from .errors import InputError
+from .geometry import ConvGeometry
+from .results import Bound, Spectrum
+from .symbol import frequency_grid
+
+Measured = tuple[Spectrum | None, Bound | None, Bound | None, str]
+"""Torus spectrum, zero-padding bound, any-size bound, and why there is no spectrum."""
+
+
+def open_folder(folder: Path) -> Path:
+    """Make the folder if need be.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot keep finished layers in {folder}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"cannot keep finished layers in {folder}: it is not writable")
+    return folder
+
+
+def path_of(folder: Path, kernel: np.ndarray[Any, Any], geometry: ConvGeometry) -> Path:
+    """Where the numbers of this kernel under this geometry are kept."""
+    digest = hashlib.sha256()
+    for part in (__version__, str(kernel.dtype), str(kernel.shape), str(geometry)):
+        digest.update(part.encode() + b"\0")
+    digest.update(np.ascontiguousarray(kernel).tobytes())
+    return folder / f"{digest.hexdigest()}.npz"
+
+
+def save(path: Path, measured: Measured) -> None:
+    """Keep the numbers of one layer."""
+    spectrum, zero_padding, any_size, reason = measured
+    facts = {
+        "zero_padding": None if zero_padding is None else asdict(zero_padding),
+        "any_size": None if any_size is None else asdict(any_size),
+        "reason": reason,
+    }
+    arrays = {} if spectrum is None else {"values": spectrum.values}
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: Path, kernel: np.ndarray[Any, Any], geometry: ConvGeometry) -> Measured | None:
+    """The numbers kept for one layer, None where there are none or they cannot be read."""
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            facts = json.loads(str(file["facts"]))
+            values = file.get("values")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    bounds = [None if facts[name] is None else Bound(**facts[name]) for name in ("zero_padding", "any_size")]
+    spectrum = None
+    if values is not None:
+        correlation = geometry.on_torus().correlation(kernel.shape)
+        grid = frequency_grid(correlation)
+        multiplicity = np.repeat(grid.multiplicity, correlation.groups)
+        spectrum = Spectrum(values, multiplicity, grid, correlation.groups)
+    return spectrum, bounds[0], bounds[1], facts["reason"]
