@@ -166,9 +166,11 @@ def analyze(
             futures = {index: waiting.submit(report_layer, index) for index in longest_first}
             reports = tuple(futures[index].result() for index in range(len(layers)))
         finally:
+            # What has not started is dropped, and what runs is waited for: nothing goes on behind.
             waiting.shutdown(wait=False, cancel_futures=True)
             if executor is None:
-                solvers.shutdown(wait=False, cancel_futures=True)
+                solvers.shutdown(cancel_futures=True)
+            waiting.shutdown()
     return Report(
         model=model.name,
         path=None if model.path is None else str(model.path),
