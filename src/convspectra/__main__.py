@@ -1,0 +1,5 @@
+"""`python -m convspectra` is the `convspectra` command."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,229 @@
+"""The command as a user runs it: real processes, exit statuses, one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+
+
+def convspectra(*arguments, cwd, **options):
+    command = [sys.executable, "-m", "convspectra", *map(str, arguments)]
+    environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, env=environment, timeout=300, check=False, **options
+    )
+
+
+def write_onnx(path, kernels, size=8, **attributes):
+    """A chain of convolutions, as an ONNX file."""
+    nodes, initializers = [], []
+    for i, kernel in enumerate(kernels):
+        nodes.append(
+            onnx.helper.make_node(
+                "Conv", [f"x{i}", f"layer{i}.weight"], [f"x{i + 1}"], name=f"node{i}", **attributes
+            )
+        )
+        initializers.append(onnx.numpy_helper.from_array(kernel, f"layer{i}.weight"))
+    real = onnx.TensorProto.FLOAT
+    shape = [1, kernels[0].shape[1], *([size] * (kernels[0].ndim - 2))]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "chain",
+        [onnx.helper.make_tensor_value_info("x0", real, shape)],
+        [onnx.helper.make_tensor_value_info(f"x{len(kernels)}", real, None)],
+        initializers,
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture
+def chain(tmp_path):
+    rng = np.random.default_rng(0)
+    kernels = [rng.standard_normal((4, 3, 3, 3)), rng.standard_normal((5, 4, 3, 3))]
+    return write_onnx(tmp_path / "chain.onnx", [k.astype(np.float32) for k in kernels], pads=[1, 1, 1, 1])
+
+
+def refused(result, *words, status=2):
+    """One clear line on standard error and nothing else."""
+    assert result.returncode == status, result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("convspectra: ")
+    for word in words:
+        assert word in lines[0], lines[0]
+    assert "Traceback" not in result.stderr
+
+
+def test_analyze_prints_a_table_and_writes_every_format(chain, tmp_path):
+    targets = {"json": "r.json", "csv": "r.csv", "npz": "r.npz", "html": "r.html"}
+    options = [part for name, file in targets.items() for part in (f"--{name}", file)]
+    result = convspectra("analyze", chain, *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "layer0" in result.stdout
+    assert "layer1" in result.stdout
+    for file in targets.values():
+        assert (tmp_path / file).stat().st_size > 100
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["schema"] == "convspectra.report/1"
+    assert [layer["input_shape"] for layer in report["layers"]] == [[8, 8], [8, 8]]
+    with np.load(tmp_path / "r.npz") as file:
+        assert len(file.files) >= 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "empty"), (b"not a model at all, only text\n" * 20, ""), (b"\x08\x07" * 9, "")],
+)
+def test_what_is_no_model_is_refused(content, words, tmp_path):
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(content)
+    refused(convspectra("analyze", path, "--json", "r.json", cwd=tmp_path), "broken.onnx", words)
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_truncated_missing_and_unreadable_files_are_refused(chain, tmp_path):
+    short = tmp_path / "short.onnx"
+    short.write_bytes(chain.read_bytes()[:-200])
+    refused(convspectra("analyze", short, cwd=tmp_path), "short.onnx")
+    refused(convspectra("analyze", tmp_path / "nowhere.onnx", cwd=tmp_path), "nowhere.onnx")
+    refused(convspectra("analyze", tmp_path, cwd=tmp_path), tmp_path.name)
+    refused(convspectra("analyze", cwd=tmp_path), "--model")
+
+
+@pytest.mark.parametrize("shape", ["3,0,8", "3,-8,8", "3", "a,b,c", "3,8.5,8", ""])
+def test_sizes_that_are_none_are_refused(shape, chain, tmp_path):
+    refused(convspectra("analyze", chain, f"--input-shape={shape}", cwd=tmp_path), "--input-shape")
+
+
+def test_nan_names_the_layer_and_reports_the_others(tmp_path):
+    rng = np.random.default_rng(0)
+    kernels = [rng.standard_normal((3, 3, 3, 3)).astype(np.float32) for _ in range(3)]
+    kernels[1][0, 0, 0, 0] = np.nan
+    path = write_onnx(tmp_path / "nan.onnx", kernels, pads=[1, 1, 1, 1])
+    result = convspectra("analyze", path, "--json", "r.json", "--html", "r.html", cwd=tmp_path)
+    assert result.returncode == 3, result.stderr
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert [layer["status"] for layer in report["layers"]] == ["ok", "failed", "ok"]
+    assert "NaN" in report["layers"][1]["reason"]
+    assert "layer1" in result.stdout
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(chain, tmp_path):
+    for target in (tmp_path / "no" / "such" / "folder" / "r.json", tmp_path):
+        refused(convspectra("analyze", chain, "--json", target, cwd=tmp_path), str(target))
+
+
+def test_unknown_layers_and_sizes_too_small_in_a_geometry_file_are_refused(tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    weights = tmp_path / "weights.safetensors"
+    kernel = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    safetensors.save_file({"stem.weight": kernel}, weights)
+    geometry = tmp_path / "geometry.toml"
+    geometry.write_text('[layers."stam"]\nstride = 2\n')
+    refused(convspectra("analyze", weights, "--geometry", geometry, cwd=tmp_path), "stam", "geometry.toml")
+    geometry.write_text('[layers."stem"]\ninput_shape = [2, 2]\npadding = "valid"\n')
+    refused(convspectra("analyze", weights, "--geometry", geometry, cwd=tmp_path), "stem", "no output point")
+    geometry.write_text('[layers."stem"]\ninput_shape = [9, 9]\nstride = 2\npadding = 1\n')
+    result = convspectra("analyze", weights, "--geometry", geometry, "--json", "r.json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (layer,) = json.loads((tmp_path / "r.json").read_text())["layers"]
+    assert (layer["stride"], layer["status"]) == ([2, 2], "partial")
+
+
+def test_assumptions_are_marked_in_every_output(tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    weights = tmp_path / "weights.safetensors"
+    kernel = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    safetensors.save_file({"stem.weight": kernel}, weights)
+    result = convspectra(
+        "analyze", weights, "--input-shape", "3,8,8", "--json", "r.json", "--csv", "r.csv", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert "assumed" in result.stdout
+    (layer,) = json.loads((tmp_path / "r.json").read_text())["layers"]
+    assert {"stride", "padding", "input_shape"} <= set(layer["assumed"])
+    assert "stride" in (tmp_path / "r.csv").read_text().splitlines()[1]
+    unknown = convspectra("analyze", weights, "--json", "r.json", cwd=tmp_path)
+    assert unknown.returncode == 0, unknown.stderr
+    (layer,) = json.loads((tmp_path / "r.json").read_text())["layers"]
+    assert layer["status"] == "skipped"
+    assert "--input-shape" in layer["reason"]
+    assert layer["torus"] is None
+    assert layer["bounds"]["any_size"]["upper"] > 0
+
+
+def test_a_pickle_with_code_in_it_is_refused_and_named(tmp_path):
+    torch = pytest.importorskip("torch")
+
+    class Payload:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/ran",)
+
+    torch.save({"state_dict": Payload()}, tmp_path / "evil.pt")
+    refused(convspectra("analyze", tmp_path / "evil.pt", cwd=tmp_path), "evil.pt", "system")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_interruption_leaves_no_file(tmp_path):
+    rng = np.random.default_rng(0)
+    kernels = [rng.standard_normal((128, 128, 5, 5)).astype(np.float32) for _ in range(8)]
+    path = write_onnx(tmp_path / "long.onnx", kernels, size=64, pads=[2, 2, 2, 2])
+    before = set(tmp_path.iterdir())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "convspectra", "analyze", path, "--json", "r.json", "--html", "r.html"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(3)
+    assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_demo_needs_nothing(tmp_path):
+    result = convspectra("demo", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    page = tmp_path / "convspectra-demo.html"
+    assert page.stat().st_size > 1000
+    assert str(page.resolve()) in result.stdout.replace("\n", "")
+
+
+def test_help_and_version_start_quickly_and_import_little(tmp_path):
+    assert convspectra("--version", cwd=tmp_path).stdout.startswith("convspectra ")
+    listed = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "convspectra", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "analyze" in listed.stdout
+    for heavy in ("torch", "jax", "onnx", "matplotlib", "pyarrow", "scipy"):
+        assert f"| {heavy}" not in listed.stderr.replace("|   ", "| "), heavy
+
+
+def test_the_report_of_a_path_with_odd_characters(chain, tmp_path):
+    odd = tmp_path / "a [b] 'c' é.onnx"
+    odd.write_bytes(chain.read_bytes())
+    result = convspectra("analyze", odd, "--json", "r.json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(Path(tmp_path / "r.json").read_text())["path"].endswith("é.onnx")

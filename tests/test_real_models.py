@@ -1,0 +1,125 @@
+"""Real model files that others trained: every number again by a plain full-grid SVD."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convspectra.analysis import analyze
+from convspectra.models import read_model
+from convspectra.reference import dense_operator
+
+DATA = os.environ.get("CONVSPECTRA_DATA")
+pytestmark = pytest.mark.skipif(DATA is None, reason="CONVSPECTRA_DATA is not set")
+
+MODELS = {
+    "version-RFB-320.onnx": None,
+    "version-RFB-320.pth": None,
+    "silero_vad_openvino_16k.onnx": None,
+    "silero_vad_16k.safetensors": (1, 64),
+    "resnet20-12fca82f.th": (3, 32, 32),
+    "resnet32-d509ac18.th": (3, 32, 32),
+}
+
+
+def path(name):
+    return Path(DATA) / "models" / name
+
+
+def plain_singular_values(kernel, geometry):
+    """Every block of every frequency by FFT and SVD: no half grid, no polyphase form, no shortcuts."""
+    correlation = geometry.correlation(kernel.shape)
+    ordered = np.transpose(kernel, geometry.kernel_axes)
+    sizes, strides = correlation.input_shape, correlation.stride
+    taps = np.zeros((*ordered.shape[:2], *sizes), dtype=kernel.dtype)
+    for p in np.ndindex(*correlation.kernel_size):
+        at = tuple(d * q % n for d, q, n in zip(correlation.dilation, p, sizes, strict=True))
+        taps[(slice(None), slice(None), *at)] += ordered[(slice(None), slice(None), *p)]
+    axes = tuple(range(2, taps.ndim))
+    symbol = np.fft.fftn(taps.astype(np.float64), axes=axes)
+    coarse = [n // s for n, s in zip(sizes, strides, strict=True)]
+    aliases = []
+    for j in np.ndindex(*strides):
+        window = [slice(c * k, c * (k + 1)) for c, k in zip(coarse, j, strict=True)]
+        aliases.append(symbol[(slice(None), slice(None), *window)])
+    blocks = np.concatenate(aliases, axis=1) / math.sqrt(math.prod(strides))
+    rows = ordered.shape[0] // correlation.groups
+    found = []
+    for group in range(correlation.groups):
+        part = blocks[group * rows : (group + 1) * rows].reshape(rows, blocks.shape[1], -1)
+        found.append(np.linalg.svd(np.moveaxis(part, -1, 0), compute_uv=False).ravel())
+    return np.sort(np.concatenate(found))[::-1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_spectrum_is_that_of_a_plain_svd(name, dtype):
+    model = read_model(path(name), input_shape=MODELS[name])
+    report = analyze(model, dtype=dtype)
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
+    compared = 0
+    for layer, found in zip(model.layers, report.layers, strict=True):
+        if found.spectrum is None:
+            assert found.reason
+            continue
+        torus = layer.geometry.on_torus()
+        expected = plain_singular_values(layer.kernel, torus)
+        np.testing.assert_allclose(found.spectrum.sorted(), expected, rtol=0, atol=tolerance * expected[0])
+        assert math.isclose(found.torus.norm, expected[0], rel_tol=tolerance)
+        assert math.isclose(found.torus.nuclear_norm, expected.sum(), rel_tol=tolerance)
+        compared += 1
+        correlation = torus.correlation(layer.kernel.shape)
+        inputs = correlation.in_channels * math.prod(correlation.input_shape)
+        if inputs * correlation.out_channels * correlation.points <= 4e6:
+            dense = np.linalg.svd(dense_operator(layer.kernel, torus), compute_uv=False)
+            np.testing.assert_allclose(expected, dense, rtol=0, atol=1e-12 * dense[0])
+            padded = np.linalg.norm(dense_operator(layer.kernel, layer.geometry), 2)
+            bound = found.zero_padding
+            if bound.exact:
+                assert math.isclose(bound.upper, padded, rel_tol=tolerance)
+            else:
+                assert bound.lower * (1 - 1e-13) <= padded <= bound.upper * (1 + 1e-13)
+    assert compared >= len(model.layers) // 2
+
+
+def test_one_network_in_three_files_gives_the_same_kernels_and_numbers():
+    onnx = read_model(path("version-RFB-320.onnx"))
+    torch = read_model(path("version-RFB-320.pth"))
+    tensorflow = read_model(path("rfb320_variables"), input_shape=(3, 240, 320))
+    assert len(onnx.layers) == 52
+
+    def canonical(layer):
+        order = (layer.geometry or layer).layout
+        letters = "OI" + "".join(letter for letter in order if letter not in "OI")
+        return np.transpose(layer.kernel, [order.index(letter) for letter in letters]).astype(np.float32)
+
+    def by_kernel(model):
+        return {canonical(layer).tobytes(): layer for layer in model.layers}
+
+    tables = [by_kernel(model) for model in (onnx, torch, tensorflow)]
+    assert len(tables[0]) == 52
+    assert tables[0].keys() == tables[1].keys() == tables[2].keys()
+    first, second = analyze(onnx), analyze(torch)
+    numbers = [
+        {
+            canonical(layer).tobytes(): found.torus
+            for layer, found in zip(model.layers, report.layers, strict=True)
+        }
+        for model, report in ((onnx, first), (torch, second))
+    ]
+    assert numbers[0] == numbers[1]
+
+
+def test_zero_padding_intervals_are_narrow_on_real_layers():
+    report = analyze(read_model(path("version-RFB-320.onnx")))
+    ratios = [
+        layer.zero_padding.upper / layer.zero_padding.lower
+        for layer in report.layers
+        if layer.zero_padding is not None
+    ]
+    assert len(ratios) == 52
+    assert np.quantile(ratios, 0.9) <= 1.05
