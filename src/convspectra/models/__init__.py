@@ -1,5 +1,6 @@
 """Reading models: one reader a file format, each importing what it needs when it is used."""
 
+from .read import read_model
 from .records import ConvLayer, Model
 
-__all__ = ["ConvLayer", "Model"]
+__all__ = ["ConvLayer", "Model", "read_model"]

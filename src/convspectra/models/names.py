@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 
 _SUFFIX = re.compile(r"[./_](weight|weights|kernel|depthwise_kernel|w)(:0)?$", re.IGNORECASE)
-_MEANINGLESS = re.compile(r"^([\d.:_/-]*|onnx::\w+|.*/Constant(_\d+)?_output_\d+)$")
+_MEANINGLESS = re.compile(r"^([\d.:_/-]*|onnx::\w+|.*/?Constant(_\d+)?_output_\d+)$")
 
 
 def layer_name(weight: str, fallback: str) -> str:
     """The layer that a weight tensor belongs to, by its name; `fallback` where that says nothing."""
     name = _SUFFIX.sub("", weight)
+    if name != weight:
+        return name
     return fallback if _MEANINGLESS.match(name) else name
 
 

@@ -44,6 +44,8 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
         InputError: `input_shape` contradicts the graph.
     """
     import onnx
+    import onnx.inliner
+    import onnx.shape_inference
 
     data = path.read_bytes()
     proto = tensors.parse(data, path)
@@ -204,7 +206,8 @@ class _Reader:
         axes = kernel.ndim - 2
         if axes not in (1, 2, 3):
             raise ModelError(
-                f"{node.op_type} {node.name!r} has a kernel of shape {kernel.shape}; 1 to 3 spatial axes are read"
+                f"{node.op_type} {node.name!r} has a kernel of shape {kernel.shape}; "
+                "kernels with 1 to 3 spatial axes are read"
             )
         name = self.named(node, node.input[1])
         layout = ("IO" if transposed else "OI") + "DHW"[-axes:]
@@ -384,4 +387,3 @@ def _set_input_shape(graph: Any, input_shape: tuple[int, ...] | None) -> None:
 def _text(value: Any) -> str:
     dims = value.type.tensor_type.shape.dim
     return "[" + ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in dims) + "]"
-

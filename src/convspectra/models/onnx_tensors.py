@@ -54,7 +54,8 @@ def evaluate(node: Any, inputs: list[np.ndarray[Any, Any] | None]) -> np.ndarray
     from onnx.reference import ReferenceEvaluator
 
     feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
-    return np.asarray(ReferenceEvaluator(node).run(None, feeds)[0])
+    evaluator: Any = ReferenceEvaluator(node)
+    return np.asarray(evaluator.run(None, feeds)[0])
 
 
 class Store:

@@ -1,0 +1,157 @@
+"""Geometry files: what a bare weight file does not say, written down by the user in TOML.
+
+    input_shape = [3, 32, 32]          # channels and sizes, assumed where nothing else is given
+
+    [layers."features.0"]              # a name, or a pattern such as "layer1.*.conv?"
+    input_shape = [32, 32]             # sizes only
+    stride = 2
+    padding = 1                        # or [1, 1], [[0, 1], [0, 1]], "same", "valid"
+    padding_mode = "zeros"
+    dilation = 1
+    groups = 1
+    transposed = false
+    output_padding = 0
+
+Entries are applied in the file's order, later ones over earlier ones. What no entry gives stays as
+it was: assumed, or stated by the graph.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from ..errors import GeometryError, InputError
+from ..geometry import ConvGeometry
+from .records import ConvLayer, Model
+from .weights import ASSUMED, NO_SIZE
+
+FIELDS = (
+    "input_shape",
+    "stride",
+    "dilation",
+    "groups",
+    "transposed",
+    "padding",
+    "padding_mode",
+    "output_padding",
+)
+
+
+def apply(model: Model, path: Path) -> Model:
+    """The model with the geometry that a file gives to its layers.
+
+    Raises:
+        InputError: the file cannot be read, or an entry names no layer, an unknown field or a value
+            that contradicts itself or the kernel.
+    """
+    table = read(path)
+    names = [layer.name for layer in model.layers]
+    given: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for pattern, fields in table.items():
+        matched = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
+        if not matched:
+            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
+            raise InputError(
+                f"{path}: no layer is called {pattern!r}; near it are {', '.join(map(repr, near)) or 'none'}"
+            )
+        for name in matched:
+            given[name].update(fields)
+    return replace(model, layers=tuple(_with(layer, given[layer.name], path) for layer in model.layers))
+
+
+def read(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    """The entries of a geometry file, by name or pattern.
+
+    Raises:
+        InputError: it cannot be read, is no TOML, or holds what no geometry has.
+    """
+    table = load(path)
+    unknown = [key for key in table if key not in ("layers", "input_shape")]
+    layers = table.get("layers", {})
+    if unknown or not isinstance(layers, dict):
+        raise InputError(
+            f'{path}: expected input_shape and [layers."name"] tables at the top; got {unknown or layers!r}'
+        )
+    for name, fields in layers.items():
+        if not isinstance(fields, dict):
+            raise InputError(f"{path}: layers.{name!r} must be a table; got {fields!r}")
+        for field in fields:
+            if field not in FIELDS:
+                raise InputError(
+                    f"{path}: layers.{name!r} has no field {field!r}; the fields are {', '.join(FIELDS)}"
+                )
+    return layers
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The TOML of a geometry file.
+
+    Raises:
+        InputError: it cannot be read, or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file: {error}") from None
+
+
+def default_input_shape(path: Path) -> tuple[int, ...] | None:
+    """The `input_shape` at the top of a geometry file.
+
+    Raises:
+        InputError: it is not a list of positive integers.
+    """
+    shape = load(path).get("input_shape")
+    if shape is None:
+        return None
+    if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in shape):
+        raise InputError(
+            f"{path}: input_shape must be a list of channels and sizes, all at least 1; got {shape!r}"
+        )
+    return tuple(shape)
+
+
+def _with(layer: ConvLayer, fields: Mapping[str, Any], path: Path) -> ConvLayer:
+    if not fields:
+        return layer
+    known = layer.geometry
+    values: dict[str, Any] = {}
+    if known is not None:
+        values = {field: getattr(known, field) for field in FIELDS}
+    values.update(fields)
+    if "transposed" in fields and "output_padding" not in fields and not fields["transposed"]:
+        values.pop("output_padding", None)
+    if "input_shape" not in values:
+        return replace(layer, reason=NO_SIZE)
+    layout = layer.layout
+    if values.get("transposed", False) != (known.transposed if known else False) and layer.assumed:
+        # The first two axes of a bare PyTorch kernel change their meaning with it.
+        layout = layout.translate(str.maketrans("OI", "IO"))
+    if "padding" not in values:
+        values["padding"] = "same"
+    try:
+        geometry = ConvGeometry(**values, layout=layout)
+        geometry.correlation(layer.kernel.shape)
+    except (GeometryError, TypeError) as error:
+        raise InputError(f"{path}: layer {layer.name!r}: {error}") from None
+    still = tuple(field for field in layer.assumed or ASSUMED if field not in fields) if layer.assumed else ()
+    kind = layer.kind.replace("_transpose", "")
+    if geometry.transposed:
+        kind = kind.replace("conv", "conv_transpose")
+    return replace(
+        layer,
+        geometry=geometry,
+        layout=layout,
+        kind=kind,
+        assumed=still,
+        source=f"geometry file {path.name}",
+        reason="",
+    )

@@ -1,0 +1,80 @@
+"""The one door to all readers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, ModelError
+from . import geometry_file, neighbours
+from .records import Model
+from .sniff import Format, format_of
+
+
+def read_model(
+    path: str | Path | None = None,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    geometry: str | Path | None = None,
+    module: Any = None,
+) -> Model:
+    """The convolutions of a model that somebody else made.
+
+    Arguments:
+        path: an ONNX, safetensors, PyTorch (state dict or exported program) or TensorFlow
+            checkpoint file; told apart by content. May be left out when `module` is given.
+        input_shape: channels and sizes of one input, without the batch, such as (3, 224, 224): for
+            graphs with open sizes, for tracing, and assumed for bare weights.
+        geometry: a geometry file (see `geometry_file`) for what the model does not say.
+        module: a live `torch.nn.Module`, or `"package.module:factory"`; traced once at
+            `input_shape`, with the weights of `path` if given.
+
+    Returns:
+        `Model`. What bare weights do not say comes, in this order, from `module`, from `geometry`,
+        from a file beside it of the same stem (`.toml`, `.onnx`), or is assumed and marked.
+
+    Raises:
+        ModelError: the file is missing, damaged, holds code, or is no model.
+        InputError: an option that contradicts the model or itself, or a reader's library is missing.
+    """
+    file = None if path is None else Path(path)
+    own_geometry = None if geometry is None else Path(geometry)
+    if own_geometry is not None:
+        input_shape = input_shape or geometry_file.default_input_shape(own_geometry)
+    if module is not None:
+        from .live import read as trace
+
+        model = trace(module, input_shape=input_shape, path=file)
+    elif file is not None:
+        model = _read_file(file, input_shape)
+    else:
+        raise InputError("give a model file, or --model package.module:factory")
+    if own_geometry is not None:
+        model = geometry_file.apply(model, own_geometry)
+    return model
+
+
+def _read_file(path: Path, input_shape: tuple[int, ...] | None) -> Model:
+    kind = format_of(path)
+    try:
+        model = _reader(kind)(path, input_shape=input_shape)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from None
+    return neighbours.complete(model, path)
+
+
+_READERS: dict[Format, str] = {
+    "onnx": "onnx",
+    "safetensors": "safetensors",
+    "pytorch": "pytorch",
+    "torch.export": "torch_export",
+    "tensorflow": "tensorflow",
+}
+
+
+def _reader(kind: Format) -> Callable[..., Model]:
+    """The `read` function of a format; its module is imported only now."""
+    found: Callable[..., Model] = import_module(f".{_READERS[kind]}", __package__).read
+    return found

@@ -1,0 +1,267 @@
+"""TensorFlow checkpoints and SavedModel variables, read without TensorFlow.
+
+`X.index` is a sorted string table (the LevelDB format) from variable names to entries that say
+where in `X.data-0000i-of-0000n` the bytes of a variable lie, what type and what shape they have.
+
+Reference: TensorFlow, core/util/tensor_bundle and core/lib/io/format; LevelDB, table_format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ModelError
+from ..geometry import ConvGeometry
+from .names import Names, layer_name
+from .records import ConvLayer, Model
+from .weights import ASSUMED, NO_SIZE, linear
+
+_MAGIC = 0xDB4775248B80FB57
+_DTYPES = {
+    1: "<f4",
+    2: "<f8",
+    3: "<i4",
+    4: "u1",
+    5: "<i2",
+    6: "i1",
+    9: "<i8",
+    10: "?",
+    14: "bfloat16",
+    19: "<f2",
+}
+_SLOTS = re.compile(
+    r"(/Adam(_\d)?|/Momentum|/RMSProp(_\d)?|/ExponentialMovingAverage|/Ftrl(_\d)?|/Adagrad)$"
+    r"|\.OPTIMIZER_SLOT|^optimizer/|/m$|/v$"
+)
+_KERNEL = re.compile(r"(^|[/_.])(kernel|weights?|w|filters?|depthwise_kernel|depthwise_weights)(:0)?$", re.I)
+
+
+def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
+    """The kernels among the variables of a checkpoint.
+
+    Optimizer slots are counted, not analysed. A checkpoint says neither stride nor padding nor
+    whether a kernel is transposed: with `input_shape` (channels, sizes) stride 1 and `same` padding
+    are assumed and marked.
+
+    Arguments:
+        path: the `.index` or `.data-...` file, the prefix of both, or a SavedModel folder.
+
+    Raises:
+        ModelError: no checkpoint, a damaged one, or a missing data file.
+    """
+    index = _index_of(path)
+    entries = dict(_entries(index))
+    other: Counter[str] = Counter()
+    layers, names = [], Names()
+    for variable, entry in entries.items():
+        plain = variable.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
+        rank = len(entry.shape)
+        if _SLOTS.search(plain):
+            other["optimizer slot"] += 1
+        elif _KERNEL.search(plain) and 2 <= rank <= 5:
+            name = names.unique(layer_name(plain, fallback=plain))
+            layers.append(_layer(name, plain, _array(index, variable, entry), input_shape))
+        else:
+            other["other variable"] += 1
+    return Model(
+        name=path.name,
+        format="tensorflow",
+        layers=tuple(layers),
+        path=path,
+        sha256=_digest(index),
+        other=dict(other),
+        notes=("a checkpoint does not say which kernels are transposed: give --geometry FILE",),
+    )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    dtype: int
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+
+
+def _layer(
+    name: str, variable: str, kernel: np.ndarray[Any, Any], input_shape: tuple[int, ...] | None
+) -> ConvLayer:
+    if kernel.ndim == 2:
+        return linear(name, np.ascontiguousarray(kernel.T), "shape of the variable")
+    axes = kernel.ndim - 2
+    layout, groups = "DHW"[-axes:] + "IO", 1
+    if "depthwise" in variable:
+        # (taps, channels, multiplier): one group a channel, as a kernel of one input channel.
+        channels, multiplier = kernel.shape[-2:]
+        flat = kernel.reshape(*kernel.shape[:-2], 1, channels * multiplier)
+        kernel, layout, groups = np.moveaxis(flat, (-1, -2), (0, 1)), "OI" + "DHW"[-axes:], channels
+    geometry, reason = None, NO_SIZE
+    if input_shape is not None and len(input_shape) != axes + 1:
+        reason = f"the input shape {input_shape} does not have the {axes} spatial axes of this kernel"
+    elif input_shape is not None:
+        geometry, reason = ConvGeometry(input_shape[1:], groups=groups, padding="same", layout=layout), ""
+    assumed = tuple(field for field in ASSUMED if field != "groups" or groups == 1)
+    return ConvLayer(
+        name=name,
+        kind=f"conv{axes}d",
+        kernel=kernel,
+        layout=layout,
+        geometry=geometry,
+        assumed=assumed,
+        source="assumed" if geometry else "",
+        reason=reason,
+    )
+
+
+def _index_of(path: Path) -> Path:
+    """The index file that a path stands for."""
+    if path.is_dir():
+        found = sorted([*path.glob("*.index"), *path.glob("variables/*.index")])
+        if not found:
+            raise ModelError(f"{path} holds no .index file of a TensorFlow checkpoint")
+        return found[0]
+    if ".data-" in path.name:
+        path = path.with_name(path.name.partition(".data-")[0])
+    index = path if path.suffix == ".index" else path.with_name(path.name + ".index")
+    if not index.is_file():
+        raise ModelError(f"{index} is missing: it says what lies in {path.name}")
+    return index
+
+
+def _data_files(index: Path) -> list[Path]:
+    stem = index.name.removesuffix(".index")
+    return sorted(index.parent.glob(f"{stem}.data-*-of-*"))
+
+
+def _digest(index: Path) -> str:
+    digest = hashlib.sha256()
+    for file in (index, *_data_files(index)):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _array(index: Path, name: str, entry: _Entry) -> np.ndarray[Any, Any]:
+    dtype = _DTYPES.get(entry.dtype)
+    width = 2 if dtype == "bfloat16" else np.dtype(dtype or "u1").itemsize
+    if dtype is None or entry.size != math.prod(entry.shape) * width:
+        raise ModelError(f"{index}: variable {name!r} has a type or size that is not read")
+    files = _data_files(index)
+    if entry.shard >= len(files):
+        raise ModelError(f"{index}: its data file number {entry.shard} is missing; put it beside the index")
+    with files[entry.shard].open("rb") as file:
+        file.seek(entry.offset)
+        data = file.read(entry.size)
+    if len(data) != entry.size:
+        raise ModelError(f"{files[entry.shard]} is truncated: variable {name!r} ends beyond it")
+    if dtype == "bfloat16":
+        upper = np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16
+        return upper.view(np.float32).reshape(entry.shape)
+    return np.frombuffer(data, dtype=dtype).reshape(entry.shape)
+
+
+def _entries(index: Path) -> Iterator[tuple[str, _Entry]]:
+    """The variables of an index; the entry without a name is its header."""
+    data = index.read_bytes()
+    try:
+        for key, value in _table(data):
+            if key:
+                yield key.decode(), _entry(value)
+    except (struct.error, IndexError, ValueError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"{index} is not the index of a TensorFlow checkpoint, or it is damaged: {error}"
+        ) from None
+
+
+def _entry(data: bytes) -> _Entry:
+    """A BundleEntryProto."""
+    fields: dict[int, Any] = {}
+    for number, value in _fields(data):
+        fields[number] = value
+    shape = []
+    for number, value in _fields(fields.get(2, b"")):
+        if number == 2:
+            size = dict(_fields(value)).get(1, 0)
+            shape.append(size)
+    if 7 in fields:
+        raise ValueError("it holds a sliced variable, which is not read")
+    return _Entry(fields.get(1, 0), tuple(shape), fields.get(3, 0), fields.get(4, 0), fields.get(5, 0))
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """The fields of a protocol buffer message: (number, integer or bytes)."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        kind = tag & 7
+        if kind == 0:
+            value, at = _varint(data, at)
+            yield tag >> 3, value
+        elif kind == 2:
+            size, at = _varint(data, at)
+            if at + size > len(data):
+                raise ValueError("a field ends beyond its message")
+            yield tag >> 3, data[at : at + size]
+            at += size
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"unknown wire type {kind}")
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+        if shift > 63:
+            raise ValueError("a number is too long")
+
+
+def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The (key, value) pairs of a sorted string table."""
+    if len(data) < 48 or struct.unpack("<Q", data[-8:])[0] != _MAGIC:
+        raise ValueError("its last eight bytes are not those of a table")
+    footer = data[-48:]
+    _, at = _varint(footer, 0)
+    _, at = _varint(footer, at)
+    offset, at = _varint(footer, at)
+    size, _ = _varint(footer, at)
+    for _, handle in _block(data, offset, size):
+        start, at = _varint(handle, 0)
+        length, _ = _varint(handle, at)
+        yield from _block(data, start, length)
+
+
+def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
+    """The pairs of one block, whose keys share prefixes with the key before."""
+    if offset + size + 5 > len(data):
+        raise ValueError("a block ends beyond the file")
+    if data[offset + size] != 0:
+        raise ValueError("a block is compressed, which is not read")
+    block = data[offset : offset + size]
+    (restarts,) = struct.unpack("<I", block[-4:])
+    end = size - 4 * (restarts + 1)
+    key, at = b"", 0
+    while at < end:
+        shared, at = _varint(block, at)
+        fresh, at = _varint(block, at)
+        length, at = _varint(block, at)
+        if at + fresh + length > end or shared > len(key):
+            raise ValueError("a pair ends beyond its block")
+        key = key[:shared] + block[at : at + fresh]
+        at += fresh
+        yield key, block[at : at + length]
+        at += length

@@ -1,0 +1,217 @@
+"""Reading geometry off live modules: one forward pass, watched."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from ..errors import GeometryError, InputError
+from ..geometry import ConvGeometry
+from ..models.names import Names
+from ..models.records import ConvLayer, Model
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_FUNCTIONAL = {
+    getattr(torch.nn.functional, name)
+    for name in (
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+    )
+}
+
+
+def geometry_of(module: nn.Module, input_shape: tuple[int, ...]) -> ConvGeometry:
+    """The geometry of one convolution module at a spatial input size.
+
+    Arguments:
+        module: Conv1d/2d/3d, ConvTranspose1d/2d/3d, or Linear (whose input size is one point).
+        input_shape: sizes only, one an axis.
+
+    Raises:
+        GeometryError: another kind of module.
+    """
+    if isinstance(module, nn.Linear):
+        return ConvGeometry((1,))
+    if not isinstance(module, _ConvNd):
+        raise GeometryError(f"expected a convolution or linear module; got {type(module).__name__}")
+    transposed = isinstance(module, _ConvTransposeNd)
+    return ConvGeometry(
+        input_shape,
+        stride=module.stride,
+        dilation=module.dilation,
+        groups=module.groups,
+        transposed=transposed,
+        padding=module.padding,  # type: ignore[arg-type]  # "same" and "valid" or integers
+        padding_mode=module.padding_mode,
+        output_padding=module.output_padding if transposed else 0,
+    )
+
+
+def trace(module: nn.Module, input_shape: tuple[int, ...], *, name: str | None = None) -> Model:
+    """Every convolution and linear layer of a module, in the order in which one forward pass runs them.
+
+    The pass is of zeros in evaluation mode, without gradients; hooks and training modes are put back.
+
+    Arguments:
+        module: takes one tensor.
+        input_shape: channels and sizes of one input, without the batch.
+        name: what reports call it; default its class.
+
+    Returns:
+        `Model` of format `module`. A layer that runs at several sizes has one row for each; one
+        that never runs has no geometry. A batch norm is taken to follow a convolution when it is
+        given the very tensor that the convolution returned; whether something else reads that tensor
+        too is not seen.
+
+    Raises:
+        InputError: the forward pass fails at this shape.
+    """
+    watcher = _Watcher(module)
+    example = _example(module, input_shape)
+    training = {part: part.training for part in module.modules()}
+    try:
+        module.eval()
+        watcher.attach()
+        with torch.no_grad(), watcher.functional:
+            module(example)
+    except Exception as error:  # noqa: BLE001  # whatever a user's forward raises
+        line = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(
+            f"{type(module).__name__} failed on an input of shape {tuple(example.shape)}: "
+            f"{type(error).__name__}: {line}; give the --input-shape it takes"
+        ) from None
+    finally:
+        watcher.detach()
+        for part, mode in training.items():
+            part.training = mode
+    return Model(
+        name=name or type(module).__name__,
+        format="module",
+        layers=tuple(watcher.layers()),
+        other=dict(watcher.other()),
+        notes=tuple(watcher.notes()),
+    )
+
+
+def _example(module: nn.Module, input_shape: tuple[int, ...]) -> torch.Tensor:
+    floating = [part for part in module.parameters() if part.is_floating_point()]
+    dtype = floating[0].dtype if floating else torch.float32
+    device = floating[0].device if floating else torch.device("cpu")
+    return torch.zeros((1, *input_shape), dtype=dtype, device=device)
+
+
+class _CountFunctional(TorchFunctionMode):
+    """Counts convolutions that run; those of modules are subtracted by the watcher."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _FUNCTIONAL:
+            self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
+class _Watcher:
+    """What a forward pass did, by module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.modules = {part: name for name, part in module.named_modules()}
+        self.sizes: dict[nn.Module, list[tuple[int, ...]]] = {}
+        self.returned: dict[int, tuple[torch.Tensor, nn.Module]] = {}
+        self.norms: dict[nn.Module, nn.Module] = {}
+        self.handles: list[RemovableHandle] = []
+        self.functional = _CountFunctional()
+        self.calls = 0
+
+    def attach(self) -> None:
+        for part in self.modules:
+            if isinstance(part, (_ConvNd, nn.Linear, *_BATCH_NORMS)):
+                self.handles.append(part.register_forward_hook(self.saw))
+
+    def detach(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def saw(self, part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        """A forward hook: one call of one module."""
+        if isinstance(part, _BATCH_NORMS):
+            source = self.returned.get(id(inputs[0]))
+            if source is not None:
+                self.norms[source[1]] = part
+            return
+        size = tuple(inputs[0].shape[-len(part.kernel_size) :]) if isinstance(part, _ConvNd) else (1,)
+        seen = self.sizes.setdefault(part, [])
+        if size not in seen:
+            seen.append(size)
+        if isinstance(part, _ConvNd):
+            self.calls += 1
+            # Kept with its tensor, so that the id cannot be given to another one.
+            self.returned[id(output)] = (output, part)
+
+    def layers(self) -> list[ConvLayer]:
+        """Layers in the order of their first call, then those that were never called."""
+        names = Names()
+        found = []
+        for part, sizes in self.sizes.items():
+            for size in sizes:
+                suffix = f"@{'x'.join(map(str, size))}" if len(sizes) > 1 else ""
+                found.append(self.layer(part, size, names.unique(self.modules[part] + suffix)))
+        found.extend(
+            self.layer(part, None, names.unique(name))
+            for part, name in self.modules.items()
+            if isinstance(part, (_ConvNd, nn.Linear)) and part not in self.sizes
+        )
+        return found
+
+    def layer(self, part: Any, size: tuple[int, ...] | None, name: str) -> ConvLayer:
+        kernel = part.weight.detach().cpu()
+        kernel = kernel.float() if kernel.dtype == torch.bfloat16 else kernel
+        is_linear = isinstance(part, nn.Linear)
+        geometry = None if size is None else geometry_of(part, size)
+        axes = kernel.ndim - 2
+        transposed = isinstance(part, _ConvTransposeNd)
+        return ConvLayer(
+            name=name or type(part).__name__,
+            kind="linear" if is_linear else f"conv{'_transpose' if transposed else ''}{axes}d",
+            kernel=kernel.numpy()[..., None] if is_linear else kernel.numpy(),
+            layout="OIW" if is_linear else ("IO" if transposed else "OI") + "DHW"[-axes:],
+            geometry=geometry,
+            batch_norm_scale=_scale(self.norms.get(part)),
+            source="traced module",
+            reason="" if geometry else "the forward pass never ran this layer",
+        )
+
+    def other(self) -> Counter[str]:
+        """Leaf modules that are no convolution, by class."""
+        return Counter(
+            type(part).__name__
+            for part in self.modules
+            if not isinstance(part, (_ConvNd, nn.Linear)) and not any(True for _ in part.children())
+        )
+
+    def notes(self) -> list[str]:
+        unseen = self.functional.calls - self.calls
+        if unseen <= 0:
+            return []
+        return [f"{unseen} convolutions ran as functions, not as modules; they are not in this report"]
+
+
+def _scale(norm: Any) -> np.ndarray[Any, Any] | None:
+    if norm is None or norm.running_var is None:
+        return None
+    variance = norm.running_var.detach().cpu().double().numpy()
+    gamma = 1.0 if norm.weight is None else norm.weight.detach().cpu().double().numpy()
+    return np.asarray(gamma / np.sqrt(variance + norm.eps))
