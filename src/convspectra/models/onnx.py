@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import GeometryError, InputError, ModelError
+from ..errors import GeometryError, ModelError
 from ..geometry import ConvGeometry, PaddingMode
+from . import onnx_shapes as shapes
 from . import onnx_tensors as tensors
 from .names import Names, layer_name
 from .records import ConvLayer, Model
@@ -43,35 +44,31 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
         ModelError: no ONNX model, a truncated one, or external data that is missing or outside.
         InputError: `input_shape` contradicts the graph.
     """
-    import onnx
     import onnx.inliner
-    import onnx.shape_inference
 
     data = path.read_bytes()
     proto = tensors.parse(data, path)
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
-    _set_input_shape(proto.graph, input_shape)
-    try:
-        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ModelError(f"{path}: its shapes contradict each other: {first_line(error)}") from None
-    reader = _Reader(tensors.Store(path))
+    operators = shapes.count_operators(proto.graph)
+    shapes.set_input_shape(proto.graph, input_shape)
+    store = tensors.Store(path)
+    proto = shapes.infer(proto, path)
+    reader = _Reader(store)
     reader.graph(proto.graph, _Scope())
+    if any(layer.reason == UNKNOWN_SIZE for layer in reader.layers):
+        folded = shapes.infer(shapes.fold(proto, store), path)
+        reader = _Reader(store)
+        reader.graph(folded.graph, _Scope())
     return Model(
         name=path.name,
         format="onnx",
         layers=tuple(reader.layers),
         path=path,
         sha256=hashlib.sha256(data).hexdigest(),
-        other=dict(reader.other),
+        other=dict(operators - reader.taken),
         notes=tuple(reader.notes),
     )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, for messages of one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @dataclass
@@ -101,7 +98,7 @@ class _Reader:
     def __init__(self, store: tensors.Store) -> None:
         self.store = store
         self.layers: list[ConvLayer] = []
-        self.other: Counter[str] = Counter()
+        self.taken: Counter[str] = Counter()
         self.notes: list[str] = []
         self.names = Names()
         self.kernels: dict[str, str] = {}
@@ -129,20 +126,17 @@ class _Reader:
             self.take(node, scope, self.convolution)
         elif node.op_type in ("Gemm", "MatMul") and self.linear_weight(node, scope) is not None:
             self.take(node, scope, self.linear)
-        elif node.op_type not in ("Constant", "Identity"):
-            self.other[node.op_type] += 1
-        for attribute in node.attribute:
-            for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                self.graph(graph, _Scope(outer=scope))
+        for graph in tensors.subgraphs(node):
+            self.graph(graph, _Scope(outer=scope))
 
     def take(self, node: Any, scope: _Scope, read_layer: Any) -> None:
         layer = read_layer(node, scope)
         if layer is None:
-            self.other[node.op_type] += 1
             label = node.name or (node.output[0] if node.output else node.op_type)
             self.notes.append(f"{node.op_type} {label!r}: its weights are computed at run time; not analysed")
             return
         self.layers.append(layer)
+        self.taken[node.op_type] += 1
 
     def named(self, node: Any, weight: str) -> str:
         name = self.names.unique(layer_name(weight, fallback=node.name or node.op_type))
@@ -354,36 +348,3 @@ def _transposed_geometry(
     elif word == "VALID":
         pads = ((0, 0),) * len(size)
     return ConvGeometry(size, padding=pads, output_padding=extra, **options)
-
-
-def _set_input_shape(graph: Any, input_shape: tuple[int, ...] | None) -> None:
-    """Give open batch sizes the value 1, and the one input of that rank the shape asked for."""
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
-    fitting = []
-    for value in inputs:
-        dims = value.type.tensor_type.shape.dim
-        if len(dims) >= 2 and dims[0].dim_value <= 0:
-            dims[0].dim_value = 1
-        if input_shape is not None and len(dims) == len(input_shape) + 1:
-            fitting.append(value)
-    if input_shape is None:
-        return
-    if len(fitting) != 1:
-        listed = ", ".join(f"{value.name} {_text(value)}" for value in inputs) or "none"
-        raise InputError(
-            f"--input-shape {','.join(map(str, input_shape))} fits {len(fitting)} inputs of the graph; "
-            f"its inputs are: {listed}"
-        )
-    for dim, size in zip(fitting[0].type.tensor_type.shape.dim[1:], input_shape, strict=True):
-        if dim.dim_value > 0 and dim.dim_value != size:
-            raise InputError(
-                f"--input-shape {','.join(map(str, input_shape))} contradicts the graph, which fixes its "
-                f"input {fitting[0].name!r} to {_text(fitting[0])}; leave the option out"
-            )
-        dim.dim_value = size
-
-
-def _text(value: Any) -> str:
-    dims = value.type.tensor_type.shape.dim
-    return "[" + ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in dims) + "]"

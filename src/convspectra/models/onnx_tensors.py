@@ -49,6 +49,14 @@ def attributes(node: Any) -> dict[str, Any]:
     return found
 
 
+def subgraphs(node: Any) -> list[Any]:
+    """The graphs inside a node: branches, loop bodies."""
+    found = []
+    for attribute in node.attribute:
+        found.extend([*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])])
+    return found
+
+
 def evaluate(node: Any, inputs: list[np.ndarray[Any, Any] | None]) -> np.ndarray[Any, Any]:
     """What one node makes of constants, by the reference implementation of its operator."""
     from onnx.reference import ReferenceEvaluator
