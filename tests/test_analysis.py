@@ -74,11 +74,17 @@ def test_a_stride_that_does_not_divide_leaves_the_bounds():
     assert found.zero_padding.lower <= dense_values(one)[0] <= found.zero_padding.upper
 
 
-def test_wrapped_layers_have_no_zero_padding_bound():
-    report = analyze_layer(layer(padding_mode="reflect"))
-    assert report.status == "ok"
-    assert report.zero_padding is None
-    assert report.torus is not None
+def test_other_boundaries_are_not_given_a_bound_that_is_none_of_theirs():
+    reflected = analyze_layer(layer(padding_mode="reflect"))
+    assert reflected.status == "partial"
+    assert "no bound for reflect padding" in reflected.reason
+    assert reflected.zero_padding is None
+    assert reflected.any_size is None
+    assert reflected.torus is not None
+    wrapped = analyze_layer(layer(padding_mode="circular"))
+    assert wrapped.status == "ok"
+    assert wrapped.zero_padding is None
+    assert wrapped.torus.norm <= wrapped.any_size.upper
 
 
 def test_a_bad_kernel_fails_alone():

@@ -54,7 +54,8 @@ class LayerReport:
         input_shape, stride, dilation, padding: spatial, of the layer itself; None where unknown.
         torus: None where the circular operator has no symbol (stride does not divide the input).
         zero_padding: interval for the layer with its zero or no padding, None where it pads otherwise.
-        any_size: interval for the largest norm over all input sizes.
+        any_size: interval for the largest norm over all input sizes; None for reflect and replicate
+            padding, for which nothing is proven here.
         spectrum: the values behind `torus` (NumPy).
     """
 
@@ -216,7 +217,7 @@ def analyze_layer(
     spectrum, zero_padding, any_size, reason = measured
     return replace(
         known,
-        status="ok" if spectrum is not None else "partial",
+        status="partial" if reason else "ok",
         reason=reason,
         torus=None if spectrum is None else summarize(spectrum),
         zero_padding=zero_padding,
@@ -229,16 +230,23 @@ def _measure(
     kernel: np.ndarray[Any, Any], geometry: ConvGeometry, solve: dict[str, Any]
 ) -> checkpoint.Measured:
     correlation = geometry.correlation(kernel.shape)
-    any_size = as_floats(bounds.pfister2018(kernel, geometry, **solve))
-    zero_padding = None
-    if correlation.padding_mode == "zeros" or correlation.is_circulant:
-        zero_padding = as_floats(bounds.operator_norm(kernel, geometry, **solve))
-        zero_padding = _least_upper(zero_padding, any_size)
+    zero_padding = any_size = spectrum = None
+    reasons = []
+    is_padded = any(map(any, correlation.padding))
+    if is_padded and correlation.padding_mode in ("reflect", "replicate"):
+        reasons.append(
+            f"no bound for {correlation.padding_mode} padding, whose norm can exceed the torus value"
+        )
+    else:
+        any_size = as_floats(bounds.pfister2018(kernel, geometry, **solve))
+        if not is_padded or correlation.padding_mode == "zeros":
+            zero_padding = as_floats(bounds.operator_norm(kernel, geometry, **solve))
+            zero_padding = _least_upper(zero_padding, any_size)
     try:
         spectrum = singular_values(kernel, geometry.on_torus(), **solve)
     except GeometryError as error:
-        return None, zero_padding, any_size, f"no torus spectrum: {error}"
-    return spectrum, zero_padding, any_size, ""
+        reasons.append(f"no torus spectrum: {error}")
+    return spectrum, zero_padding, any_size, "; ".join(reasons)
 
 
 def summarize(spectrum: Spectrum) -> TorusSummary:

@@ -1,0 +1,31 @@
+"""The table as CSV: one row a layer."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any, BinaryIO
+
+from ..analysis import LayerReport, Report
+from .data import flat
+from .numbers import sizes
+
+_EMPTY = LayerReport(name="", kind="", kernel_shape=(), layout="", status="ok")
+
+
+def write(report: Report, file: BinaryIO) -> None:
+    """Write one row a layer; shapes as `64x3x3`, unknown values empty, lists joined by spaces."""
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    writer = csv.DictWriter(text, fieldnames=list(flat(_EMPTY)))
+    writer.writeheader()
+    for layer in report.layers:
+        writer.writerow({name: _cell(value) for name, value in flat(layer).items()})
+    text.detach()
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    if value and isinstance(value[0], list):
+        return " ".join(f"{before},{after}" for before, after in value)
+    return sizes(value) if all(isinstance(item, int) for item in value) else " ".join(value)

@@ -1,0 +1,172 @@
+"""The report as one page: self-contained, no network, nothing of it computed here."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from importlib import resources
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ..analysis import LayerReport, Report, TorusSummary
+from .data import layer_dict
+from .figures import colour, curves, frequency_maps, norms, positions
+from .numbers import at_most, interval, number, one_or_all, sizes
+from .text import summary
+
+
+def write(report: Report, file: BinaryIO) -> None:
+    """Write the page, UTF-8."""
+    file.write(render(report).encode())
+
+
+def render(report: Report) -> str:
+    """The page as text."""
+    page = resources.files(__package__) / "page"
+    parts = {name: (page / name).read_text(encoding="utf-8") for name in ("page.html", "page.css")}
+    scripts = [(page / name).read_text(encoding="utf-8") for name in ("echarts.min.js", "page.js")]
+    filled = {
+        "title": html.escape(f"Singular values of {report.model}"),
+        "summary": html.escape(summary(report)),
+        "facts": _facts(report),
+        "notes": "".join(f"<li>{html.escape(note)}</li>" for note in report.notes),
+        "css": parts["page.css"],
+        "hashes": " ".join(f"'sha256-{_digest(script)}'" for script in scripts),
+        "echarts": scripts[0],
+        "data": _embedded(page_data(report)),
+        "script": scripts[1],
+    }
+    text = parts["page.html"]
+    # One pass from left to right: what is filled in is never searched for placeholders again.
+    pieces = text.split("{{")
+    return pieces[0] + "".join(
+        filled[name] + rest for name, _, rest in (piece.partition("}}") for piece in pieces[1:])
+    )
+
+
+def page_data(report: Report) -> dict[str, Any]:
+    """What the page's script draws, numbers to five digits."""
+    places = positions(report)
+    return {
+        "layers": [
+            {
+                "name": layer.name,
+                "light": colour(place),
+                "dark": colour(place, dark=True),
+                "norms": [_short(value) for value in norms(layer)],
+                "exact": layer.zero_padding is not None and layer.zero_padding.exact,
+                "cells": _cells(layer),
+                "status": layer.status,
+                "reason": layer.reason,
+                "assumed": list(layer.assumed),
+            }
+            for layer, place in zip(report.layers, places, strict=True)
+        ],
+        "columns": [{"title": title, "numeric": numeric} for title, numeric in _COLUMNS],
+        "curves": [
+            {
+                "layer": curve.layer,
+                "ranks": curve.ranks,
+                "values": [_short(value) for value in curve.values],
+                "count": curve.count,
+                "norm": _short(curve.norm),
+            }
+            for curve in curves(report)
+        ],
+        "maps": [
+            {
+                "layer": one.layer,
+                "pooled": one.pooled,
+                "values": [[_short(value) for value in row] for row in one.values.tolist()],
+            }
+            for one in frequency_maps(report)
+        ],
+    }
+
+
+_COLUMNS = (
+    ("layer", False),
+    ("kind", False),
+    ("kernel", False),
+    ("input", False),
+    ("stride", True),
+    ("dilation", True),
+    ("groups", True),
+    ("norm", True),
+    ("zero padding", True),
+    ("any size", True),
+    ("smallest", True),
+    ("condition", True),
+    ("eff. rank", True),
+    ("stable rank", True),
+    ("rank", True),
+    ("count", True),
+    ("status", False),
+)
+
+
+def _cells(layer: LayerReport) -> list[list[Any]]:
+    """A table row: what is shown and by what it is sorted (null last)."""
+    facts = layer_dict(layer)
+    torus = layer.torus
+    padded, anywhere = layer.zero_padding, layer.any_size
+    kernel, points = int(np.prod(layer.kernel_shape)), facts["input_shape"]
+    cells: list[list[Any]] = [
+        [layer.name, layer.name],
+        [layer.kind, layer.kind],
+        [sizes(layer.kernel_shape), kernel],
+        [sizes(layer.input_shape), None if points is None else int(np.prod(points))],
+    ]
+    for values in (layer.stride, layer.dilation):
+        cells.append(["?", None] if values is None else [one_or_all(values), max(values)])
+    cells.append(["?" if layer.groups is None else str(layer.groups), layer.groups])
+    cells.append(_statistic(torus, "norm"))
+    cells.append([interval(padded), None if padded is None else padded.upper])
+    cells.append([at_most(anywhere), None if anywhere is None else anywhere.upper])
+    for name in ("smallest", "condition_number", "effective_rank", "stable_rank"):
+        cells.append(_statistic(torus, name))
+    for name in ("rank", "count"):
+        whole = None if torus is None else int(getattr(torus, name))
+        cells.append(["-" if whole is None else f"{whole:,}", whole])
+    cells.append([layer.status, layer.status])
+    return cells
+
+
+def _statistic(torus: TorusSummary | None, name: str) -> list[Any]:
+    if torus is None:
+        return [number(None), None]
+    value = float(getattr(torus, name))
+    # JSON has no infinity: the largest number sorts in its place.
+    return [number(value), min(value, 1e308)]
+
+
+def _facts(report: Report) -> str:
+    pairs = {
+        "file": report.path or report.model,
+        "sha256": report.sha256 or "none: a live module",
+        "format": report.format,
+        "precision": report.dtype,
+        "batch norm": "folded into the kernels" if report.fold_batch_norm else "not folded",
+        "convspectra": report.version,
+    }
+    rows = (
+        f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>" for name, value in pairs.items()
+    )
+    return "".join(rows)
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}")
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _embedded(data: dict[str, Any]) -> str:
+    """JSON that cannot end the script element it stands in, whatever names it holds."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,0 +1,119 @@
+"""The figures as PNG or SVG files, for a paper."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..analysis import Report
+from .figures import Curve, colour, curves, norms, positions
+from .files import atomic
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "svg.hashsalt": "convspectra",
+    "svg.fonttype": "none",
+}
+Points = Callable[[Curve], tuple[list[float], list[float]]]
+
+
+def write_pictures(report: Report, folder: Path, suffix: str) -> Iterator[Path]:
+    """Write `figure5`, `figure6`, `figure7` and `norms` into a folder; yields each path when written.
+
+    Arguments:
+        suffix: `png` (300 dots an inch) or `svg`.
+    """
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE):
+        for name, draw in _FIGURES.items():
+            figure = draw(report)
+            path = folder / f"{name}.{suffix}"
+            metadata = {"Date": None} if suffix == "svg" else {"Software": None}
+            with atomic(path) as file:
+                figure.savefig(file, format=suffix, dpi=300, metadata=metadata)
+            yield path
+
+
+def _canvas(width: float = 3.5, height: float = 2.6) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def _curves(report: Report, points: Points, x_label: str, y_label: str) -> Any:
+    figure, axes = _canvas()
+    places = positions(report)
+    for curve in curves(report):
+        x, y = points(curve)
+        axes.plot(x, y, color=colour(places[curve.layer]), linewidth=0.9)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    _ramp(figure, axes)
+    return figure
+
+
+def _ramp(figure: Any, axes: Any) -> None:
+    """The colours from input to output."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap
+
+    ramp = LinearSegmentedColormap.from_list("layers", [colour(i / 16) for i in range(17)])
+    bar = figure.colorbar(ScalarMappable(cmap=ramp), ax=axes, ticks=[0, 1], pad=0.02, aspect=30)
+    bar.ax.set_yticklabels(["input", "output"])
+    bar.outline.set_visible(False)
+
+
+def _values(curve: Curve) -> tuple[list[float], list[float]]:
+    return list(map(float, curve.ranks)), list(curve.values)
+
+
+def _ratios(curve: Curve) -> tuple[list[float], list[float]]:
+    scale = curve.norm or 1.0
+    return list(map(float, curve.ranks)), [value / scale for value in curve.values]
+
+
+def _normalised(curve: Curve) -> tuple[list[float], list[float]]:
+    ranks, ratios = _ratios(curve)
+    return [rank / curve.count for rank in ranks], ratios
+
+
+def _norms(report: Report) -> Any:
+    shown = [i for i, layer in enumerate(report.layers) if any(v is not None for v in norms(layer))]
+    figure, axes = _canvas(width=max(3.5, 0.16 * len(shown) + 1), height=3.4)
+    places = positions(report)
+    for x, index in enumerate(shown):
+        torus, lower, upper, anywhere = norms(report.layers[index])
+        if torus is not None:
+            axes.bar(x, torus, color=colour(places[index]), width=0.7, alpha=0.75)
+        if upper is not None:
+            axes.vlines(x, lower or 0.0, upper, color="black", linewidth=1)
+            axes.hlines([lower or 0.0, upper], x - 0.15, x + 0.15, color="black", linewidth=1)
+        if anywhere is not None and math.isfinite(anywhere):
+            axes.hlines(anywhere, x - 0.38, x + 0.38, color="black", linewidth=0.8, linestyle=(0, (2, 1)))
+    names = [report.layers[index].name for index in shown]
+    axes.set_xticks(range(len(shown)), [name[-24:] for name in names], rotation=90, fontsize=5)
+    axes.set_ylabel("norm: wrapped (bar), zero padding (whisker),\nany size (dashed)")
+    axes.set_xlim(-0.6, max(len(shown) - 0.4, 0.6))
+    axes.grid(visible=False, axis="x")
+    return figure
+
+
+_FIGURES: dict[str, Callable[[Report], Any]] = {
+    "figure5": lambda report: _curves(report, _values, "rank", "singular value"),
+    "figure6": lambda report: _curves(report, _ratios, "rank", "ratio to the largest"),
+    "figure7": lambda report: _curves(report, _normalised, "rank / number of values", "ratio to the largest"),
+    "norms": _norms,
+}

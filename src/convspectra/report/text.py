@@ -1,0 +1,173 @@
+"""The report in a terminal: a table as wide as there is room for, and one line that sums it up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from ..analysis import LayerReport, Report, TorusSummary
+from .numbers import at_most, interval, number, one_or_all, sizes
+
+MARK = {"ok": "", "partial": "partial", "skipped": "skipped", "failed": "FAILED"}
+_SHORTEST_NAME = 14
+_LONGEST_NAME = 44
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its title, what it shows of a layer, and how soon it gives way (large: soon)."""
+
+    title: str
+    cell: Callable[[LayerReport], str]
+    gives_way: int
+    right: bool = True
+
+
+def _torus(get: Callable[..., float | int]) -> Callable[[LayerReport], str]:
+    return lambda layer: "-" if layer.torus is None else number(float(get(layer.torus)))
+
+
+def _rank(torus: TorusSummary) -> str:
+    return f"{torus.rank}/{torus.count}"
+
+
+def _options(layer: LayerReport) -> str:
+    """Stride, dilation and groups where they are not 1."""
+    found = []
+    for letter, values in (("s", layer.stride), ("d", layer.dilation)):
+        if values is not None and set(values) != {1}:
+            found.append(letter + one_or_all(values))
+    if layer.groups not in (None, 1):
+        found.append(f"g{layer.groups}")
+    return " ".join(found)
+
+
+COLUMNS = (
+    Column("kind", lambda layer: layer.kind, 7, right=False),
+    Column("kernel", lambda layer: sizes(layer.kernel_shape), 3),
+    Column("input", lambda layer: sizes(layer.input_shape), 6),
+    Column("options", _options, 5, right=False),
+    Column("norm", _torus(lambda torus: torus.norm), 0),
+    Column("smallest", _torus(lambda torus: torus.smallest), 4),
+    Column("condition", _torus(lambda torus: torus.condition_number), 8),
+    Column("eff. rank", _torus(lambda torus: torus.effective_rank), 10),
+    Column("stable", _torus(lambda torus: torus.stable_rank), 11),
+    Column("rank", lambda layer: "-" if layer.torus is None else _rank(layer.torus), 9),
+    Column("zero padding", lambda layer: interval(layer.zero_padding), 1),
+    Column("any size", lambda layer: at_most(layer.any_size), 2),
+)
+
+
+def render(report: Report, console: Console) -> None:
+    """Print a report."""
+    if report.layers:
+        console.print(_table(report, console.width))
+    for line in (*_footnotes(report), *_reasons(report), *(f"Note: {note}." for note in report.notes)):
+        console.print(Text(line), style="dim", soft_wrap=True, highlight=False)
+    console.print(Text(summary(report)), style="bold", soft_wrap=True, highlight=False)
+
+
+def summary(report: Report) -> str:
+    """One line: how many layers, the largest norm and where, what was left out and why."""
+    count = Counter(str(layer.status) for layer in report.layers)
+    kinds = Counter("linear" if layer.kind == "linear" else "convolution" for layer in report.layers)
+    layers = ", ".join(f"{n} {kind}{'s' if n != 1 else ''}" for kind, n in sorted(kinds.items()))
+    parts = [f"{report.model}: {layers or 'no convolutions and no linear layers'}"]
+    measured = [layer for layer in report.layers if layer.torus is not None]
+    if measured:
+        largest = max(measured, key=lambda layer: layer.torus.norm if layer.torus else 0.0)
+        if largest.torus is not None:
+            parts.append(f"largest norm {number(largest.torus.norm)} in {largest.name}")
+    for status, word in (("partial", "with a number missing"), ("skipped", "skipped"), ("failed", "failed")):
+        if count[status]:
+            parts.append(f"{count[status]} {word}")
+    if report.other:
+        shown = sorted(report.other.items(), key=lambda item: -item[1])
+        listed = ", ".join(f"{n} {name}" for name, n in shown[:4])
+        parts.append(f"not analysed: {listed}" + (f" and {len(shown) - 4} other kinds" if shown[4:] else ""))
+    return "; ".join(parts) + "."
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[Callable[[float, str], None]]:
+    """A bar with an estimate of the time left, gone when done; silent where there is no terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("analysing", total=1.0)
+
+        def advance(share: float, name: str) -> None:
+            progress.update(task, completed=share, description=_shortened(name, 30))
+
+        yield advance
+
+
+def _table(report: Report, width: int) -> Table:
+    names = [layer.name + ("*" if layer.assumed else "") for layer in report.layers]
+    with_status = any(MARK[layer.status] for layer in report.layers)
+    columns = list(COLUMNS)
+    if with_status:
+        columns.append(Column("status", lambda layer: MARK[layer.status], 0, right=False))
+    cells = [[column.cell(layer) for layer in report.layers] for column in columns]
+    widths = [max(len(column.title), *map(len, texts)) for column, texts in zip(columns, cells, strict=True)]
+    shown = [index for index in range(len(columns)) if any(cells[index])]
+    wanted = min(max(map(len, names)), _LONGEST_NAME)
+    while sum(widths[i] + 2 for i in shown) + max(wanted, _SHORTEST_NAME) + 2 > width and len(shown) > 2:
+        if (
+            sum(widths[i] + 2 for i in shown) + _SHORTEST_NAME + 2 <= width
+            and columns[shown[-1]].gives_way < 3
+        ):
+            break
+        shown.remove(max(shown, key=lambda i: columns[i].gives_way))
+    room = max(_SHORTEST_NAME, width - sum(widths[i] + 2 for i in shown) - 2)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("layer", no_wrap=True)
+    for index in shown:
+        column = columns[index]
+        table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True)
+    for row, layer in enumerate(report.layers):
+        texts = [Text(_shortened(names[row], room)), *(Text(cells[i][row]) for i in shown)]
+        table.add_row(*texts, style="red" if layer.status == "failed" else None)
+    return table
+
+
+def _shortened(name: str, room: int) -> str:
+    """The end of a name that is too long: its end tells layers apart."""
+    return name if len(name) <= room else "…" + name[-(room - 1) :]
+
+
+def _footnotes(report: Report) -> Iterator[str]:
+    if any(layer.torus for layer in report.layers):
+        yield (
+            "norm, smallest, condition, ranks: exact for the layer with wrapped boundary. "
+            "zero padding: proven interval for the layer as it pads (= exact). "
+            "any size: proven upper bound for every input size."
+        )
+    if any(_options(layer) for layer in report.layers):
+        yield "options: s stride, d dilation, g groups."
+    assumed = {field: None for layer in report.layers for field in layer.assumed}
+    if assumed:
+        yield f"* assumed, as the file does not state it: {', '.join(assumed)}."
+
+
+def _reasons(report: Report) -> Iterator[str]:
+    """Each reason once, with the layers that it concerns."""
+    concerned: dict[str, list[str]] = {}
+    for layer in report.layers:
+        if layer.status != "ok":
+            concerned.setdefault(f"{layer.status}: {layer.reason}", []).append(layer.name)
+    for reason, names in concerned.items():
+        listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        yield f"{listed}: {reason}"

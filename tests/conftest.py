@@ -1,0 +1,65 @@
+"""Options and rules for all tests."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# Which skips are expected, by a part of their reason: CONVSPECTRA_SKIPS names the set, and any other
+# skip fails the run. Without it every skip is allowed.
+EXPECTED = {
+    "none": (),
+    "full": ("CONVSPECTRA_DATA",),
+    "numpy": (
+        "CONVSPECTRA_DATA",
+        "could not import 'torch'",
+        "could not import 'jax",
+        "could not import 'array_api_strict'",
+        "could not import 'pyarrow",
+        "could not import 'matplotlib'",
+        "could not import 'onnxruntime'",
+        "could not import 'selenium'",
+        "could not import 'ml_dtypes'",
+        "could not import 'sklearn",
+    ),
+}
+_unexpected: list[str] = []
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--update-golden", action="store_true", help="write the golden files anew instead of comparing"
+    )
+
+
+@pytest.fixture
+def update_golden(request):
+    return request.config.getoption("--update-golden")
+
+
+def pytest_runtest_logreport(report):
+    _note(report)
+
+
+def pytest_collectreport(report):
+    _note(report)
+
+
+def _note(report):
+    allowed = EXPECTED.get(os.environ.get("CONVSPECTRA_SKIPS", ""))
+    if allowed is None or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+    if not any(words in reason for words in allowed):
+        _unexpected.append(f"{report.nodeid}: {reason}")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if _unexpected and exitstatus == 0:
+        session.exitstatus = 1
+
+
+def pytest_terminal_summary(terminalreporter):
+    for line in _unexpected:
+        terminalreporter.write_line(f"unexpected skip: {line}", red=True)
