@@ -10,7 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -73,12 +73,18 @@ def require_torch() -> Any:
     return torch
 
 
-def _load(path: Path) -> Any:
+def load_without_code(file: Path | BinaryIO) -> Any:
+    """What `torch.save` wrote, on the CPU, refusing everything but tensors and plain containers."""
     torch = require_torch()
+    with warnings.catch_warnings():
+        # That the protocol is unusual is no news for the user: the file is read or refused.
+        warnings.simplefilter("ignore")
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _load(path: Path) -> Any:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_without_code(path)
     except pickle.UnpicklingError as error:
         code = _code_in(path, str(error))
         if code:

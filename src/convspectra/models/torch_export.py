@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import GeometryError, ModelError
 from ..geometry import ConvGeometry, PaddingMode
 from .names import Names, layer_name
-from .pytorch import require_torch
+from .pytorch import load_without_code, require_torch
 from .records import ConvLayer, Model
 from .safetensors import digest
 from .weights import linear
@@ -68,7 +68,6 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
 
 def _refuse_pickles(path: Path) -> None:
     """Raise the ModelError of an archive whose loading would run a pickle."""
-    torch = require_torch()
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -85,7 +84,7 @@ def _refuse_pickles(path: Path) -> None:
                 raise ModelError(f"{path} holds a pickled object ({name}) and was not opened")
     for sample in samples:
         try:
-            torch.load(io.BytesIO(sample), weights_only=True, map_location="cpu")
+            load_without_code(io.BytesIO(sample))
         except (pickle.UnpicklingError, RuntimeError, EOFError):
             raise ModelError(f"{path} holds sample inputs with code in them and was not opened") from None
 
