@@ -35,12 +35,12 @@ def plain_singular_values(kernel, geometry):
     correlation = geometry.correlation(kernel.shape)
     ordered = np.transpose(kernel, geometry.kernel_axes)
     sizes, strides = correlation.input_shape, correlation.stride
-    taps = np.zeros((*ordered.shape[:2], *sizes), dtype=kernel.dtype)
+    taps = np.zeros((*ordered.shape[:2], *sizes))
     for p in np.ndindex(*correlation.kernel_size):
         at = tuple(d * q % n for d, q, n in zip(correlation.dilation, p, sizes, strict=True))
         taps[(slice(None), slice(None), *at)] += ordered[(slice(None), slice(None), *p)]
     axes = tuple(range(2, taps.ndim))
-    symbol = np.fft.fftn(taps.astype(np.float64), axes=axes)
+    symbol = np.fft.fftn(taps, axes=axes)
     coarse = [n // s for n, s in zip(sizes, strides, strict=True)]
     aliases = []
     for j in np.ndindex(*strides):
@@ -116,10 +116,11 @@ def test_one_network_in_three_files_gives_the_same_kernels_and_numbers():
 
 def test_zero_padding_intervals_are_narrow_on_real_layers():
     report = analyze(read_model(path("version-RFB-320.onnx")))
-    ratios = [
-        layer.zero_padding.upper / layer.zero_padding.lower
-        for layer in report.layers
-        if layer.zero_padding is not None
-    ]
-    assert len(ratios) == 52
-    assert np.quantile(ratios, 0.9) <= 1.05
+    assert len(report.layers) == 52
+    ratios = {layer.name: layer.zero_padding.upper / layer.zero_padding.lower for layer in report.layers}
+    assert np.median(list(ratios.values())) <= 1.005
+    assert max(ratios.values()) <= 1.2
+    # On maps of a few pixels the padded norm itself lies well under that of the torus.
+    larger = [ratios[layer.name] for layer in report.layers if min(layer.input_shape) >= 15]
+    assert len(larger) >= 40
+    assert max(larger) <= 1.05

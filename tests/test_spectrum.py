@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -218,7 +220,10 @@ def test_depthwise_uses_no_svd(monkeypatch):
     np.testing.assert_allclose(spectrum.sorted(), np.sort(expected)[::-1], atol=1e-13)
 
 
-@pytest.mark.parametrize("executor", [ThreadPoolExecutor, ProcessPoolExecutor])
+SPAWNED = partial(ProcessPoolExecutor, mp_context=get_context("spawn"))  # forking a threaded process may hang
+
+
+@pytest.mark.parametrize("executor", [ThreadPoolExecutor, SPAWNED], ids=["threads", "processes"])
 def test_any_executor_and_any_memory_give_the_same_numbers(executor):
     kernel = np.random.default_rng(6).standard_normal((24, 20, 3, 3))
     geometry = torus((12, 12))
