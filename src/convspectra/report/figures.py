@@ -119,7 +119,7 @@ def positions(report: Report) -> list[float]:
 
 # Samples of "viridis" (van der Walt and Smith, 2015, CC0): even steps in lightness, and told apart
 # with every kind of colour vision. The ends that vanish on white or on black are left out.
-_LIGHT = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#98c71d")
+_LIGHT = ("#440154", "#482979", "#3e4c8a", "#306a8e", "#24868e", "#1fa187", "#3dbc74", "#7ad151")
 _DARK = ("#8a5fc7", "#7b78d6", "#5f8fd9", "#45a5cf", "#2fb8b0", "#4cc985", "#8fd94f", "#fde725")
 
 

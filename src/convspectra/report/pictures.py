@@ -16,6 +16,7 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#dddddd",
     "grid.linewidth": 0.5,
     "svg.hashsalt": "convspectra",
@@ -52,6 +53,8 @@ def _canvas(width: float = 3.5, height: float = 2.6) -> tuple[Any, Any]:
 
 
 def _curves(report: Report, points: Points, x_label: str, y_label: str) -> Any:
+    from matplotlib.ticker import EngFormatter
+
     figure, axes = _canvas()
     places = positions(report)
     for curve in curves(report):
@@ -61,6 +64,8 @@ def _curves(report: Report, points: Points, x_label: str, y_label: str) -> Any:
     axes.set_ylabel(y_label)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
+    if axes.get_xlim()[1] >= 1e4:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     _ramp(figure, axes)
     return figure
 
@@ -104,8 +109,10 @@ def _norms(report: Report) -> Any:
         if anywhere is not None and math.isfinite(anywhere):
             axes.hlines(anywhere, x - 0.38, x + 0.38, color="black", linewidth=0.8, linestyle=(0, (2, 1)))
     names = [report.layers[index].name for index in shown]
-    axes.set_xticks(range(len(shown)), [name[-24:] for name in names], rotation=90, fontsize=5)
-    axes.set_ylabel("norm: wrapped (bar), zero padding (whisker),\nany size (dashed)")
+    labels = [name if len(name) <= 24 else f"…{name[-23:]}" for name in names]
+    axes.set_xticks(range(len(shown)), labels, rotation=90, fontsize=5, parse_math=False)
+    axes.set_ylabel("norm")
+    axes.set_title("bar: wrapped; whisker: zero padding; dashed: any size", fontsize=7, loc="left")
     axes.set_xlim(-0.6, max(len(shown) - 0.4, 0.6))
     axes.grid(visible=False, axis="x")
     return figure

@@ -156,7 +156,7 @@
         trigger: line ? "axis" : "item", confine: true, backgroundColor: css("--paper"), borderColor: css("--line"), textStyle: { color: css("--ink"), fontSize: 12 },
         formatter: (p) => { const q = Array.isArray(p) ? p[0] : p; return line ? text(q.value[1]) : text(q.value[2]); },
       },
-      xAxis: { type: "category", data: ends(columns), name: "frequency, cycles per point" + (line ? "" : " (width)"), nameLocation: "middle", nameGap: 28, nameTextStyle: soft, axisLabel: { color: css("--soft"), formatter: (v) => place(columns)(Number(v)), interval: some(columns) } },
+      xAxis: { type: "category", data: ends(columns), name: "frequency, cycles per point" + (line ? "" : " (width)"), nameLocation: "middle", nameGap: 28, nameTextStyle: soft, axisLabel: { color: css("--soft"), hideOverlap: true, formatter: (v) => place(columns)(Number(v)), interval: some(columns) } },
       yAxis: line ? axis("largest singular value", false, 0, 42) : { type: "category", data: ends(rows), name: "frequency (height)", nameLocation: "middle", nameGap: 42, nameTextStyle: soft, axisLabel: { color: css("--soft"), formatter: (v) => place(rows)(Number(v)), interval: some(rows) } },
       visualMap: line ? undefined : { type: "continuous", min: low, max: high === low ? low + 1 : high, right: 0, top: "middle", itemHeight: 150, itemWidth: 12, precision: 3, calculable: false, textStyle: soft, text: [text(high), text(low)], inRange: { color: ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"] } },
       series: line
@@ -330,9 +330,13 @@
   document.addEventListener("keydown", (event) => { if (event.key === "Escape" && isolated !== null) isolate(isolated); });
   const resize = () => Object.values(charts).forEach((chart) => chart.resize());
   addEventListener("resize", resize);
-  // Print on white, and at the width of the paper.
+  // Print on white; the drawings, scaled as a whole, take the width that the paper gives them.
   let before = dark;
-  addEventListener("beforeprint", () => { before = dark; if (dark) theme(false); resize(); });
-  addEventListener("afterprint", () => { if (before) theme(true); resize(); });
+  addEventListener("beforeprint", () => {
+    before = dark;
+    if (dark) theme(false);
+    for (const chart of Object.values(charts)) chart.getDom().querySelector("svg").setAttribute("viewBox", `0 0 ${chart.getWidth()} ${chart.getHeight()}`);
+  });
+  addEventListener("afterprint", () => { if (before) theme(true); });
   theme(dark);
 })();

@@ -1,0 +1,153 @@
+"""The house keeps its promises: what an import brings, which room may see which, what is shipped."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import convspectra
+
+PACKAGE = Path(convspectra.__file__).parent
+SOURCES = {".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in PACKAGE.rglob("*.py")}
+ROOT = Path(__file__).parents[1]
+
+
+def imported_modules(statement):
+    code = f"import sys; before = set(sys.modules); {statement}; print(*sorted(set(sys.modules) - before))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in result.stdout.split()}
+
+
+def test_importing_the_package_imports_numpy_and_nothing_heavier():
+    brought = imported_modules("import convspectra") - set(sys.stdlib_module_names)
+    brought = {name for name in brought if not name.startswith("_")}
+    assert brought <= {"convspectra", "numpy", "array_api_compat", "threadpoolctl"}
+
+
+def test_the_public_face_is_small_and_documented():
+    assert len(convspectra.__all__) <= 40
+    assert convspectra.__all__ == sorted(convspectra.__all__)
+    for name in convspectra.__all__:
+        assert getattr(convspectra, name).__doc__ or name == "__version__"
+
+
+def imports_of(path):
+    """Absolute names of what a file of the package imports, and whether only when it is called."""
+    package = ["convspectra", *path.relative_to(PACKAGE).parts[:-1]]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{stem}.{alias.name}" for alias in node.names)
+
+
+def users_of(prefix):
+    return {
+        name
+        for name, path in SOURCES.items()
+        if any(module == prefix or module.startswith(f"{prefix}.") for module in imports_of(path))
+    }
+
+
+def test_one_door_to_the_array_libraries():
+    assert users_of("array_api_compat") == {"_compat"}
+
+
+def test_the_oracle_shares_no_code_with_what_it_checks():
+    own = {module for module in imports_of(SOURCES["reference"]) if module.startswith("convspectra")}
+    assert {module.split(".")[1] for module in own} <= {"_compat", "geometry"}
+    assert users_of("convspectra.reference") == set()
+
+
+# From the ground up; a room sees the ones before it and none after.
+FLOORS = (
+    ("errors", "_version"),
+    ("_compat",),
+    ("geometry",),
+    ("_solvers",),
+    ("symbol", "boundary"),
+    ("results",),
+    ("spectrum",),
+    ("bounds",),
+    ("projection", "paper"),
+    ("models", "torch"),
+    ("checkpoint",),
+    ("analysis",),
+    ("report", "demo"),
+    ("cli",),
+)
+
+
+@pytest.mark.parametrize("name", sorted(set(SOURCES) - {"__init__", "__main__", "reference"}))
+def test_imports_go_one_way(name):
+    level = {room: i for i, floor in enumerate(FLOORS) for room in floor}
+    room = name.split(".")[0]
+    for module in imports_of(SOURCES[name]):
+        parts = module.split(".")
+        if parts[0] != "convspectra" or parts[1] == room:
+            continue
+        assert level[parts[1]] <= level[room], f"{name} imports {module}"
+
+
+def test_only_the_readers_and_writers_of_a_format_import_its_library():
+    assert users_of("onnx") <= {name for name in SOURCES if name.startswith("models.onnx")}
+    assert users_of("safetensors") <= {"models.safetensors"}
+    assert users_of("pyarrow") == {"report.parquet_file"}
+    assert users_of("matplotlib") == {"report.pictures"}
+    assert users_of("torch") <= {
+        name for name in SOURCES if name.startswith(("models.pytorch", "models.torch_export", "torch."))
+    } | {"models.live"}
+    assert users_of("jax") == set()
+
+
+def test_what_the_package_reads_is_shipped():
+    files = [
+        "py.typed",
+        "demo/digits.onnx",
+        "report/schema/report-1.schema.json",
+        *(f"report/page/{name}" for name in ("page.html", "page.css", "page.js", "echarts.min.js")),
+    ]
+    assert [name for name in files if not (PACKAGE / name).is_file()] == []
+
+
+def test_no_file_of_the_package_names_a_machine():
+    for path in PACKAGE.rglob("*"):
+        if path.suffix in {".py", ".js", ".css", ".html", ".json"} and path.name != "echarts.min.js":
+            found = re.findall(
+                r"(?:/home/|/root/|/work/|/tmp/|C:\\\\Users)", path.read_text(encoding="utf-8")
+            )
+            assert found == [], path
+
+
+@pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="README.md is not beside the tests")
+class TestReadme:
+    def test_it_holds_the_two_commands(self):
+        text = (ROOT / "README.md").read_text(encoding="utf-8")
+        assert re.findall(r"<!-- command -->\n```sh\n(.+)\n```", text) == [
+            "pip install . && convspectra demo",
+            'pip install -c constraints.txt -e ".[test]" && pytest',
+        ]
+
+    def test_its_python_runs_as_it_stands(self, tmp_path):
+        text = (ROOT / "README.md").read_text(encoding="utf-8")
+        blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+        assert blocks
+        script = tmp_path / "readme.py"
+        script.write_text("\n".join(block for block in blocks if "torch" not in block))
+        result = subprocess.run(
+            [sys.executable, "-W", "error", script], capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert result.returncode == 0, result.stderr
+
+    def test_its_links_lead_somewhere(self):
+        text = (ROOT / "README.md").read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            assert target.startswith("http") or (ROOT / target.split("#")[0]).exists(), target
