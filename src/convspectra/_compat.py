@@ -23,6 +23,19 @@ def is_numpy(array: Array) -> bool:
     return array_api_compat.is_numpy_array(array)
 
 
+def is_torch(array: Array) -> bool:
+    return bool(array_api_compat.is_torch_array(array))
+
+
+def is_untracked_on_cpu(array: Array) -> bool:
+    """Whether `to_numpy` gives the values at no cost, and nobody waits for a gradient."""
+    if is_torch(array):
+        return array.device.type == "cpu" and not array.requires_grad
+    if array_api_compat.is_jax_array(array):
+        return is_concrete(array) and all(device.platform == "cpu" for device in array.devices())
+    return is_numpy(array)
+
+
 def is_concrete(array: Array) -> bool:
     """Whether the values can be looked at: false inside `jax.jit`, `jax.grad` and the like."""
     jax = sys.modules.get("jax")
@@ -38,9 +51,16 @@ def like(values: Any, array: Array, dtype: Any = None) -> Array:
 
 def to_numpy(array: Array) -> np.ndarray[Any, Any]:
     """A NumPy copy or view of `array`, from any device, without its gradient."""
-    if array_api_compat.is_torch_array(array):
+    if is_torch(array):
         array = array.detach().cpu()
     return np.asarray(array)
+
+
+def to_torch(array: Array) -> Array:
+    """A PyTorch tensor of the same values, on the CPU."""
+    import torch
+
+    return torch.as_tensor(np.array(to_numpy(array)))
 
 
 def real_kernel(kernel: Array) -> Array:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from . import bounds, checkpoint
+from ._solvers.choice import Solver
 from ._solvers.pool import DEFAULT_MEMORY, available_cores, single_threaded_blas
 from ._version import __version__
 from .errors import GeometryError, KernelError
@@ -117,6 +118,7 @@ def analyze(
     fold_batch_norm: bool = False,
     executor: Executor | None = None,
     memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
     progress: Progress | None = None,
     resume: Path | None = None,
 ) -> Report:
@@ -129,6 +131,7 @@ def analyze(
             it, where the reader found one: the two together are one convolution at inference.
         executor: where blocks are solved; default a thread pool of this call's own.
         memory: bytes of symbol blocks in flight at once, over all layers together.
+        solver: as for `singular_values`.
         progress: called from worker threads.
         resume: folder in which finished layers are kept, and from which those that are there are
             taken: an analysis that was stopped goes on where it was.
@@ -149,7 +152,12 @@ def analyze(
 
     def report_layer(index: int) -> LayerReport:
         found = analyze_layer(
-            layers[index], folded=fold_batch_norm, executor=solvers, memory=memory, resume=resume
+            layers[index],
+            folded=fold_batch_norm,
+            executor=solvers,
+            memory=memory,
+            solver=solver,
+            resume=resume,
         )
         with lock:
             done[0] += work[index]
@@ -192,6 +200,7 @@ def analyze_layer(
     folded: bool = False,
     executor: Executor | None = None,
     memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
     resume: Path | None = None,
 ) -> LayerReport:
     """The report of one layer, its kernel taken as it is: `folded` only says what was done to it.
@@ -200,13 +209,13 @@ def analyze_layer(
         GeometryError: the geometry contradicts the kernel.
     """
     known = _facts(layer, folded)
-    solve = {"executor": executor, "memory": memory}
+    solve = {"executor": executor, "memory": memory, "solver": solver}
     try:
         if layer.geometry is None:
             return replace(known, status="skipped", any_size=_any_size_without_geometry(layer, solve))
         measured = None
         if resume is not None:
-            kept = checkpoint.path_of(resume, layer.kernel, layer.geometry)
+            kept = checkpoint.path_of(resume, layer.kernel, layer.geometry, solver)
             measured = checkpoint.load(kept, layer.kernel, layer.geometry)
         if measured is None:
             measured = _measure(layer.kernel, layer.geometry, solve)

@@ -1,7 +1,7 @@
 """Finished layers on disk, so that a long analysis that was stopped goes on where it was.
 
-One file a layer, named by a digest of everything its numbers depend on: kernel, geometry, precision
-and version. A file that is there is complete, since it is renamed into place.
+One file a layer, named by a digest of everything its numbers depend on: kernel, geometry, precision,
+solver and version. A file that is there is complete, since it is renamed into place.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def open_folder(folder: Path) -> Path:
     return folder
 
 
-def path_of(folder: Path, kernel: np.ndarray[Any, Any], geometry: ConvGeometry) -> Path:
-    """Where the numbers of this kernel under this geometry are kept."""
+def path_of(folder: Path, kernel: np.ndarray[Any, Any], geometry: ConvGeometry, solver: str) -> Path:
+    """Where the numbers of this kernel under this geometry, by this solver, are kept."""
     digest = hashlib.sha256()
-    for part in (__version__, str(kernel.dtype), str(kernel.shape), str(geometry)):
+    for part in (__version__, solver, str(kernel.dtype), str(kernel.shape), str(geometry)):
         digest.update(part.encode() + b"\0")
     digest.update(np.ascontiguousarray(kernel).tobytes())
     return folder / f"{digest.hexdigest()}.npz"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -65,6 +65,15 @@ def _main(
     pass
 
 
+class SolverName(StrEnum):
+    """The engine of the small decompositions."""
+
+    auto = "auto"
+    native = "native"
+    lapack = "lapack"
+    torch = "torch"
+
+
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Self-contained page.")]
 
 
@@ -96,6 +105,9 @@ def analyze(
     dtype: Annotated[
         Precision, typer.Option(help="Precision of the computation; kernel: as stored.")
     ] = Precision.float64,
+    solver: Annotated[
+        SolverName, typer.Option(help="Engine of the decompositions; see convspectra info.")
+    ] = SolverName.auto,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Keep finished layers here, and start from those that are."),
@@ -117,7 +129,9 @@ def analyze(
 
         check_targets(targets, folders)
         read = read_model(model, input_shape=_sizes(input_shape), geometry=geometry, module=module)
-        report = _analyze(read, dtype.value, fold_batch_norm, resume)
+        report = _analyze(
+            read, dtype=dtype.value, fold_batch_norm=fold_batch_norm, solver=solver.value, resume=resume
+        )
         for written in write_all(report, targets, folders):
             print(f"wrote {written}", file=sys.stderr)
     if any(layer.status == "failed" for layer in report.layers):
@@ -140,22 +154,23 @@ def demo(html: Html = Path("convspectra-demo.html")) -> None:
             print(f"The same with figures: {written.resolve()}")
 
 
-def _analyze(
-    model: Model, dtype: str = "float64", fold_batch_norm: bool = False, resume: Path | None = None
-) -> Report:
+@app.command()
+def info() -> None:
+    """Say which solver is in use and why, with how many threads, and what is installed."""
+    from .report.environment import describe
+
+    for line in describe():
+        print(line)
+
+
+def _analyze(model: Model, **options: Any) -> Report:
     from rich.console import Console
 
     from .analysis import analyze as analyze_model
     from .report.text import progress_bar, render
 
     with progress_bar(Console(stderr=True)) as progress:
-        report = analyze_model(
-            model,
-            dtype=dtype,  # type: ignore[arg-type]  # one of Precision's values
-            fold_batch_norm=fold_batch_norm,
-            progress=progress,
-            resume=resume,
-        )
+        report = analyze_model(model, progress=progress, **options)
     render(report, Console())
     return report
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from ._compat import Array, like, namespace
-from ._solvers import array_api as solver
+from ._solvers import array_api
 from ._solvers.pool import DEFAULT_MEMORY
 from .geometry import ConvGeometry, Correlation
 from .spectrum import over_grid, prepare
@@ -69,7 +69,7 @@ def _excess(
     """The adjoint symbol of the part of some blocks that lies above `max_norm`."""
     xp = namespace(kernel)
     blocks = symbol_blocks(kernel, correlation, grid, start, stop)
-    left, values, right = solver.svd(blocks)
+    left, values, right = array_api.svd(blocks)
     over = xp.where(values > max_norm, values - max_norm, xp.zeros_like(values))
     excess = xp.matmul(left * xp.astype(over, blocks.dtype)[..., None, :], right)
     return symbol_adjoint(excess, correlation, grid, start, stop)

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ._compat import Array, is_numpy, like, namespace, real_kernel, to_numpy
-from ._solvers import array_api as solver
-from ._solvers import pool
+from ._solvers import array_api, choice, native, pool
+from ._solvers.choice import Engine, Solver
 from ._solvers.pool import DEFAULT_MEMORY
 from .geometry import ConvGeometry, Correlation
 from .results import Spectrum
@@ -35,6 +35,7 @@ def singular_values(
     *,
     executor: Executor | None = None,
     memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
 ) -> Spectrum:
     """All singular values of a block-circulant convolution.
 
@@ -49,6 +50,8 @@ def singular_values(
         executor: any `concurrent.futures.Executor` for NumPy arrays; default a thread pool of this
             call's own. Other arrays run where they are.
         memory: bytes of symbol blocks in flight at once (at least one block a worker).
+        solver: "native" (the C++ core: arrays on the CPU, no gradient), "lapack" (through NumPy: the
+            same), "torch", or "auto": native where it applies, else the array's own library.
 
     Returns:
         `Spectrum`, exact up to rounding: absolute errors of a few epsilons times the norm.
@@ -56,6 +59,7 @@ def singular_values(
     Raises:
         GeometryError: the operator is not block-circulant, or kernel and geometry do not fit.
         KernelError: the kernel is no real array, or has NaN or infinite entries.
+        InputError: the solver is not installed or does not take this array.
 
     Reference: Sedghi, Gupta and Long (2019), Theorem 6, for stride 1; for the rest `symbol.py`.
 
@@ -66,7 +70,7 @@ def singular_values(
     array([2.      , 1.414214, 1.414214, 0.      ])
     """
     kernel, correlation = prepare(kernel, geometry)
-    return spectrum_of(kernel, correlation, executor=executor, memory=memory)
+    return spectrum_of(kernel, correlation, executor=executor, memory=memory, solver=solver)
 
 
 def prepare(kernel: Array, geometry: ConvGeometry) -> tuple[Array, Correlation]:
@@ -82,11 +86,11 @@ def spectrum_of(
     *,
     executor: Executor | None = None,
     memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
 ) -> Spectrum:
     """`singular_values` of what `prepare` returns."""
     grid = frequency_grid(correlation)
-    task = partial(_values, kernel, correlation, grid)
-    values = namespace(kernel).concat(over_grid(task, kernel, correlation, grid, executor, memory), axis=0)
+    values = _solved(_values, kernel, correlation, grid, executor, memory, solver)
     return Spectrum(
         values=values,
         multiplicity=np.repeat(grid.multiplicity, correlation.groups),
@@ -101,11 +105,11 @@ def largest_by_block(
     *,
     executor: Executor | None = None,
     memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
 ) -> Array:
     """The largest singular value of each block of what `prepare` returns, shape (F, groups)."""
     grid = frequency_grid(correlation)
-    task = partial(_largest, kernel, correlation, grid)
-    return namespace(kernel).concat(over_grid(task, kernel, correlation, grid, executor, memory), axis=0)
+    return _solved(_largest, kernel, correlation, grid, executor, memory, solver)
 
 
 def norm_of(
@@ -114,9 +118,30 @@ def norm_of(
     *,
     executor: Executor | None = None,
     memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
 ) -> Array:
     """The operator norm of what `prepare` returns, a scalar array."""
-    return namespace(kernel).max(largest_by_block(kernel, correlation, executor=executor, memory=memory))
+    largest = largest_by_block(kernel, correlation, executor=executor, memory=memory, solver=solver)
+    return namespace(kernel).max(largest)
+
+
+def _solved(
+    task: Callable[..., Array],
+    kernel: Array,
+    correlation: Correlation,
+    grid: FrequencyGrid,
+    executor: Executor | None,
+    memory: int,
+    solver: Solver,
+) -> Array:
+    """`task` over all blocks by the engine that `solver` means, as an array of the kernel's kind."""
+    engine = choice.choose(solver, kernel, grid.block_shape, len(grid.index))
+    taken = choice.taken_by(engine, kernel)
+    source = native.prepare(taken, correlation) if engine == "native" else taken
+    ranged = partial(task, engine, source, correlation, grid)
+    parts = over_grid(ranged, taken, correlation, grid, executor, memory, engine)
+    values = namespace(taken).concat(parts, axis=0)
+    return values if taken is kernel else like(to_numpy(values), kernel, kernel.dtype)
 
 
 def over_grid(
@@ -126,6 +151,7 @@ def over_grid(
     grid: FrequencyGrid,
     executor: Executor | None,
     memory: int,
+    engine: Engine = "namespace",
 ) -> list[Result]:
     """`task(start, stop)` over all frequencies of a grid, in pieces that fit the memory."""
     if not (isinstance(memory, int) and memory > 0):
@@ -134,19 +160,30 @@ def over_grid(
     entries = correlation.groups * rows * columns
     taps = math.prod(correlation.kernel_size)
     real_bytes = 4 if kernel.dtype == namespace(kernel).float32 else 8
-    # Blocks, their parts before joining, the solver's copy and its vectors; phases and their index.
-    bytes_each = 8 * real_bytes * entries + 48 * taps
-    work_each = 8.0 * entries * (min(rows, columns) + taps)
+    multiply_adds = 8.0 * entries * (min(rows, columns) + taps)
+    if engine == "native":
+        # No blocks: phases, and the values twice. Whole lanes; a rate between its best and its worst.
+        bytes_each = 48 * taps + 2 * real_bytes * correlation.groups * min(rows, columns)
+        unit, seconds_each = 16, multiply_adds / 2e10
+    else:
+        # Blocks, their parts before joining, the solver's copy and its vectors; phases and their index.
+        bytes_each = 8 * real_bytes * entries + 48 * taps
+        unit, seconds_each = 1, multiply_adds / 2e9
     workers = pool.workers_of(executor) if is_numpy(kernel) else 1
-    pieces = pool.ranges(len(grid.index), workers, bytes_each, work_each, memory)
+    pieces = pool.ranges(len(grid.index), workers, bytes_each, seconds_each, memory, unit)
     if is_numpy(kernel):
-        return pool.run(task, pieces, executor)
+        return pool.run(task, pieces, executor, uses_blas=engine != "native")
     return [task(start, stop) for start, stop in pieces]
 
 
-def _values(kernel: Array, correlation: Correlation, grid: FrequencyGrid, start: int, stop: int) -> Array:
-    xp = namespace(kernel)
-    values = solver.singular_values(symbol_blocks(kernel, correlation, grid, start, stop))
+def _values(
+    engine: Engine, source: Any, correlation: Correlation, grid: FrequencyGrid, start: int, stop: int
+) -> Array:
+    if engine == "native":
+        values = native.singular_values(source, grid, start, stop)
+    else:
+        values = array_api.singular_values(_blocks(source, correlation, grid, start, stop))
+    xp = namespace(values)
     values = xp.reshape(values, (-1, values.shape[-1]))
     # Polyphase components that no tap reads are zero columns, which count as singular values too.
     missing = min(grid.block_shape) - values.shape[1]
@@ -156,8 +193,18 @@ def _values(kernel: Array, correlation: Correlation, grid: FrequencyGrid, start:
     return values
 
 
-def _largest(kernel: Array, correlation: Correlation, grid: FrequencyGrid, start: int, stop: int) -> Array:
-    return solver.largest_singular_value(symbol_blocks(kernel, correlation, grid, start, stop))
+def _largest(
+    engine: Engine, source: Any, correlation: Correlation, grid: FrequencyGrid, start: int, stop: int
+) -> Array:
+    if engine == "native":
+        return native.singular_values(source, grid, start, stop)[..., 0]
+    return array_api.largest_singular_value(_blocks(source, correlation, grid, start, stop))
+
+
+def _blocks(kernel: Array, correlation: Correlation, grid: FrequencyGrid, start: int, stop: int) -> Array:
+    blocks = symbol_blocks(kernel, correlation, grid, start, stop)
+    # A symbol without frequencies (1x1 kernels) is real.
+    return namespace(blocks).real(blocks) if len(grid.index) == 1 else blocks
 
 
 @dataclass(frozen=True)
@@ -220,5 +267,5 @@ def svd(kernel: Array, geometry: ConvGeometry) -> Decomposition:
     """
     kernel, correlation = prepare(kernel, geometry)
     grid = frequency_grid(correlation)
-    left, values, right = solver.svd(symbol_blocks(kernel, correlation, grid))
+    left, values, right = array_api.svd(symbol_blocks(kernel, correlation, grid))
     return Decomposition(left=left, values=values, right=right, grid=grid, correlation=correlation)

@@ -96,12 +96,14 @@ class FrequencyGrid:
 
     def phases(self, offsets: IntArray, start: int, stop: int) -> np.ndarray[Any, Any]:
         """`exp(2 pi i g.u / N)`, shape (stop - start, T), for frequencies start to stop."""
-        turns = np.zeros((stop - start, len(offsets)))
+        found = np.ones((stop - start, len(offsets)), dtype=np.complex128)
         for axis, (period, repeat) in enumerate(zip(self.period, self.repeat, strict=True)):
-            # Reduced in integers first: the angle then carries one rounding, whatever its size.
-            steps = np.multiply.outer(self.index[start:stop, axis], offsets[:, axis] // repeat)
-            turns += (steps % period) / period
-        return np.asarray(np.exp(2j * np.pi * turns))
+            # Few angles differ: a table of roots of unity, entered by integers that wrap exactly.
+            roots = np.exp(2j * np.pi * (np.arange(period) / period))
+            steps, inverse = np.unique(offsets[:, axis] // repeat, return_inverse=True)
+            table = roots[np.multiply.outer(self.index[start:stop, axis], steps) % period]
+            found *= table[:, inverse]
+        return found
 
     def spread(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """One value a representative frequency, shape (F,), put on the whole grid, shape `shape`."""

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import threadpoolctl
@@ -17,8 +18,8 @@ Result = TypeVar("Result")
 DEFAULT_MEMORY = 256 * 2**20
 """Working set in bytes that the blocks in flight may take together."""
 
-# Below this many multiply-adds a range is not worth a task of its own (about a millisecond).
-_SMALLEST_TASK = 2e6
+# Below this many seconds a range is not worth a task of its own.
+_SMALLEST_TASK = 1e-3
 
 _lock = threading.Lock()
 _users = 0
@@ -53,16 +54,19 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def ranges(count: int, workers: int, bytes_each: int, work_each: float, memory: int) -> list[tuple[int, int]]:
+def ranges(
+    count: int, workers: int, bytes_each: int, seconds_each: float, memory: int, unit: int = 1
+) -> list[tuple[int, int]]:
     """Split `range(count)` into (start, stop) pieces.
 
     At most `memory` bytes are in flight on `workers` workers (one item at the least), each has a
-    few pieces to even out, and no piece is too small to be worth its overhead.
+    few pieces to even out, no piece is too small to be worth its overhead, and if they can be
+    pieces are multiples of `unit`.
     """
     fits = max(1, memory // (workers * bytes_each))
-    worthwhile = math.ceil(_SMALLEST_TASK / work_each)
+    worthwhile = math.ceil(_SMALLEST_TASK / seconds_each)
     even = math.ceil(count / (4 * workers)) if workers > 1 else count
-    size = min(fits, max(even, worthwhile))
+    size = min(fits, math.ceil(max(even, worthwhile) / unit) * unit)
     return [(start, min(start + size, count)) for start in range(0, count, size)]
 
 
@@ -73,7 +77,10 @@ def capped(task: Callable[[int, int], Result], start: int, stop: int) -> Result:
 
 
 def run(
-    task: Callable[[int, int], Result], pieces: list[tuple[int, int]], executor: Executor | None
+    task: Callable[[int, int], Result],
+    pieces: list[tuple[int, int]],
+    executor: Executor | None,
+    uses_blas: bool = True,
 ) -> list[Result]:
     """`[task(start, stop) for start, stop in pieces]`, in order, over the executor.
 
@@ -83,9 +90,11 @@ def run(
         return [task(*pieces[0])]
     with ExitStack() as stack:
         if executor is None:
-            executor = stack.enter_context(ThreadPoolExecutor(available_cores()))
-        stack.enter_context(single_threaded_blas())
-        futures = [executor.submit(capped, task, start, stop) for start, stop in pieces]
+            executor = stack.enter_context(ThreadPoolExecutor(min(available_cores(), len(pieces))))
+        if uses_blas:
+            stack.enter_context(single_threaded_blas())
+            task = partial(capped, task)
+        futures = [executor.submit(task, start, stop) for start, stop in pieces]
         try:
             return [future.result() for future in futures]
         except BaseException:

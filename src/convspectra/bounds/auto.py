@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Executor
 
 from .._compat import Array
+from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..geometry import ConvGeometry
 from ..results import Bound
@@ -18,6 +19,7 @@ def operator_norm(
     *,
     executor: Executor | None = None,
     memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
 ) -> Bound:
     """The largest factor by which a convolution can stretch its input (Euclidean norms).
 
@@ -40,6 +42,6 @@ def operator_norm(
     """
     ready, correlation = prepare(kernel, geometry)
     if correlation.padding_mode == "zeros" and not correlation.is_circulant:
-        return circulant_embedding(kernel, geometry, executor=executor, memory=memory)
-    norm = norm_of(ready, correlation, executor=executor, memory=memory)
+        return circulant_embedding(kernel, geometry, executor=executor, memory=memory, solver=solver)
+    norm = norm_of(ready, correlation, executor=executor, memory=memory, solver=solver)
     return Bound(norm, norm, method="symbol", exact=True)

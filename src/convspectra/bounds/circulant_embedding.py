@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Executor
 
 from .._compat import Array, is_concrete, like, namespace
+from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..geometry import ConvGeometry
 from ..results import Bound
@@ -24,6 +25,7 @@ def circulant_embedding(
     sizes: int = 2,
     executor: Executor | None = None,
     memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
 ) -> Bound:
     """An interval for the norm of a convolution with zero or no padding.
 
@@ -38,7 +40,7 @@ def circulant_embedding(
     Arguments:
         kernel, geometry: as for `singular_values`; `padding_mode` "zeros".
         sizes: how many tori to try, from the smallest that holds the operator.
-        executor, memory: as for `singular_values`.
+        executor, memory, solver: as for `singular_values`.
 
     Raises:
         GeometryError: another padding mode with padding that is read.
@@ -58,7 +60,9 @@ def circulant_embedding(
     xp = namespace(kernel)
     slack = allowance(kernel, correlation)
     tori = enclosing_tori(correlation, sizes)
-    largest = [largest_by_block(kernel, torus, executor=executor, memory=memory) for torus in tori]
+    largest = [
+        largest_by_block(kernel, torus, executor=executor, memory=memory, solver=solver) for torus in tori
+    ]
     upper = xp.min(xp.stack([xp.max(norms) for norms in largest]))
     lower = row_norm(kernel, correlation)
     if is_concrete(kernel):

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 import numpy as np
 
 from .._compat import Array
+from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..geometry import ConvGeometry, Correlation
 from ..results import Bound
@@ -25,6 +26,7 @@ def pfister2018(
     oversampling: int = 8,
     executor: Executor | None = None,
     memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
 ) -> Bound:
     """An interval for the largest norm that a convolution has on any input size.
 
@@ -40,7 +42,7 @@ def pfister2018(
         kernel, geometry: as for `singular_values`; sizes and padding of the geometry do not matter.
         oversampling: samples per unit of degree: the gap is a factor of
             `cos(pi / (2 oversampling))` an axis, 1.9 % at 8.
-        executor, memory: as for `singular_values`.
+        executor, memory, solver: as for `singular_values`.
 
     Raises:
         ValueError: oversampling below 2, where the certificate is void.
@@ -60,7 +62,7 @@ def pfister2018(
         raise ValueError(f"oversampling must be at least 2; got {oversampling}")
     kernel, correlation = prepare(kernel, geometry)
     torus, factor = sampling_torus(correlation, oversampling)
-    norm = norm_of(kernel, torus, executor=executor, memory=memory)
+    norm = norm_of(kernel, torus, executor=executor, memory=memory, solver=solver)
     if factor == 1.0:  # the symbol is constant: one block says it all
         return Bound(norm, norm, method="pfister2018", exact=True, assumes=ASSUMES)
     slack = allowance(kernel, correlation)

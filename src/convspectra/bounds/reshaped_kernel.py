@@ -6,7 +6,8 @@ import math
 from concurrent.futures import Executor
 
 from .._compat import Array, namespace
-from .._solvers import array_api as solver
+from .._solvers import array_api
+from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..errors import GeometryError
 from ..geometry import ConvGeometry, Correlation
@@ -21,6 +22,7 @@ def reshaped_kernel(
     *,
     executor: Executor | None = None,
     memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
 ) -> Bound:
     """A lower bound for zero or no padding: `||W reshaped to C_out x (C_in k^D)||`.
 
@@ -29,7 +31,7 @@ def reshaped_kernel(
     This is the matrix that Yoshida and Miyato (2017) regularise; the operator's norm can be up to
     `sqrt(prod(k))` times larger. With groups it is the largest over the groups.
 
-    Arguments, errors: as `circulant_embedding`; executor and memory are not used.
+    Arguments, errors: as `circulant_embedding`; executor, memory and solver are not used.
     """
     kernel, correlation = prepare(kernel, geometry)
     refuse_other_boundaries("reshaped_kernel", correlation)
@@ -57,7 +59,7 @@ def row_norm(kernel: Array, correlation: Correlation) -> Array:
     if columns == 0:  # every read falls on padding: the operator is zero
         return xp.sum(seen)
     matrices = xp.reshape(seen, (groups, correlation.out_channels // groups, columns))
-    return xp.max(solver.largest_singular_value(matrices))
+    return xp.max(array_api.largest_singular_value(matrices))
 
 
 def _taps_inside(correlation: Correlation, axis: int) -> slice:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import boundary
 from .._compat import Array, is_concrete, like, to_numpy
+from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..errors import GeometryError
 from ..geometry import ConvGeometry, Correlation
@@ -28,6 +29,7 @@ def wave_packet(
     steps: int = 3,
     executor: Executor | None = None,
     memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
 ) -> Bound:
     """A lower bound for zero or no padding: `||A x|| / ||x||` for a well-chosen x.
 
@@ -36,7 +38,7 @@ def wave_packet(
     `steps` power iterations `x <- A^T A x` can only raise the quotient.
 
     Arguments:
-        kernel, executor, memory: as for `singular_values`; computed in NumPy, without gradient.
+        kernel, executor, memory, solver: as for `singular_values`; computed in NumPy, without gradient.
         geometry: `padding_mode` "zeros".
         steps: power iterations.
 
@@ -54,7 +56,7 @@ def wave_packet(
     if not is_concrete(ready):
         raise GeometryError("wave_packet needs concrete values; call it outside jax.jit")
     torus = enclosing_tori(correlation, 1)[0]
-    largest = largest_by_block(ready, torus, executor=executor, memory=memory)
+    largest = largest_by_block(ready, torus, executor=executor, memory=memory, solver=solver)
     lower = packet_norm(ready, correlation, torus, largest, steps) / allowance(ready, correlation)
     return Bound(like(lower, ready, ready.dtype), None, method="wave_packet", assumes="zero or no padding")
 

@@ -1,0 +1,113 @@
+// The Python module: arrays in, arrays out, the instruction set chosen when it is loaded.
+#include "kernels.h"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace nb = nanobind;
+using namespace convspectra;
+
+namespace {
+
+std::vector<const Kernels *> supported() {
+  std::vector<const Kernels *> found;
+#ifdef CONVSPECTRA_X86
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl"))
+    found.push_back(kernels_avx512());
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    found.push_back(kernels_avx2());
+#endif
+  found.push_back(kernels_baseline());
+  return found;
+}
+
+const Kernels &kernels_named(const std::string &name) {
+  for (const Kernels *one : supported())
+    if (name.empty() || name == one->name)
+      return *one;
+  throw std::invalid_argument("instruction set " + name + " is not supported by this processor");
+}
+
+void require(bool condition, const char *message) {
+  if (!condition)
+    throw std::invalid_argument(message);
+}
+
+template <class T> int64_t solve(const Problem<T> &problem, const std::string &instruction_set) {
+  const Kernels &kernels = kernels_named(instruction_set);
+  nb::gil_scoped_release release;
+  if constexpr (sizeof(T) == 4)
+    return kernels.solve_f32(problem);
+  else
+    return kernels.solve_f64(problem);
+}
+
+template <class T, class... Shape> using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu, Shape...>;
+
+template <class T>
+int64_t values_of_blocks(Array<const T, nb::ndim<4>> blocks, Array<T, nb::ndim<2>> values, const std::string &isa,
+                         int64_t sweeps, int64_t layout) {
+  const int64_t batch = blocks.shape(0), m = blocks.shape(1), n = blocks.shape(2);
+  require(blocks.shape(3) == 2, "blocks must be (batch, rows, columns, 2)");
+  require(m >= 1 && n >= 1 && m * n < (int64_t(1) << 30), "blocks must not be empty or have 2^30 entries");
+  require(int64_t(values.shape(0)) == batch && int64_t(values.shape(1)) == (m < n ? m : n),
+          "values must be (batch, min(rows, columns))");
+  Problem<T> p;
+  p.source.blocks = blocks.data();
+  p.source.transposed = m < n;
+  p.batch = batch, p.rows = m < n ? n : m, p.columns = m < n ? m : n;
+  p.values = values.data();
+  p.max_sweeps = sweeps, p.layout = layout;
+  return solve(p, isa);
+}
+
+template <class T>
+int64_t values_of_symbol(Array<const T, nb::ndim<1>> taps, Array<const int64_t, nb::ndim<1>> taps_of_class,
+                         Array<const double, nb::ndim<3>> phases, int64_t part_rows, int64_t part_columns, bool stacked,
+                         Array<T, nb::ndim<3>> values, const std::string &isa, int64_t sweeps, int64_t layout) {
+  Problem<T> p;
+  Source<T> &s = p.source;
+  s.classes = taps_of_class.shape(0), s.groups = values.shape(0), s.frequencies = values.shape(1);
+  s.part_rows = part_rows, s.part_columns = part_columns, s.stacked = stacked;
+  require(part_rows >= 1 && part_columns >= 1 && s.classes >= 1 && s.groups >= 1, "nothing to solve");
+  p.rows = stacked ? s.classes * part_rows : part_rows;
+  p.columns = stacked ? part_columns : s.classes * part_columns;
+  require(p.rows >= p.columns && p.rows * p.columns < (int64_t(1) << 30), "blocks must have rows >= columns");
+  int64_t count = 0;
+  for (int64_t c = 0; c < s.classes; c++) {
+    require(taps_of_class.data()[c] >= 1, "a class must have taps");
+    count += taps_of_class.data()[c];
+  }
+  require(int64_t(taps.shape(0)) == count * s.groups * part_rows * part_columns, "taps and classes do not fit");
+  require(int64_t(phases.shape(0)) == count && int64_t(phases.shape(1)) == s.frequencies && phases.shape(2) == 2,
+          "phases must be (taps, frequencies, 2)");
+  require(int64_t(values.shape(2)) == p.columns, "values must be (groups, frequencies, columns)");
+  s.taps = taps.data(), s.taps_of_class = taps_of_class.data(), s.phases = phases.data();
+  p.batch = s.groups * s.frequencies;
+  p.values = values.data();
+  p.max_sweeps = sweeps, p.layout = layout;
+  return solve(p, isa);
+}
+
+} // namespace
+
+NB_MODULE(core, m) {
+  m.def("instruction_sets", [] {
+    std::vector<std::string> names;
+    for (const Kernels *one : supported())
+      names.emplace_back(one->name);
+    return names;
+  });
+  m.def("values_of_blocks", &values_of_blocks<float>);
+  m.def("values_of_blocks", &values_of_blocks<double>);
+  m.def("values_of_symbol", &values_of_symbol<float>);
+  m.def("values_of_symbol", &values_of_symbol<double>);
+}

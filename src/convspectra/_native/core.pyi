@@ -1,0 +1,26 @@
+from typing import Any
+
+import numpy as np
+
+def instruction_sets() -> list[str]: ...
+def values_of_blocks(
+    blocks: np.ndarray[Any, Any],
+    values: np.ndarray[Any, Any],
+    instruction_set: str,
+    sweeps: int,
+    layout: int,
+    /,
+) -> int: ...
+def values_of_symbol(
+    taps: np.ndarray[Any, Any],
+    taps_of_class: np.ndarray[Any, Any],
+    phases: np.ndarray[Any, Any],
+    part_rows: int,
+    part_columns: int,
+    stacked: bool,
+    values: np.ndarray[Any, Any],
+    instruction_set: str,
+    sweeps: int,
+    layout: int,
+    /,
+) -> int: ...

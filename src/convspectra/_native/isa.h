@@ -1,0 +1,17 @@
+// The table of one instruction set. Each isa_*.cpp is this, compiled for another one.
+#include "solve.h"
+
+// bytes: of a vector. pack: vectors in flight in the bidiagonal iteration. rows: updated together.
+#define CONVSPECTRA_KERNELS(name, bytes, pack, rows)                                                         \
+  namespace convspectra {                                                                                    \
+  const Kernels *kernels_##name() {                                                                          \
+    static const Kernels kernels = {                                                                         \
+        #name,                                                                                               \
+        bytes / 4,                                                                                           \
+        bytes / 8,                                                                                           \
+        [](const Problem<float> &p) { return solve<float, bytes, pack, rows>(p); },                      \
+        [](const Problem<double> &p) { return solve<double, bytes, pack, rows>(p); },                    \
+    };                                                                                                       \
+    return &kernels;                                                                                         \
+  }                                                                                                          \
+  }

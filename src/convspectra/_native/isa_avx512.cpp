@@ -1,0 +1,3 @@
+#include "isa.h"
+
+CONVSPECTRA_KERNELS(avx512, 64, 4, 2)

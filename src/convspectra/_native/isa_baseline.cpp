@@ -1,0 +1,3 @@
+#include "isa.h"
+
+CONVSPECTRA_KERNELS(baseline, 16, 4, 1)

@@ -1,0 +1,50 @@
+// What one build of the solver, for one instruction set, offers to the dispatcher.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace convspectra {
+
+// Where the matrices of a batch come from. Matrix `b` of the batch belongs to frequency
+// `b % frequencies` and group `b / frequencies`, and is rows x columns with rows >= columns.
+template <class T> struct Source {
+  // Given matrices, complex, one after the other, each row by row; or null.
+  const T *blocks = nullptr;
+  // Given as read or with rows and columns exchanged (the singular values are the same).
+  bool transposed = false;
+  // Otherwise the symbol: `classes` blocks side by side (one below the other if `stacked`), each
+  // part_rows x part_columns, the sum over its taps of tap times phase.
+  // taps: for each class in turn (taps of the class, groups, part_rows, part_columns).
+  const T *taps = nullptr;
+  // phases: (taps of all classes, frequencies, 2), cosine and sine.
+  const double *phases = nullptr;
+  const int64_t *taps_of_class = nullptr;
+  int64_t classes = 0, groups = 1, part_rows = 0, part_columns = 0;
+  bool stacked = false;
+  int64_t frequencies = 0;
+};
+
+template <class T> struct Problem {
+  Source<T> source;
+  int64_t batch = 0, rows = 0, columns = 0; // rows >= columns >= 1
+  T *values = nullptr;                      // (batch, columns), descending
+  int64_t max_sweeps = 0;                   // of the bidiagonal iteration; then bisection takes over
+  int64_t layout = 0;                       // 0 chosen by size, 1 a matrix a lane, 2 a row across the lanes
+};
+
+// Returns how many matrices bisection had to finish.
+template <class T> using Solve = int64_t (*)(const Problem<T> &);
+
+struct Kernels {
+  const char *name;
+  int lanes_f32, lanes_f64;
+  Solve<float> solve_f32;
+  Solve<double> solve_f64;
+};
+
+const Kernels *kernels_baseline();
+const Kernels *kernels_avx2();
+const Kernels *kernels_avx512();
+
+} // namespace convspectra

@@ -1,0 +1,255 @@
+"""The engines: one table of agreement, hard matrices, odd shapes, many threads, and choosing among them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import convspectra as cs
+from convspectra._solvers import choice, native
+
+needs_native = pytest.mark.skipif(
+    native.why_unavailable() is not None, reason="the native core was not built"
+)
+TOLERANCE = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-13}
+SHAPES = [
+    (1, 1),
+    (1, 7),
+    (7, 1),
+    (2, 2),
+    (3, 3),
+    (4, 9),
+    (16, 16),
+    (17, 9),
+    (9, 40),
+    (33, 33),
+    (64, 20),
+    (70, 67),
+]
+
+
+def hard_matrices(shape, dtype, count=37):
+    """A stack, not a multiple of any lane width, with everything that breaks solvers."""
+    rng = np.random.default_rng(0)
+    m, n = shape
+    stack = rng.standard_normal((count, m, n)) + 1j * rng.standard_normal((count, m, n))
+    tiny, huge = (1e-37, 1e36) if dtype == np.complex64 else (1e-300, 1e299)
+    middle = max(m, n)
+    stack[1] = 0
+    stack[2] = stack[2, :1, :1]  # rank one
+    stack[3] *= tiny
+    stack[4] *= huge
+    stack[5] = np.eye(m, n)
+    stack[6] = 0
+    stack[6, 0, 0] = 1
+    stack[7, :, -1] = stack[7, :, 0]  # two equal columns
+    stack[8] = np.triu(np.ones((m, n)))
+    stack[9] = np.diag(np.logspace(0, -12, middle))[:m, :n]
+    stack[10] = np.diag(np.logspace(-12, 0, middle))[:m, :n]
+    graded = np.linalg.qr(rng.standard_normal((middle, middle)))[0]
+    stack[11] = ((graded * np.logspace(0, -12, middle)) @ graded.T)[:m, :n]
+    clustered = np.where(np.arange(middle) < middle // 2, 1.0, 1e-3) * (1 + 1e-9 * np.arange(middle))
+    stack[12] = ((graded * clustered) @ graded.T)[:m, :n]
+    stack[13] = np.full((m, n), 1j)
+    stack[14] = stack[14].real
+    stack[15] *= np.logspace(0, -30, m)[:, None]  # rows fall below any precision
+    stack[16] = 0
+    stack[16, -1, -1] = -2j
+    unitary = np.linalg.qr(
+        rng.standard_normal((middle, middle)) + 1j * rng.standard_normal((middle, middle))
+    )[0]
+    stack[17] = unitary[:m, :n]
+    return stack.astype(dtype)
+
+
+def relative_error(found, stack):
+    expected = np.linalg.svd(stack.astype(np.complex128), compute_uv=False)
+    largest = np.maximum(expected[:, :1], np.finfo(np.float64).tiny)
+    return np.abs(found - expected) / largest
+
+
+@needs_native
+@pytest.mark.parametrize("layout", [1, 2], ids=["matrix a lane", "row across lanes"])
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+@pytest.mark.parametrize("instruction_set", native.instruction_sets())
+def test_hard_matrices_of_every_shape(instruction_set, dtype, layout):
+    for shape in SHAPES:
+        stack = hard_matrices(shape, dtype)
+        values, bisected = native.singular_values_of_blocks(
+            stack, instruction_set=instruction_set, layout=layout
+        )
+        assert bisected == 0, shape
+        assert np.all(np.diff(values, axis=1) <= 0)
+        error = relative_error(values, stack)
+        assert error.max() <= TOLERANCE[values.dtype], (shape, np.unravel_index(error.argmax(), error.shape))
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_bisection_gives_the_same(dtype):
+    for shape in SHAPES:
+        stack = hard_matrices(shape, dtype)
+        values, bisected = native.singular_values_of_blocks(stack, sweeps=0)
+        assert bisected == (len(stack) if min(shape) > 2 else 0)
+        assert relative_error(values, stack).max() <= TOLERANCE[values.dtype], shape
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+@pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 33])
+def test_any_number_of_matrices(count, dtype):
+    stack = hard_matrices((6, 5), dtype)[:count]
+    values, _ = native.singular_values_of_blocks(stack)
+    assert relative_error(values, stack).max() <= TOLERANCE[values.dtype]
+
+
+@needs_native
+@pytest.mark.parametrize("layout", [1, 2])
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_what_is_not_finite_stays_with_its_matrix(dtype, layout):
+    stack = hard_matrices((9, 9), dtype)
+    stack[20, 3, 4], stack[21, 0, 0] = np.nan, np.inf
+    values, _ = native.singular_values_of_blocks(stack, layout=layout)
+    assert np.isnan(values[[20, 21]]).all()
+    others = np.delete(np.arange(len(stack)), [20, 21])
+    assert relative_error(values[others], stack[others]).max() <= TOLERANCE[values.dtype]
+
+
+@needs_native
+def test_larger_sides_keep_the_accuracy():
+    rng = np.random.default_rng(1)
+    for side in (129, 260):
+        stack = rng.standard_normal((3, side, side)) + 1j * rng.standard_normal((3, side, side))
+        for dtype in (np.complex64, np.complex128):
+            one = stack.astype(dtype)
+            values, bisected = native.singular_values_of_blocks(one)
+            assert bisected == 0
+            assert relative_error(values, one).max() <= TOLERANCE[values.dtype]
+
+
+GEOMETRIES = {
+    "plain": ((8, 6, 3, 3), {"input_shape": (12, 10)}),
+    "wide": ((5, 12, 3, 3), {"input_shape": (9, 9)}),
+    "strided": ((6, 5, 3, 3), {"input_shape": (12, 8), "stride": 2}),
+    "strided, classes without taps": ((6, 5, 1, 1), {"input_shape": (12, 8), "stride": 2}),
+    "grouped": ((8, 3, 3), {"input_shape": (20,), "groups": 4, "layout": "OIW"}),
+    "grouped and strided": ((8, 2, 3, 3), {"input_shape": (8, 8), "groups": 2, "stride": (2, 1)}),
+    "depthwise": ((7, 1, 5, 5), {"input_shape": (16, 16), "groups": 7}),
+    "pointwise": ((9, 7, 1, 1), {"input_shape": (8, 8)}),
+    "dilated": ((4, 4, 3, 3), {"input_shape": (9, 12), "dilation": (2, 3)}),
+    "transposed": ((5, 4, 4, 4), {"input_shape": (6, 6), "stride": 2, "transposed": True, "padding": 1}),
+    "larger than the input": ((3, 4, 5, 5), {"input_shape": (3, 4)}),
+    "volume": ((3, 2, 3, 2, 3), {"input_shape": (4, 5, 6), "layout": "OIDHW"}),
+    "above the lanes": ((150, 140, 3, 3), {"input_shape": (4, 4)}),
+}
+
+
+def case(name, dtype):
+    shape, options = GEOMETRIES[name]
+    kernel = np.random.default_rng(2).standard_normal(shape).astype(dtype)
+    if options.get("transposed"):
+        geometry = cs.ConvGeometry(padding_mode="zeros", **options).on_torus()
+    else:
+        geometry = cs.ConvGeometry(padding="same", padding_mode="circular", **options)
+    return kernel, geometry
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("solver", ["auto", pytest.param("native", marks=needs_native), "lapack", "torch"])
+def test_all_solvers_agree(solver, name, dtype):
+    if solver == "torch":
+        pytest.importorskip("torch")
+    kernel, geometry = case(name, dtype)
+    expected = cs.singular_values(kernel.astype(np.float64), geometry, solver="lapack")
+    found = cs.singular_values(kernel, geometry, solver=solver)
+    assert type(found.values) is np.ndarray
+    assert found.values.dtype == dtype
+    error = np.abs(found.sorted() - expected.sorted()).max() / expected.norm
+    assert error <= TOLERANCE[np.dtype(dtype)]
+    bound = cs.operator_norm(kernel, geometry, solver=solver)
+    assert abs(bound.upper - expected.norm) <= TOLERANCE[np.dtype(dtype)] * expected.norm
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e30])
+def test_kernels_at_the_ends_of_the_range(scale):
+    kernel, geometry = case("plain", np.float64)
+    small = (kernel * scale).astype(np.float32)
+    expected = cs.singular_values(small.astype(np.float64), geometry, solver="lapack").sorted()
+    found = cs.singular_values(small, geometry).sorted()
+    # A subnormal result has an absolute precision only.
+    assert np.abs(found - expected).max() <= 2e-6 * expected[0] + 2e-45
+
+
+@needs_native
+def test_threads_do_not_disturb_each_other():
+    kernels = [case(name, dtype) for name in GEOMETRIES for dtype in (np.float32, np.float64)]
+    alone = [cs.singular_values(*one, solver="native").values for one in kernels]
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(5):
+            together = list(
+                threads.map(lambda one: cs.singular_values(*one, solver="native").values, kernels)
+            )
+            for first, second in zip(alone, together, strict=True):
+                np.testing.assert_array_equal(first, second)
+
+
+@needs_native
+def test_pieces_do_not_change_a_bit():
+    kernel, geometry = case("plain", np.float32)
+    whole = cs.singular_values(kernel, geometry, solver="native")
+    pieces = cs.singular_values(kernel, geometry, solver="native", memory=2**14)
+    np.testing.assert_array_equal(whole.values, pieces.values)
+
+
+@needs_native
+def test_no_symbol_stands_in_memory():
+    code = """
+import resource, numpy as np, convspectra as cs
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+kernel = np.random.default_rng(0).standard_normal((64, 64, 3, 3)).astype(np.float32)
+def geometry(n): return cs.ConvGeometry((n, n), padding="same", padding_mode="circular")
+cs.singular_values(kernel, geometry(16))
+before = peak()
+values = cs.singular_values(kernel, geometry(128)).values
+print(peak() - before - values.nbytes / 2**20)
+"""
+    beyond = float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    symbol = 64 * 64 * 128 * 65 * 8 / 2**20
+    assert beyond < 64 < symbol / 3
+
+
+def test_choosing_says_what_is_wrong(monkeypatch):
+    kernel, geometry = case("plain", np.float32)
+    with pytest.raises(ValueError, match="solver must be one of auto, native, lapack, torch; got 'eigen'"):
+        cs.singular_values(kernel, geometry, solver="eigen")
+    monkeypatch.setattr(native, "why_unavailable", lambda: "it was not built")
+    assert choice.choose("auto", kernel, (8, 6), 60) == "namespace"
+    assert "lapack" in choice.describe()
+    with pytest.raises(cs.InputError, match="solver='native' is not available: it was not built"):
+        cs.singular_values(kernel, geometry, solver="native")
+
+
+def test_gradients_keep_their_library():
+    torch = pytest.importorskip("torch")
+    kernel, geometry = case("plain", np.float64)
+    tensor = torch.tensor(kernel, requires_grad=True)
+    assert choice.choose("auto", tensor, (8, 6), 60) == "namespace"
+    with pytest.raises(cs.InputError, match="detach the kernel"):
+        cs.singular_values(tensor, geometry, solver="lapack")
+    found = cs.singular_values(tensor.detach(), geometry)
+    assert isinstance(found.values, torch.Tensor)
+    expected = cs.singular_values(kernel, geometry).values
+    np.testing.assert_allclose(found.values.numpy(), expected, atol=1e-13)
+
+
+def test_jax_arrays_come_back_as_jax_arrays():
+    jax = pytest.importorskip("jax")
+    kernel, geometry = case("plain", np.float32)
+    found = cs.singular_values(jax.numpy.asarray(kernel), geometry)
+    assert isinstance(found.values, jax.Array)
+    np.testing.assert_allclose(found.values, cs.singular_values(kernel, geometry).values, rtol=1e-6)
