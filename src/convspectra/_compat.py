@@ -45,6 +45,8 @@ def is_concrete(array: Array) -> bool:
 def like(values: Any, array: Array, dtype: Any = None) -> Array:
     """NumPy `values` as an array of the namespace and device of `array`."""
     xp = namespace(array)
+    if isinstance(values, np.ndarray) and not values.flags.writeable:
+        values = values.copy()  # PyTorch would share it, and warns
     made = xp.asarray(values, dtype=dtype) if dtype is not None else xp.asarray(values)
     return array_api_compat.to_device(made, array_api_compat.device(array))
 

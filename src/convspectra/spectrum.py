@@ -48,7 +48,7 @@ def singular_values(
         geometry: with a wrapped boundary, or none that is ever read. `geometry.on_torus()` is the
             circular version of any layer.
         executor: any `concurrent.futures.Executor` for NumPy arrays; default a thread pool of this
-            call's own. Other arrays run where they are.
+            process. Other arrays run where they are.
         memory: bytes of symbol blocks in flight at once (at least one block a worker).
         solver: "native" (the C++ core: arrays on the CPU, no gradient), "lapack" (through NumPy: the
             same), "torch", or "auto": native where it applies, else the array's own library.

@@ -22,6 +22,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,13 @@ class PolyphaseClass:
     offsets: IntArray
 
 
+def _frozen(array: IntArray) -> IntArray:
+    """Not to be written to: it is kept, and given to everyone who asks."""
+    array.flags.writeable = False
+    return array
+
+
+@lru_cache(maxsize=64)
 def polyphase(correlation: Correlation) -> tuple[PolyphaseClass, ...]:
     """The taps of a correlation, sorted into the polyphase components that they read."""
     axes = []
@@ -64,8 +72,8 @@ def polyphase(correlation: Correlation) -> tuple[PolyphaseClass, ...]:
         found.append(
             PolyphaseClass(
                 origin=tuple(axis[0] for axis in choice),
-                taps=taps.reshape(-1),
-                offsets=offsets.reshape(-1, len(choice)),
+                taps=_frozen(taps.reshape(-1)),
+                offsets=_frozen(offsets.reshape(-1, len(choice))),
             )
         )
     return tuple(found)
@@ -95,14 +103,14 @@ class FrequencyGrid:
         return tuple(n // h for n, h in zip(self.shape, self.repeat, strict=True))
 
     def phases(self, offsets: IntArray, start: int, stop: int) -> np.ndarray[Any, Any]:
-        """`exp(2 pi i g.u / N)`, shape (stop - start, T), for frequencies start to stop."""
-        found = np.ones((stop - start, len(offsets)), dtype=np.complex128)
+        """`exp(2 pi i g.u / N)`, shape (T, stop - start), for frequencies start to stop."""
+        found = np.ones((len(offsets), stop - start), dtype=np.complex128)
         for axis, (period, repeat) in enumerate(zip(self.period, self.repeat, strict=True)):
             # Few angles differ: a table of roots of unity, entered by integers that wrap exactly.
             roots = np.exp(2j * np.pi * (np.arange(period) / period))
             steps, inverse = np.unique(offsets[:, axis] // repeat, return_inverse=True)
-            table = roots[np.multiply.outer(self.index[start:stop, axis], steps) % period]
-            found *= table[:, inverse]
+            table = roots[np.multiply.outer(steps, self.index[start:stop, axis]) % period]
+            found *= table[inverse]
         return found
 
     def spread(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -113,6 +121,7 @@ class FrequencyGrid:
         return np.tile(one_period, self.repeat)
 
 
+@lru_cache(maxsize=16)
 def frequency_grid(correlation: Correlation) -> FrequencyGrid:
     """The frequencies of a block-circulant correlation.
 
@@ -131,8 +140,8 @@ def frequency_grid(correlation: Correlation) -> FrequencyGrid:
     return FrequencyGrid(
         shape=shape,
         repeat=repeat,
-        index=index[kept],
-        multiplicity=np.where(flat == mirror, 1, 2)[kept] * math.prod(repeat),
+        index=_frozen(index[kept]),
+        multiplicity=_frozen(np.where(flat == mirror, 1, 2)[kept] * math.prod(repeat)),
         block_shape=(
             correlation.out_channels // correlation.groups,
             correlation.in_channels // correlation.groups * math.prod(correlation.stride),
@@ -159,7 +168,7 @@ def symbol_blocks(
     taps = xp.astype(xp.reshape(kernel, (groups * rows * columns, -1)), complex_dtype(kernel))
     parts = []
     for part in polyphase(correlation):
-        phases = like(grid.phases(part.offsets, start, stop), kernel, taps.dtype)
+        phases = like(grid.phases(part.offsets, start, stop).T, kernel, taps.dtype)
         selected = taps if len(part.taps) == taps.shape[1] else xp.take(taps, like(part.taps, kernel), axis=1)
         blocks = xp.matmul(phases, xp.matrix_transpose(selected))
         parts.append(xp.reshape(blocks, (stop - start, groups, rows, columns)))
@@ -179,14 +188,14 @@ def symbol_adjoint(
     stop = len(grid.index) if stop is None else stop
     groups = correlation.groups
     rows, columns = correlation.out_channels // groups, correlation.in_channels // groups
-    weights = grid.multiplicity[start:stop, None]
+    weights = grid.multiplicity[start:stop]
     classes = polyphase(correlation)
     parts = []
     for place, part in enumerate(classes):
         columns_of_class = blocks[..., place * columns : (place + 1) * columns]
         phases = like(np.conj(grid.phases(part.offsets, start, stop)) * weights, blocks, blocks.dtype)
         flat = xp.reshape(columns_of_class, (stop - start, groups * rows * columns))
-        parts.append(xp.real(xp.matmul(xp.matrix_transpose(phases), flat)))
+        parts.append(xp.real(xp.matmul(phases, flat)))
     order = np.argsort(np.concatenate([part.taps for part in classes]), kind="stable")
     taps = xp.take(xp.concat(parts, axis=0), like(order, blocks), axis=0)
     shape = (correlation.out_channels, columns, *correlation.kernel_size)

@@ -100,7 +100,7 @@ def singular_values(
         sweeps: of the bidiagonal iteration before bisection takes over; for tests.
         layout: 0 by size, 1 a matrix a lane, 2 a row across the lanes; for tests.
     """
-    phases = np.ascontiguousarray(grid.phases(prepared.offsets, start, stop).T)
+    phases = grid.phases(prepared.offsets, start, stop)
     first, second = prepared.part_shape
     side = second if prepared.stacked else second * len(prepared.taps_of_class)
     values = np.empty((prepared.groups, stop - start, side), dtype=prepared.taps.dtype)

@@ -54,6 +54,22 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+_default: tuple[int, ThreadPoolExecutor] | None = None
+
+
+def default_executor() -> Executor:
+    """This process's own thread pool, one thread a core, made at the first call.
+
+    Kept, because starting threads takes longer than many a layer, and the native core keeps its
+    workspace with its thread. A forked child makes another: its parent's threads are not there.
+    """
+    global _default
+    with _lock:
+        if _default is None or _default[0] != os.getpid():
+            _default = os.getpid(), ThreadPoolExecutor(available_cores(), thread_name_prefix="convspectra")
+        return _default[1]
+
+
 def ranges(
     count: int, workers: int, bytes_each: int, seconds_each: float, memory: int, unit: int = 1
 ) -> list[tuple[int, int]]:
@@ -64,9 +80,10 @@ def ranges(
     pieces are multiples of `unit`.
     """
     fits = max(1, memory // (workers * bytes_each))
-    worthwhile = math.ceil(_SMALLEST_TASK / seconds_each)
-    even = math.ceil(count / (4 * workers)) if workers > 1 else count
-    size = min(fits, math.ceil(max(even, worthwhile) / unit) * unit)
+    pieces = min(4 * workers, int(count * seconds_each / _SMALLEST_TASK)) if workers > 1 else 1
+    if pieces > 1:
+        pieces = math.ceil(pieces / workers) * workers
+    size = min(fits, math.ceil(count / max(pieces, 1) / unit) * unit)
     return [(start, min(start + size, count)) for start in range(0, count, size)]
 
 
@@ -84,13 +101,12 @@ def run(
 ) -> list[Result]:
     """`[task(start, stop) for start, stop in pieces]`, in order, over the executor.
 
-    Without one, over a thread pool of this call's own. A failure cancels what has not started.
+    Without one, over this process's thread pool. A failure cancels what has not started.
     """
     if len(pieces) == 1:
         return [task(*pieces[0])]
     with ExitStack() as stack:
-        if executor is None:
-            executor = stack.enter_context(ThreadPoolExecutor(min(available_cores(), len(pieces))))
+        executor = executor or default_executor()
         if uses_blas:
             stack.enter_context(single_threaded_blas())
             task = partial(capped, task)
