@@ -199,11 +199,12 @@ def test_threads_do_not_disturb_each_other():
 
 
 @needs_native
-def test_pieces_do_not_change_a_bit():
+def test_pieces_do_not_change_the_values():
     kernel, geometry = case("plain", np.float32)
     whole = cs.singular_values(kernel, geometry, solver="native")
     pieces = cs.singular_values(kernel, geometry, solver="native", memory=2**14)
-    np.testing.assert_array_equal(whole.values, pieces.values)
+    # A rest too small for the lanes is solved in the other layout: equal up to rounding.
+    np.testing.assert_allclose(whole.values, pieces.values, atol=1e-6 * whole.norm)
 
 
 @needs_native

@@ -248,23 +248,46 @@ template <class T, int L, int G> struct Finish {
       d[k] = e[k] = P(0);
   }
 
-  int64_t operator()(int64_t n, int64_t max_sweeps) {
-    P most(0);
-    for (int64_t k = 0; k < n; k++) {
-      P x = larger(magnitude(d[k]), k + 1 < n ? magnitude(e[k]) : P(0));
-      most = larger(most, x);
-    }
+  // The first `used` of them, by packs no wider than that takes.
+  int64_t operator()(int64_t n, int64_t max_sweeps, int used) {
+    int64_t bisected;
+    if (G > 2 && used <= count / 2)
+      bisected = run<(G > 2 ? G / 2 : G)>(n, max_sweeps);
+    else
+      bisected = run<G>(n, max_sweeps);
+    clear(n);
+    return bisected;
+  }
+
+private:
+  template <int H> static Pack<double, L, H> first(const P &pack) {
+    Pack<double, L, H> part;
+    for (int g = 0; g < H; g++)
+      part.v[g] = pack.v[g];
+    return part;
+  }
+
+  template <int H> int64_t run(int64_t n, int64_t max_sweeps) {
+    using Q = Pack<double, L, H>;
+    const auto d = [&](int64_t k) { return first<H>(this->d[k]); };
+    const auto e = [&](int64_t k) { return first<H>(this->e[k]); };
+    Q *q = reinterpret_cast<Q *>(this->q), *off = reinterpret_cast<Q *>(this->off);
+    Q *other_q = reinterpret_cast<Q *>(this->other_q), *other_off = reinterpret_cast<Q *>(this->other_off);
+    Q *found = reinterpret_cast<Q *>(this->found);
+    const Q zero(0);
+    Q most(0);
+    for (int64_t k = 0; k < n; k++)
+      most = larger(most, larger(magnitude(d(k)), k + 1 < n ? magnitude(e(k)) : zero));
     // A matrix with NaN or infinity is left out here, and its values are NaN.
-    auto finite = most <= P(std::numeric_limits<double>::max());
-    const P zero(0), none = P(0);
-    P inverse = select(finite & (most > none), P(1) / most, zero);
+    const auto finite = most <= Q(std::numeric_limits<double>::max());
+    const Q inverse = select(finite & (most > zero), Q(1) / most, zero);
     // From the larger end: dqds finds the smallest values first, at the bottom.
-    auto reversed = magnitude(d[n - 1]) > magnitude(d[0]);
+    const auto reversed = magnitude(d(n - 1)) > magnitude(d(0));
     for (int64_t k = 0; k < n; k++) {
-      P x = select(finite, select(reversed, d[n - 1 - k], d[k]) * inverse, zero);
-      q[k] = larger(x * x, P(least_square));
+      const Q x = select(finite, select(reversed, d(n - 1 - k), d(k)) * inverse, zero);
+      q[k] = larger(x * x, Q(least_square));
       if (k + 1 < n) {
-        P y = select(finite, select(reversed, e[n - 2 - k], e[k]) * inverse, zero);
+        const Q y = select(finite, select(reversed, e(n - 2 - k), e(k)) * inverse, zero);
         off[k] = y * y;
       }
     }
@@ -273,7 +296,7 @@ template <class T, int L, int G> struct Finish {
     bool done;
     {
       const FlushSubnormals flush;
-      done = squared_values<P>(q, off, other_q, other_off, found, side, Limits<T>::negligible,
+      done = squared_values<Q>(q, off, other_q, other_off, found, side, Limits<T>::negligible,
                                max_sweeps < sweeps ? max_sweeps : sweeps);
     }
     if (done)
@@ -281,16 +304,16 @@ template <class T, int L, int G> struct Finish {
         found[k] = most * root(found[k]);
     else {
       for (int64_t k = 0; k < n; k++) {
-        q[k] = select(finite, d[k] * inverse, zero);
-        off[k] = select(finite, e[k] * inverse, zero);
+        q[k] = select(finite, d(k) * inverse, zero);
+        off[k] = select(finite, e(k) * inverse, zero);
       }
       const FlushSubnormals flush;
-      done = implicit_qr<P>(q, off, side, std::sqrt(Limits<T>::negligible), max_sweeps - sweeps);
+      done = implicit_qr<Q>(q, off, side, std::sqrt(Limits<T>::negligible), max_sweeps - sweeps);
       for (int64_t k = 0; k < n; k++)
         found[k] = most * magnitude(q[k]);
     }
     int64_t bisected = 0;
-    for (int g = 0; g < G; g++)
+    for (int g = 0; g < H; g++)
       for (int l = 0; l < L; l++) {
         T *values = target[g * L + l];
         if (!values)
@@ -304,16 +327,17 @@ template <class T, int L, int G> struct Finish {
             values[k] = static_cast<T>(back * found[k].v[g][l]);
         else {
           const double by = inverse.v[g][l];
-          for (int64_t k = 0; k < n; k++)
-            one_d[k] = d[k].v[g][l] * by, one_e[k] = k + 1 < n ? e[k].v[g][l] * by : 0;
-          bisect(one_d, one_e, static_cast<int>(n), one_values);
+          for (int64_t k = 0; k < n; k++) {
+            one_d[k] = this->d[k].v[g][l] * by;
+            one_e[k] = k + 1 < n ? this->e[k].v[g][l] * by : 0;
+          }
+          bisect(one_d, one_e, side, one_values);
           for (int64_t k = 0; k < n; k++)
             values[k] = static_cast<T>(scale * one_values[k]);
           bisected++;
         }
         sort_descending(values, n);
       }
-    clear(n);
     return bisected;
   }
 };
@@ -351,12 +375,15 @@ template <class T, int BYTES, int G, int ROWS> int64_t solve(const Problem<T> &p
   static_assert(End::count % L == 0);
   static thread_local Arena arena;
   const int64_t m = p.rows, n = p.columns;
-  const bool by_matrix = p.layout == 1 || (p.layout == 0 && m * n * 2 * int64_t(sizeof(V)) <= bytes_of_lanes);
+  const bool fits = m * n * 2 * int64_t(sizeof(V)) <= bytes_of_lanes;
+  // How many matrices of a row across the lanes take as long as one group of a matrix a lane (measured).
+  const int64_t worthwhile = p.layout == 1 ? 0 : p.layout == 2 || !fits ? L : int64_t(L / (1 + 45.0 / n));
   int64_t taps = 0;
   for (int64_t c = 0; c < p.source.classes; c++)
     taps += p.source.taps_of_class[c];
-  const int64_t stride = by_matrix ? 2 * n : RowAcrossLanes<T, L>::stride(p);
-  const int64_t phases = by_matrix ? 2 * taps : 0, part = by_matrix ? 0 : p.source.part_columns;
+  const int64_t lane_stride = 2 * n, row_stride = RowAcrossLanes<T, L>::stride(p);
+  const int64_t stride = worthwhile < L ? lane_stride : row_stride; // the longer of those that are used
+  const int64_t phases = 2 * taps, part = p.source.part_columns;
   arena.reserve(sizeof(V) * (m * stride + 3 * stride + phases) + 7 * sizeof(P) * n + 3 * sizeof(double) * n +
                 2 * sizeof(T) * part + Arena::slack);
   arena.rewind();
@@ -371,38 +398,39 @@ template <class T, int BYTES, int G, int ROWS> int64_t solve(const Problem<T> &p
   finish.clear(n);
 
   const Runs<T> runs(p);
-  const int rows = static_cast<int>(m), columns = static_cast<int>(n), step = static_cast<int>(stride);
+  const int rows = static_cast<int>(m), columns = static_cast<int>(n);
   int64_t bisected = 0;
   int slot = 0;
   for (int64_t run = 0; run < runs.count; run++)
-    for (int64_t first = 0; first < runs.length; first += by_matrix ? L : 1) {
+    for (int64_t first = 0; first < runs.length;) {
+      const bool a_lane_each = worthwhile < L && runs.length - first > worthwhile;
+      if (slot == End::count || (a_lane_each && slot % L != 0)) {
+        bisected += finish(n, p.max_sweeps, slot);
+        slot = 0;
+      }
       T *values = p.values + (run * runs.length + first) * n;
       const Column<P, LD> d{finish.d, slot}, e{finish.e, slot};
-      if (by_matrix) {
+      if (a_lane_each) {
         using Form = MatrixALane<T, L>;
         Form::fill(p, run, first, runs.length, a, turns);
-        const V factor = Form::rescale(a, m * stride);
-        bidiagonalize<AcrossMatrices<T, L>, ROWS>(a, rows, columns, step, {w, u, next}, d, e);
+        const V factor = Form::rescale(a, m * lane_stride);
+        bidiagonalize<AcrossMatrices<T, L>, ROWS>(a, rows, columns, static_cast<int>(lane_stride), {w, u, next}, d, e);
         for (int l = 0; l < L; l++) {
           finish.factor[slot + l] = factor[l];
           finish.target[slot + l] = first + l < runs.length ? values + l * n : nullptr;
         }
-        slot += L;
+        slot += L, first += L;
       } else {
         using Form = RowAcrossLanes<T, L>;
         Form::fill(p, run, first, a, row_r, row_i);
-        finish.factor[slot] = Form::rescale(a, m * stride);
+        finish.factor[slot] = Form::rescale(a, m * row_stride);
         finish.target[slot] = values;
-        bidiagonalize<AcrossColumns<T, L>, ROWS>(a, rows, columns, step, {w, u, next}, d, e);
-        slot++;
-      }
-      if (slot == End::count) {
-        bisected += finish(n, p.max_sweeps);
-        slot = 0;
+        bidiagonalize<AcrossColumns<T, L>, ROWS>(a, rows, columns, static_cast<int>(row_stride), {w, u, next}, d, e);
+        slot++, first++;
       }
     }
   if (slot > 0)
-    bisected += finish(n, p.max_sweeps);
+    bisected += finish(n, p.max_sweeps, slot);
   return bisected;
 }
 

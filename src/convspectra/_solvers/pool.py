@@ -58,7 +58,7 @@ _default: tuple[int, ThreadPoolExecutor] | None = None
 
 
 def default_executor() -> Executor:
-    """This process's own thread pool, one thread a core, made at the first call.
+    """This process's own thread pool, made at the first call: a thread for each core but the caller's.
 
     Kept, because starting threads takes longer than many a layer, and the native core keeps its
     workspace with its thread. A forked child makes another: its parent's threads are not there.
@@ -66,7 +66,10 @@ def default_executor() -> Executor:
     global _default
     with _lock:
         if _default is None or _default[0] != os.getpid():
-            _default = os.getpid(), ThreadPoolExecutor(available_cores(), thread_name_prefix="convspectra")
+            _default = (
+                os.getpid(),
+                ThreadPoolExecutor(max(1, available_cores() - 1), thread_name_prefix="convspectra"),
+            )
         return _default[1]
 
 
@@ -83,8 +86,9 @@ def ranges(
     pieces = min(4 * workers, int(count * seconds_each / _SMALLEST_TASK)) if workers > 1 else 1
     if pieces > 1:
         pieces = math.ceil(pieces / workers) * workers
-    size = min(fits, math.ceil(count / max(pieces, 1) / unit) * unit)
-    return [(start, min(start + size, count)) for start in range(0, count, size)]
+    pieces = max(pieces, math.ceil(count / fits))
+    edges = [count * i // pieces // unit * unit for i in range(pieces)] + [count]
+    return [(start, stop) for start, stop in zip(edges, edges[1:], strict=False) if start < stop]
 
 
 def capped(task: Callable[[int, int], Result], start: int, stop: int) -> Result:
@@ -106,12 +110,15 @@ def run(
     if len(pieces) == 1:
         return [task(*pieces[0])]
     with ExitStack() as stack:
-        executor = executor or default_executor()
         if uses_blas:
             stack.enter_context(single_threaded_blas())
             task = partial(capped, task)
-        futures = [executor.submit(task, start, stop) for start, stop in pieces]
+        futures = [(executor or default_executor()).submit(task, *piece) for piece in pieces]
         try:
+            if executor is None:
+                # Not idle while the pool works: from the other end, take back what has not started.
+                own = {i: task(*pieces[i]) for i in reversed(range(len(pieces))) if futures[i].cancel()}
+                return [own[i] if i in own else future.result() for i, future in enumerate(futures)]
             return [future.result() for future in futures]
         except BaseException:
             for future in futures:
