@@ -221,6 +221,18 @@ def test_help_and_version_start_quickly_and_import_little(tmp_path):
         assert f"| {heavy}" not in listed.stderr.replace("|   ", "| "), heavy
 
 
+def test_info_says_what_is_in_use_and_why(tmp_path):
+    lines = convspectra("info", cwd=tmp_path).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["convspectra", "solver:", "threads:", "found:"]
+    assert lines[1].split()[1].rstrip(",") in ("native", "lapack")
+
+
+def test_the_solver_can_be_named(chain, tmp_path):
+    tables = [convspectra("analyze", chain, "--solver", name, cwd=tmp_path) for name in ("auto", "lapack")]
+    assert tables[0].stdout == tables[1].stdout
+    assert convspectra("analyze", chain, "--solver", "eigen", cwd=tmp_path).returncode == 2
+
+
 def test_the_report_of_a_path_with_odd_characters(chain, tmp_path):
     odd = tmp_path / "a [b] 'c' é.onnx"
     odd.write_bytes(chain.read_bytes())

@@ -11,6 +11,7 @@ Source: Golub and Kahan (1965); Fernando and Parlett (1994); Demmel and Kahan (1
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,12 @@ try:
     from .._native import core
 except ImportError as error:
     core = None  # type: ignore[assignment]
-    _why_not = f"the native core was not built when the package was installed ({error})"
+    _why_not = (
+        "the native core was not built when the package was installed, for want of a C++20 compiler; "
+        "install one and reinstall"
+        if find_spec("convspectra._native.core") is None
+        else f"the native core cannot be loaded: {error}"
+    )
 
 NumpyArray = np.ndarray[Any, Any]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import threading
@@ -58,7 +59,7 @@ _default: tuple[int, ThreadPoolExecutor] | None = None
 
 
 def default_executor() -> Executor:
-    """This process's own thread pool, made at the first call: a thread for each core but the caller's.
+    """The thread pool of this process, made at the first call: a thread for each core but the caller's.
 
     Kept, because starting threads takes longer than many a layer, and the native core keeps its
     workspace with its thread. A forked child makes another: its parent's threads are not there.
@@ -88,7 +89,7 @@ def ranges(
         pieces = math.ceil(pieces / workers) * workers
     pieces = max(pieces, math.ceil(count / fits))
     edges = [count * i // pieces // unit * unit for i in range(pieces)] + [count]
-    return [(start, stop) for start, stop in zip(edges, edges[1:], strict=False) if start < stop]
+    return [(start, stop) for start, stop in itertools.pairwise(edges) if start < stop]
 
 
 def capped(task: Callable[[int, int], Result], start: int, stop: int) -> Result:
