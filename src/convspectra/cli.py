@@ -155,6 +155,35 @@ def demo(html: Html = Path("convspectra-demo.html")) -> None:
 
 
 @app.command()
+def bench(
+    full: Annotated[bool, typer.Option("--full", help="The paper's whole curves; about an hour.")] = False,
+    small: Annotated[bool, typer.Option("--small", help="Toy layers, in seconds.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write bench.json here, and figure1.png.")
+    ] = None,
+) -> None:
+    """Time every way to the singular values side by side, each checked for accuracy: figure 1."""
+    with _one_line_errors():
+        from rich.console import Console
+
+        from .bench import run
+        from .report import benchmarks
+        from .report.files import atomic, check_targets
+        from .report.text import progress_bar
+
+        check_targets({}, {"png": out})
+        with progress_bar(Console(stderr=True)) as progress:
+            results = run(full=full, small=small, progress=progress)
+        console = Console()
+        benchmarks.render(results, console if console.is_terminal else Console(width=130))
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            with atomic(out / "bench.json") as file:
+                file.write(results.to_json().encode())
+            benchmarks.draw(results, out / "figure1.png")
+
+
+@app.command()
 def info() -> None:
     """Say which solver is in use and why, with how many threads, and what is installed."""
     from .report.environment import describe

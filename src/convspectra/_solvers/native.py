@@ -35,6 +35,11 @@ NumpyArray = np.ndarray[Any, Any]
 LARGEST_SIDE = 1024
 """Blocks whose smaller side is beyond this are left to LAPACK, whose matrix products win there."""
 
+# Phases are made for so many taps and frequencies at a time: few enough to stay in the cache; and always
+# for a multiple of the most matrices that the core has in its lanes at once.
+_PHASES = 2**14
+_LANES = 32
+
 
 def why_unavailable() -> str | None:
     """Why the native core cannot be used, or None if it can."""
@@ -106,23 +111,28 @@ def singular_values(
         sweeps: of the bidiagonal iteration before bisection takes over; for tests.
         layout: 0 by size, 1 a matrix a lane, 2 a row across the lanes; for tests.
     """
-    phases = grid.phases(prepared.offsets, start, stop)
     first, second = prepared.part_shape
     side = second if prepared.stacked else second * len(prepared.taps_of_class)
-    values = np.empty((prepared.groups, stop - start, side), dtype=prepared.taps.dtype)
-    core.values_of_symbol(
-        prepared.taps,
-        prepared.taps_of_class,
-        phases.view(np.float64).reshape(*phases.shape, 2),
-        first,
-        second,
-        prepared.stacked,
-        values,
-        instruction_set,
-        _sweeps(side) if sweeps is None else sweeps,
-        layout,
-    )
-    return np.ldexp(np.swapaxes(values, 0, 1), prepared.exponent)
+    count = max(1, _PHASES // len(prepared.offsets) // _LANES) * _LANES
+    found = np.empty((stop - start, prepared.groups, side), dtype=prepared.taps.dtype)
+    for begin in range(start, stop, count):
+        end = min(begin + count, stop)
+        phases = grid.phases(prepared.offsets, begin, end)
+        values = np.empty((prepared.groups, end - begin, side), dtype=prepared.taps.dtype)
+        core.values_of_symbol(
+            prepared.taps,
+            prepared.taps_of_class,
+            phases.view(np.float64).reshape(*phases.shape, 2),
+            first,
+            second,
+            prepared.stacked,
+            values,
+            instruction_set,
+            _sweeps(side) if sweeps is None else sweeps,
+            layout,
+        )
+        found[begin - start : end - start] = np.swapaxes(values, 0, 1)
+    return np.ldexp(found, prepared.exponent)
 
 
 def singular_values_of_blocks(
