@@ -6,7 +6,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 core=src/convspectra/_native
 flags=(-std=c++20 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
-  -fno-math-errno -fno-trapping-math -ffp-contract=fast -Wno-psabi -I "$core")
+  -fno-math-errno -fno-trapping-math -ffp-contract=fast -Wno-psabi -fno-var-tracking-assignments -I "$core")
 compiler=${CXX:-g++}
 build() { "$compiler" "${flags[@]}" "$@"; }
 objects=("$work/baseline.o")

@@ -11,6 +11,8 @@ import pytest
 
 import convspectra as cs
 from convspectra._solvers import choice, native
+from convspectra.spectrum import prepare
+from convspectra.symbol import frequency_grid
 
 needs_native = pytest.mark.skipif(
     native.why_unavailable() is not None, reason="the native core was not built"
@@ -173,6 +175,51 @@ def test_all_solvers_agree(solver, name, dtype):
     assert error <= TOLERANCE[np.dtype(dtype)]
     bound = cs.operator_norm(kernel, geometry, solver=solver)
     assert abs(bound.upper - expected.norm) <= TOLERANCE[np.dtype(dtype)] * expected.norm
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("instruction_set", native.instruction_sets())
+def test_the_largest_is_certified_not_guessed(instruction_set, name, dtype):
+    kernel, geometry = case(name, dtype)
+    ready, correlation = prepare(kernel, geometry)
+    grid, prepared = frequency_grid(correlation), native.prepare(ready, correlation)
+    everything = native.singular_values(prepared, grid, 0, len(grid.index))[..., 0]
+    tolerance = 1e-6 if dtype == np.float32 else 1e-14
+    for start, stop in ((0, len(grid.index)), (len(grid.index) // 2, len(grid.index))):
+        floor = [0.0]
+        value, frequency, group = native.largest(
+            prepared, grid, start, stop, floor, instruction_set=instruction_set
+        )
+        expected = everything[start:stop].max()
+        assert floor == [value]
+        assert abs(value - expected) <= 2 * tolerance * expected
+        assert start <= frequency < stop
+        assert everything[frequency, group] >= expected * (1 - 3 * tolerance)
+    assert native.largest(prepared, grid, 0, len(grid.index), [2 * float(expected)]) == (0.0, -1, -1)
+
+
+@pytest.mark.parametrize("kind", ["random", "orthogonal", "zero", "one large block", "groups"])
+def test_norms_over_many_frequencies(kind):
+    rng = np.random.default_rng(3)
+    kernel, groups = rng.standard_normal((12, 12, 3, 3)), 1
+    if kind == "orthogonal":
+        kernel = np.zeros((12, 12, 3, 3))
+        kernel[:, :, 1, 1] = np.linalg.qr(rng.standard_normal((12, 12)))[0]
+    if kind == "zero":
+        kernel = np.zeros((12, 12, 3, 3))
+    if kind == "one large block":  # the checkerboard, last of all frequencies
+        kernel = (
+            1e-3 * kernel + (-1.0) ** np.add.outer(np.arange(3), np.arange(3)) * np.eye(12)[:, :, None, None]
+        )
+    if kind == "groups":
+        kernel, groups = kernel[:, :4] * np.repeat([1.0, 3.0, 2.0], 4)[:, None, None, None], 3
+    for dtype in (np.float32, np.float64):
+        geometry = cs.ConvGeometry((48, 40), groups=groups, padding="same", padding_mode="circular")
+        expected = cs.singular_values(kernel, geometry, solver="lapack").norm
+        bound = cs.operator_norm(kernel.astype(dtype), geometry)
+        assert abs(bound.upper - expected) <= TOLERANCE[np.dtype(dtype)] * expected
 
 
 @pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e30])

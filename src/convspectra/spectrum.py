@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ._compat import Array, is_numpy, like, namespace, real_kernel, to_numpy
+from ._compat import Array, is_concrete, is_numpy, like, namespace, real_kernel, to_numpy
 from ._solvers import array_api, choice, native, pool
 from ._solvers.choice import Engine, Solver
 from ._solvers.pool import DEFAULT_MEMORY
@@ -90,7 +90,8 @@ def spectrum_of(
 ) -> Spectrum:
     """`singular_values` of what `prepare` returns."""
     grid = frequency_grid(correlation)
-    values = _solved(_values, kernel, correlation, grid, executor, memory, solver)
+    engine = choice.choose(solver, kernel, grid.block_shape, len(grid.index))
+    values = _solved(_values, kernel, correlation, grid, executor, memory, engine)
     return Spectrum(
         values=values,
         multiplicity=np.repeat(grid.multiplicity, correlation.groups),
@@ -99,30 +100,45 @@ def spectrum_of(
     )
 
 
-def largest_by_block(
+@dataclass(frozen=True)
+class TopBlock:
+    """The block that has the largest singular value of all.
+
+    Attributes:
+        norm: that value, a scalar array.
+        frequency, group: which block; -1 where values cannot be looked at (a traced JAX array).
+    """
+
+    norm: Array
+    frequency: int
+    group: int
+
+
+def top_block(
     kernel: Array,
     correlation: Correlation,
     *,
     executor: Executor | None = None,
     memory: int = DEFAULT_MEMORY,
     solver: Solver = "auto",
-) -> Array:
-    """The largest singular value of each block of what `prepare` returns, shape (F, groups)."""
+) -> TopBlock:
+    """The operator norm of what `prepare` returns, and where it is reached."""
     grid = frequency_grid(correlation)
-    return _solved(_largest, kernel, correlation, grid, executor, memory, solver)
-
-
-def norm_of(
-    kernel: Array,
-    correlation: Correlation,
-    *,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
-) -> Array:
-    """The operator norm of what `prepare` returns, a scalar array."""
-    largest = largest_by_block(kernel, correlation, executor=executor, memory=memory, solver=solver)
-    return namespace(kernel).max(largest)
+    engine = choice.choose(solver, kernel, grid.block_shape, len(grid.index))
+    if engine == "native":
+        taken = choice.taken_by(engine, kernel)
+        prepared = native.prepare(taken, correlation)
+        if native.pays_to_certify(prepared, len(grid.index)):
+            task = partial(native.largest, prepared, grid, floor=[0.0])
+            tops = over_grid(task, taken, correlation, grid, executor, memory, engine)
+            norm, frequency, group = max(tops)
+            return TopBlock(like(norm, kernel, kernel.dtype), max(frequency, 0), max(group, 0))
+    largest = _solved(_largest, kernel, correlation, grid, executor, memory, engine)
+    norm = namespace(kernel).max(largest)
+    if not is_concrete(largest):
+        return TopBlock(norm, -1, -1)
+    place = np.unravel_index(to_numpy(largest).argmax(), largest.shape)
+    return TopBlock(norm, int(place[0]), int(place[1]))
 
 
 def _solved(
@@ -132,10 +148,9 @@ def _solved(
     grid: FrequencyGrid,
     executor: Executor | None,
     memory: int,
-    solver: Solver,
+    engine: Engine,
 ) -> Array:
-    """`task` over all blocks by the engine that `solver` means, as an array of the kernel's kind."""
-    engine = choice.choose(solver, kernel, grid.block_shape, len(grid.index))
+    """`task` over all blocks by an engine, as an array of the kernel's kind."""
     taken = choice.taken_by(engine, kernel)
     source = native.prepare(taken, correlation) if engine == "native" else taken
     ranged = partial(task, engine, source, correlation, grid)

@@ -103,6 +103,21 @@ template <class T> void symbols(const Kernels &kernels) {
         solver_of<T>(kernels)(p);
         p.values = again.data(), p.layout = 2;
         solver_of<T>(kernels)(p);
+        double most = 0;
+        for (T value : values)
+          most = value > most ? value : most;
+        Largest<T> top;
+        if constexpr (sizeof(T) == 4)
+          top = kernels.largest_f32(p, 0);
+        else
+          top = kernels.largest_f64(p, 0);
+        check(std::fabs(top.value - most) <= tolerance * most && top.matrix >= 0 && top.matrix < p.batch,
+              "the largest of a symbol", m, n, kernels.name);
+        if constexpr (sizeof(T) == 4)
+          top = kernels.largest_f32(p, static_cast<T>(2 * most));
+        else
+          top = kernels.largest_f64(p, static_cast<T>(2 * most));
+        check(top.matrix == -1, "a floor that nothing exceeds", m, n, kernels.name);
         bool frobenius = true, agree = true;
         for (int g = 0; g < groups; g++)
           for (int f = 0; f < frequencies; f++) {

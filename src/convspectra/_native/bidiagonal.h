@@ -16,13 +16,16 @@ template <class T> struct Limits;
 template <> struct Limits<float> {
   // `tiny`: a column whose square is below it is zero, for matrices of norm about 1. `small` and
   // `large`: a largest entry between them needs no scaling. `negligible`: the square of the relative
-  // error that the bidiagonal iteration may leave.
+  // error that the bidiagonal iteration may leave. `margin`: by how much a square may exceed the one that is
+  // certified to be the largest.
   static constexpr float tiny = 0x1p-100f, small = 0x1p-10f, large = 0x1p+30f;
   static constexpr double negligible = 0x1p-56;
+  static constexpr float margin = 0x1p-19f;
 };
 template <> struct Limits<double> {
   static constexpr double tiny = 0x1p-900, small = 0x1p-50, large = 0x1p+300;
   static constexpr double negligible = 0x1p-100;
+  static constexpr double margin = 0x1p-46;
 };
 
 // Squares of singular values below this, relative to the largest entry's, are not told from zero.

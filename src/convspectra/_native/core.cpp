@@ -3,11 +3,13 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace nb = nanobind;
@@ -70,12 +72,12 @@ int64_t values_of_blocks(Array<const T, nb::ndim<4>> blocks, Array<T, nb::ndim<2
 }
 
 template <class T>
-int64_t values_of_symbol(Array<const T, nb::ndim<1>> taps, Array<const int64_t, nb::ndim<1>> taps_of_class,
-                         Array<const double, nb::ndim<3>> phases, int64_t part_rows, int64_t part_columns, bool stacked,
-                         Array<T, nb::ndim<3>> values, const std::string &isa, int64_t sweeps, int64_t layout) {
+Problem<T> symbol_problem(const Array<const T, nb::ndim<1>> &taps, const Array<const int64_t, nb::ndim<1>> &taps_of_class,
+                          const Array<const double, nb::ndim<3>> &phases, int64_t groups, int64_t part_rows,
+                          int64_t part_columns, bool stacked) {
   Problem<T> p;
   Source<T> &s = p.source;
-  s.classes = taps_of_class.shape(0), s.groups = values.shape(0), s.frequencies = values.shape(1);
+  s.classes = taps_of_class.shape(0), s.groups = groups, s.frequencies = phases.shape(1);
   s.part_rows = part_rows, s.part_columns = part_columns, s.stacked = stacked;
   require(part_rows >= 1 && part_columns >= 1 && s.classes >= 1 && s.groups >= 1, "nothing to solve");
   p.rows = stacked ? s.classes * part_rows : part_rows;
@@ -87,14 +89,40 @@ int64_t values_of_symbol(Array<const T, nb::ndim<1>> taps, Array<const int64_t, 
     count += taps_of_class.data()[c];
   }
   require(int64_t(taps.shape(0)) == count * s.groups * part_rows * part_columns, "taps and classes do not fit");
-  require(int64_t(phases.shape(0)) == count && int64_t(phases.shape(1)) == s.frequencies && phases.shape(2) == 2,
-          "phases must be (taps, frequencies, 2)");
-  require(int64_t(values.shape(2)) == p.columns, "values must be (groups, frequencies, columns)");
+  require(int64_t(phases.shape(0)) == count && phases.shape(2) == 2, "phases must be (taps, frequencies, 2)");
   s.taps = taps.data(), s.taps_of_class = taps_of_class.data(), s.phases = phases.data();
   p.batch = s.groups * s.frequencies;
+  return p;
+}
+
+template <class T>
+int64_t values_of_symbol(Array<const T, nb::ndim<1>> taps, Array<const int64_t, nb::ndim<1>> taps_of_class,
+                         Array<const double, nb::ndim<3>> phases, int64_t part_rows, int64_t part_columns, bool stacked,
+                         Array<T, nb::ndim<3>> values, const std::string &isa, int64_t sweeps, int64_t layout) {
+  Problem<T> p = symbol_problem<T>(taps, taps_of_class, phases, values.shape(0), part_rows, part_columns, stacked);
+  require(int64_t(values.shape(1)) == p.source.frequencies && int64_t(values.shape(2)) == p.columns,
+          "values must be (groups, frequencies, columns)");
   p.values = values.data();
   p.max_sweeps = sweeps, p.layout = layout;
   return solve(p, isa);
+}
+
+template <class T>
+std::pair<double, int64_t> largest_of_symbol(Array<const T, nb::ndim<1>> taps,
+                                             Array<const int64_t, nb::ndim<1>> taps_of_class,
+                                             Array<const double, nb::ndim<3>> phases, int64_t groups, int64_t part_rows,
+                                             int64_t part_columns, bool stacked, double floor, const std::string &isa,
+                                             int64_t sweeps) {
+  Problem<T> p = symbol_problem<T>(taps, taps_of_class, phases, groups, part_rows, part_columns, stacked);
+  p.max_sweeps = sweeps;
+  const Kernels &kernels = kernels_named(isa);
+  nb::gil_scoped_release release;
+  Largest<T> found;
+  if constexpr (sizeof(T) == 4)
+    found = kernels.largest_f32(p, static_cast<T>(floor));
+  else
+    found = kernels.largest_f64(p, floor);
+  return {found.value, found.matrix};
 }
 
 } // namespace
@@ -110,4 +138,6 @@ NB_MODULE(core, m) {
   m.def("values_of_blocks", &values_of_blocks<double>);
   m.def("values_of_symbol", &values_of_symbol<float>);
   m.def("values_of_symbol", &values_of_symbol<double>);
+  m.def("largest_of_symbol", &largest_of_symbol<float>);
+  m.def("largest_of_symbol", &largest_of_symbol<double>);
 }

@@ -24,3 +24,16 @@ def values_of_symbol(
     layout: int,
     /,
 ) -> int: ...
+def largest_of_symbol(
+    taps: np.ndarray[Any, Any],
+    taps_of_class: np.ndarray[Any, Any],
+    phases: np.ndarray[Any, Any],
+    groups: int,
+    part_rows: int,
+    part_columns: int,
+    stacked: bool,
+    floor: float,
+    instruction_set: str,
+    sweeps: int,
+    /,
+) -> tuple[float, int]: ...

@@ -1,5 +1,5 @@
 // The table of one instruction set. Each isa_*.cpp is this, compiled for another one.
-#include "solve.h"
+#include "largest.h"
 
 // bytes: of a vector. pack: vectors in flight in the bidiagonal iteration. rows: updated together.
 #define CONVSPECTRA_KERNELS(name, bytes, pack, rows)                                                         \
@@ -9,8 +9,10 @@
         #name,                                                                                               \
         bytes / 4,                                                                                           \
         bytes / 8,                                                                                           \
-        [](const Problem<float> &p) { return solve<float, bytes, pack, rows>(p); },                      \
-        [](const Problem<double> &p) { return solve<double, bytes, pack, rows>(p); },                    \
+        [](const Problem<float> &p) { return solve_by_size<float, bytes, pack, rows>(p); },                  \
+        [](const Problem<double> &p) { return solve_by_size<double, bytes, pack, rows>(p); },                \
+        [](const Problem<float> &p, float floor) { return largest<float, bytes, pack, rows>(p, floor); },    \
+        [](const Problem<double> &p, double floor) { return largest<double, bytes, pack, rows>(p, floor); }, \
     };                                                                                                       \
     return &kernels;                                                                                         \
   }                                                                                                          \

@@ -33,6 +33,15 @@ template <class T> struct Problem {
   int64_t layout = 0;                       // 0 chosen by size, 1 a matrix a lane, 2 a row across the lanes
 };
 
+// A singular value, and the matrix of the batch that has it, or -1.
+template <class T> struct Largest {
+  T value;
+  int64_t matrix;
+};
+
+// The largest singular value of the batch if it exceeds `floor`.
+template <class T> using FindLargest = Largest<T> (*)(const Problem<T> &, T floor);
+
 // Returns how many matrices bisection had to finish.
 template <class T> using Solve = int64_t (*)(const Problem<T> &);
 
@@ -41,6 +50,8 @@ struct Kernels {
   int lanes_f32, lanes_f64;
   Solve<float> solve_f32;
   Solve<double> solve_f64;
+  FindLargest<float> largest_f32;
+  FindLargest<double> largest_f64;
 };
 
 const Kernels *kernels_baseline();

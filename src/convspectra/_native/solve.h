@@ -434,4 +434,14 @@ template <class T, int BYTES, int G, int ROWS> int64_t solve(const Problem<T> &p
   return bisected;
 }
 
+// The same by vectors of half the width where only so many matrices at once stay in the cache.
+template <class T, int BYTES, int G, int ROWS> int64_t solve_by_size(const Problem<T> &p) {
+  if constexpr (BYTES == 64) {
+    const int64_t entries = 2 * p.rows * p.columns;
+    if (p.layout == 0 && entries * BYTES > bytes_of_lanes && entries * BYTES / 2 <= bytes_of_lanes)
+      return solve<T, BYTES / 2, G, ROWS>(p);
+  }
+  return solve<T, BYTES, G, ROWS>(p);
+}
+
 } // namespace

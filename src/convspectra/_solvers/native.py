@@ -10,6 +10,8 @@ Source: Golub and Kahan (1965); Fernando and Parlett (1994); Demmel and Kahan (1
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -41,6 +43,11 @@ _PHASES = 2**14
 _LANES = 32
 
 
+LARGEST_IN_LANES = 12_000
+FEWEST_TO_CERTIFY = 256
+"""Certificates pay for blocks of no more entries than the first, if there are as many as the second."""
+
+
 def why_unavailable() -> str | None:
     """Why the native core cannot be used, or None if it can."""
     return None if core is not None else _why_not
@@ -70,6 +77,13 @@ class NativeTaps:
     part_shape: tuple[int, int]
     stacked: bool
     exponent: int
+
+    @property
+    def block_shape(self) -> tuple[int, int]:
+        """Rows and columns of a block as it is solved, rows at least columns."""
+        rows, columns = self.part_shape
+        classes = len(self.taps_of_class)
+        return (rows * classes, columns) if self.stacked else (rows, columns * classes)
 
 
 def prepare(kernel: NumpyArray, correlation: Correlation) -> NativeTaps:
@@ -112,17 +126,14 @@ def singular_values(
         layout: 0 by size, 1 a matrix a lane, 2 a row across the lanes; for tests.
     """
     first, second = prepared.part_shape
-    side = second if prepared.stacked else second * len(prepared.taps_of_class)
-    count = max(1, _PHASES // len(prepared.offsets) // _LANES) * _LANES
+    side = prepared.block_shape[1]
     found = np.empty((stop - start, prepared.groups, side), dtype=prepared.taps.dtype)
-    for begin in range(start, stop, count):
-        end = min(begin + count, stop)
-        phases = grid.phases(prepared.offsets, begin, end)
+    for begin, end, phases in _phases(prepared, grid, start, stop):
         values = np.empty((prepared.groups, end - begin, side), dtype=prepared.taps.dtype)
         core.values_of_symbol(
             prepared.taps,
             prepared.taps_of_class,
-            phases.view(np.float64).reshape(*phases.shape, 2),
+            phases,
             first,
             second,
             prepared.stacked,
@@ -133,6 +144,64 @@ def singular_values(
         )
         found[begin - start : end - start] = np.swapaxes(values, 0, 1)
     return np.ldexp(found, prepared.exponent)
+
+
+def pays_to_certify(prepared: NativeTaps, frequencies: int) -> bool:
+    """Whether `largest` is faster than all singular values."""
+    small = math.prod(prepared.block_shape) <= LARGEST_IN_LANES
+    return small and frequencies * prepared.groups >= FEWEST_TO_CERTIFY
+
+
+def largest(
+    prepared: NativeTaps,
+    grid: FrequencyGrid,
+    start: int,
+    stop: int,
+    floor: list[float],
+    *,
+    instruction_set: str = "",
+) -> tuple[float, int, int]:
+    """The largest singular value of these blocks, the frequency and the group that have it.
+
+    Exact up to 1e-6 (float32) or 1e-14 (float64) of itself: a block is decomposed only if the
+    factorisation of `(1 + 2e-6) c^2 I - S^H S` (2e-14 in float64) shows that it has a singular value
+    above the largest so far, `c`.
+
+    Arguments:
+        prepared: any blocks, but see `pays_to_certify`.
+        floor: one number, shared by all pieces of a layer: the largest value found so far, which is
+            raised. If no block here exceeds it, the frequency is -1.
+    """
+    columns = prepared.block_shape[1]
+    best = (0.0, -1, -1)
+    for begin, end, phases in _phases(prepared, grid, start, stop):
+        value, place = core.largest_of_symbol(
+            prepared.taps,
+            prepared.taps_of_class,
+            phases,
+            prepared.groups,
+            *prepared.part_shape,
+            prepared.stacked,
+            math.ldexp(floor[0], -prepared.exponent),
+            instruction_set,
+            _sweeps(columns),
+        )
+        if place >= 0:
+            group, frequency = divmod(place, end - begin)
+            best = (math.ldexp(value, prepared.exponent), begin + frequency, group)
+            floor[0] = max(floor[0], best[0])
+    return best
+
+
+def _phases(
+    prepared: NativeTaps, grid: FrequencyGrid, start: int, stop: int
+) -> Iterator[tuple[int, int, NumpyArray]]:
+    """The phases as the core reads them, for some frequencies at a time, and which these are."""
+    count = max(1, _PHASES // len(prepared.offsets) // _LANES) * _LANES
+    for begin in range(start, stop, count):
+        end = min(begin + count, stop)
+        phases = grid.phases(prepared.offsets, begin, end)
+        yield begin, end, phases.view(np.float64).reshape(*phases.shape, 2)
 
 
 def singular_values_of_blocks(

@@ -9,7 +9,7 @@ from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..geometry import ConvGeometry
 from ..results import Bound
-from ..spectrum import norm_of, prepare
+from ..spectrum import prepare, top_block
 from .circulant_embedding import circulant_embedding
 
 
@@ -43,5 +43,5 @@ def operator_norm(
     ready, correlation = prepare(kernel, geometry)
     if correlation.padding_mode == "zeros" and not correlation.is_circulant:
         return circulant_embedding(kernel, geometry, executor=executor, memory=memory, solver=solver)
-    norm = norm_of(ready, correlation, executor=executor, memory=memory, solver=solver)
+    norm = top_block(ready, correlation, executor=executor, memory=memory, solver=solver).norm
     return Bound(norm, norm, method="symbol", exact=True)

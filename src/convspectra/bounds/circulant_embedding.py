@@ -9,7 +9,7 @@ from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..geometry import ConvGeometry
 from ..results import Bound
-from ..spectrum import largest_by_block, prepare
+from ..spectrum import prepare, top_block
 from .reshaped_kernel import refuse_other_boundaries, row_norm
 from .rounding import allowance
 from .tori import enclosing_tori
@@ -60,13 +60,11 @@ def circulant_embedding(
     xp = namespace(kernel)
     slack = allowance(kernel, correlation)
     tori = enclosing_tori(correlation, sizes)
-    largest = [
-        largest_by_block(kernel, torus, executor=executor, memory=memory, solver=solver) for torus in tori
-    ]
-    upper = xp.min(xp.stack([xp.max(norms) for norms in largest]))
+    tops = [top_block(kernel, torus, executor=executor, memory=memory, solver=solver) for torus in tori]
+    upper = xp.min(xp.stack([top.norm for top in tops]))
     lower = row_norm(kernel, correlation)
     if is_concrete(kernel):
-        packet = packet_norm(kernel, correlation, tori[0], largest[0])
+        packet = packet_norm(kernel, correlation, tori[0], tops[0])
         lower = xp.maximum(lower, like(packet, kernel, kernel.dtype))
     lower = lower / slack
     return Bound(lower, upper * slack, method="circulant_embedding", assumes=ASSUMES)

@@ -12,7 +12,7 @@ from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..geometry import ConvGeometry, Correlation
 from ..results import Bound
-from ..spectrum import norm_of, prepare
+from ..spectrum import prepare, top_block
 from ..symbol import polyphase
 from .rounding import allowance
 
@@ -62,7 +62,7 @@ def pfister2018(
         raise ValueError(f"oversampling must be at least 2; got {oversampling}")
     kernel, correlation = prepare(kernel, geometry)
     torus, factor = sampling_torus(correlation, oversampling)
-    norm = norm_of(kernel, torus, executor=executor, memory=memory, solver=solver)
+    norm = top_block(kernel, torus, executor=executor, memory=memory, solver=solver).norm
     if factor == 1.0:  # the symbol is constant: one block says it all
         return Bound(norm, norm, method="pfister2018", exact=True, assumes=ASSUMES)
     slack = allowance(kernel, correlation)

@@ -15,7 +15,7 @@ from .._solvers.pool import DEFAULT_MEMORY
 from ..errors import GeometryError
 from ..geometry import ConvGeometry, Correlation
 from ..results import Bound
-from ..spectrum import largest_by_block, prepare
+from ..spectrum import TopBlock, prepare, top_block
 from ..symbol import frequency_grid, input_wave, symbol_blocks
 from .reshaped_kernel import refuse_other_boundaries
 from .rounding import allowance
@@ -56,19 +56,18 @@ def wave_packet(
     if not is_concrete(ready):
         raise GeometryError("wave_packet needs concrete values; call it outside jax.jit")
     torus = enclosing_tori(correlation, 1)[0]
-    largest = largest_by_block(ready, torus, executor=executor, memory=memory, solver=solver)
-    lower = packet_norm(ready, correlation, torus, largest, steps) / allowance(ready, correlation)
+    top = top_block(ready, torus, executor=executor, memory=memory, solver=solver)
+    lower = packet_norm(ready, correlation, torus, top, steps) / allowance(ready, correlation)
     return Bound(like(lower, ready, ready.dtype), None, method="wave_packet", assumes="zero or no padding")
 
 
 def packet_norm(
-    kernel: Array, correlation: Correlation, torus: Correlation, largest: Array, steps: int = 3
+    kernel: Array, correlation: Correlation, torus: Correlation, top: TopBlock, steps: int = 3
 ) -> float:
-    """The quotient of the packet on the top block of `torus`, whose norms by block are `largest`."""
-    tops = to_numpy(largest)
-    if not tops.max() > 0:
+    """The quotient of the packet on the top block of `torus`."""
+    if not float(top.norm) > 0:
         return 0.0
-    frequency, group = (int(i) for i in np.unravel_index(tops.argmax(), tops.shape))
+    frequency, group = top.frequency, top.group
     grid = frequency_grid(torus)
     alone, one_group = _of_group(to_numpy(kernel), correlation, group)
     _, torus_group = _of_group(to_numpy(kernel), torus, group)

@@ -1,0 +1,153 @@
+// The largest singular value over a batch, with a certificate instead of a decomposition where one will do.
+//
+// With the largest value c found so far, c^2 (1 + margin) I - A^H A has only positive pivots in its
+// factorisation L D L^H if and only if no singular value of A exceeds c sqrt(1 + margin), up to rounding (Sylvester's law
+// of inertia). That takes half the operations of a bidiagonalisation and runs at the rate of matrix
+// products. Only matrices that fail are decomposed, and raise c: about as often as a record is set.
+#pragma once
+
+#include "solve.h"
+
+namespace {
+
+// Minus the inner products of A rows of `c`, from row i on, with B rows from row j on, where they meet in `out`.
+template <class V, int A, int B>
+inline void inner_products(const V *__restrict c, int64_t length, int64_t i, int64_t j, V *__restrict out, int64_t n) {
+  V x[A][B], y[A][B];
+#pragma GCC unroll 4
+  for (int p = 0; p < A; p++)
+#pragma GCC unroll 4
+    for (int q = 0; q < B; q++)
+      x[p][q] = y[p][q] = V{};
+  const V *first = c + 2 * i * length, *second = c + 2 * j * length;
+  for (int64_t r = 0; r < 2 * length; r += 2) {
+#pragma GCC unroll 4
+    for (int p = 0; p < A; p++) {
+      const V u = first[2 * p * length + r], v = first[2 * p * length + r + 1];
+#pragma GCC unroll 4
+      for (int q = 0; q < B; q++) {
+        const V s = second[2 * q * length + r], t = second[2 * q * length + r + 1];
+        x[p][q] += u * s + v * t;
+        y[p][q] += u * t - v * s;
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int p = 0; p < A; p++)
+#pragma GCC unroll 4
+    for (int q = 0; q < B; q++) {
+      out[2 * ((i + p) * n + j + q)] = -x[p][q];
+      out[2 * ((i + p) * n + j + q) + 1] = -y[p][q];
+    }
+}
+
+// Whether all pivots of shift I - A^H A are positive, a matrix a lane; lanes at and beyond `used` do not
+// count. `c` is room for A, `m` for n x n, `column` for n entries.
+template <class V>
+bool all_below(const V *a, int64_t rows, int64_t n, V shift, int used, V *c, V *m, V *column) {
+  // Columns as rows: at the stride of a row they would all fall on the same few lines of the first cache.
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t i = 0; i < n; i++) {
+      c[2 * (i * rows + r)] = a[2 * (r * n + i)];
+      c[2 * (i * rows + r) + 1] = a[2 * (r * n + i) + 1];
+    }
+  for (int64_t i = 0; i < n; i += 2)
+    for (int64_t j = 0; j <= i; j += 2) {
+      if (i + 1 < n)
+        inner_products<V, 2, 2>(c, rows, i, j, m, n); // j <= i: j + 1 is there too
+      else if (j + 1 < n)
+        inner_products<V, 1, 2>(c, rows, i, j, m, n);
+      else
+        inner_products<V, 1, 1>(c, rows, i, j, m, n);
+    }
+  for (int64_t i = 0; i < n; i++)
+    m[2 * (i * n + i)] += shift;
+  for (int64_t k = 0; k < n; k++) {
+    const V pivot = m[2 * (k * n + k)];
+    for (int l = 0; l < used; l++)
+      if (!(pivot[l] > 0))
+        return false;
+    const V inverse = 1 / pivot;
+    for (int64_t i = k + 1; i < n; i++) {
+      V *row = m + 2 * i * n;
+      const V x = row[2 * k], y = row[2 * k + 1];
+      column[2 * i] = x, column[2 * i + 1] = y;
+      const V p = x * inverse, q = y * inverse;
+      for (int64_t j = k + 1; j <= i; j++) {
+        const V u = column[2 * j], v = column[2 * j + 1];
+        row[2 * j] -= p * u + q * v;
+        row[2 * j + 1] -= q * u - p * v;
+      }
+    }
+  }
+  return true;
+}
+
+// The largest value of the batch, at least `floor`, and which matrix has it (-1: none exceeds the floor).
+template <class T, int BYTES, int G, int ROWS> convspectra::Largest<T> largest(const Problem<T> &p, T floor) {
+  constexpr int L = BYTES / sizeof(T), LD = BYTES / sizeof(double);
+  using V = Vector<T, L>;
+  static thread_local Arena arena;
+  const int64_t m = p.rows, n = p.columns;
+  int64_t taps = 0;
+  for (int64_t c = 0; c < p.source.classes; c++)
+    taps += p.source.taps_of_class[c];
+  using End = Finish<T, LD, G>;
+  using P = typename End::P;
+  constexpr int parts = L / LD; // packs' vectors that one group of matrices takes
+  arena.reserve(sizeof(V) * (4 * m * n + 2 * n * n + 8 * n + 2 * taps) + 7 * sizeof(P) * n + 3 * sizeof(double) * n +
+                sizeof(T) * L * n + Arena::slack);
+  arena.rewind();
+  V *a = arena.take<V>(2 * m * n), *flipped = arena.take<V>(2 * m * n), *gram = arena.take<V>(2 * n * n);
+  V *column = arena.take<V>(2 * n), *turns = arena.take<V>(2 * taps);
+  V *w = arena.take<V>(2 * n), *u = arena.take<V>(2 * n), *next = arena.take<V>(2 * n);
+  End finish;
+  for (P **packs : {&finish.d, &finish.e, &finish.q, &finish.off, &finish.other_q, &finish.other_off, &finish.found})
+    *packs = arena.take<P>(n);
+  for (double **one : {&finish.one_d, &finish.one_e, &finish.one_values})
+    *one = arena.take<double>(n);
+  T *values = arena.take<T>(L * n);
+  finish.clear(n);
+  static_assert(parts >= 1);
+
+  const Runs<T> runs(p);
+  convspectra::Largest<T> best{floor, -1};
+  int tried = 0, failed = 0;
+  for (int64_t run = 0; run < runs.count; run++)
+    for (int64_t first = 0; first < runs.length; first += L) {
+      const int used = static_cast<int>(runs.length - first < L ? runs.length - first : L);
+      MatrixALane<T, L>::fill(p, run, first, runs.length, a, turns);
+      const V factor = MatrixALane<T, L>::rescale(a, 2 * m * n);
+      // Where certificates keep failing (all matrices of one norm), they are not worth their price.
+      const bool worthwhile = best.value > 0 && !(tried >= 8 && 2 * failed > tried);
+      if (worthwhile) {
+        const V bound = factor * best.value;
+        const V shift = bound * bound * (T(1) + Limits<T>::margin);
+        bool in_range = true;
+        for (int l = 0; l < used; l++)
+          in_range &= shift[l] > Limits<T>::tiny && shift[l] <= std::numeric_limits<T>::max();
+        const FlushSubnormals flush;
+        tried++;
+        if (in_range && all_below<V>(a, m, n, shift, used, flipped, gram, column))
+          continue;
+        failed++;
+      }
+      const Column<P, LD> d{finish.d, 0}, e{finish.e, 0};
+      bidiagonalize<AcrossMatrices<T, L>, ROWS>(a, static_cast<int>(m), static_cast<int>(n), static_cast<int>(2 * n),
+                                                {w, u, next}, d, e);
+      for (int l = 0; l < L; l++) {
+        finish.factor[l] = factor[l];
+        finish.target[l] = l < used ? values + l * n : nullptr;
+      }
+      finish(n, p.max_sweeps, L);
+      for (int l = 0; l < used; l++)
+        if (!(values[l * n] <= best.value)) {
+          best = {values[l * n], run * runs.length + first + l};
+          if (best.value != best.value)
+            return best;
+        }
+    }
+  return best;
+}
+
+} // namespace
