@@ -364,8 +364,9 @@ template <class P, int L> struct Column {
   Place operator[](int64_t k) const { return {packs[k], slot}; }
 };
 
-// A matrix a lane as long as L of them stay in the second cache; beyond that a row across the lanes.
-constexpr int64_t bytes_of_lanes = 3 << 19;
+// A matrix a lane as long as L of them take no more bytes than this, that is, about stay in the second cache;
+// beyond that a row across the lanes. In single precision narrower vectors are taken first (all measured).
+template <class T, int BYTES> constexpr int64_t bytes_of_lanes = sizeof(T) == 8 ? 3 << 19 : BYTES == 64 ? 1 << 20 : 5 << 19;
 
 template <class T, int BYTES, int G, int ROWS> int64_t solve(const Problem<T> &p) {
   constexpr int L = BYTES / sizeof(T), LD = BYTES / sizeof(double);
@@ -375,7 +376,7 @@ template <class T, int BYTES, int G, int ROWS> int64_t solve(const Problem<T> &p
   static_assert(End::count % L == 0);
   static thread_local Arena arena;
   const int64_t m = p.rows, n = p.columns;
-  const bool fits = m * n * 2 * int64_t(sizeof(V)) <= bytes_of_lanes;
+  const bool fits = m * n * 2 * int64_t(sizeof(V)) <= bytes_of_lanes<T, BYTES>;
   // How many matrices of a row across the lanes take as long as one group of a matrix a lane (measured).
   const int64_t worthwhile = p.layout == 1 ? 0 : p.layout == 2 || !fits ? L : int64_t(L / (1 + 45.0 / n));
   int64_t taps = 0;
@@ -436,9 +437,9 @@ template <class T, int BYTES, int G, int ROWS> int64_t solve(const Problem<T> &p
 
 // The same by vectors of half the width where only so many matrices at once stay in the cache.
 template <class T, int BYTES, int G, int ROWS> int64_t solve_by_size(const Problem<T> &p) {
-  if constexpr (BYTES == 64) {
+  if constexpr (BYTES == 64 && sizeof(T) == 4) {
     const int64_t entries = 2 * p.rows * p.columns;
-    if (p.layout == 0 && entries * BYTES > bytes_of_lanes && entries * BYTES / 2 <= bytes_of_lanes)
+    if (p.layout == 0 && entries * BYTES > bytes_of_lanes<T, BYTES> && entries * BYTES / 2 <= bytes_of_lanes<T, BYTES / 2>)
       return solve<T, BYTES / 2, G, ROWS>(p);
   }
   return solve<T, BYTES, G, ROWS>(p);
