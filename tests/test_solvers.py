@@ -219,6 +219,7 @@ def test_norms_over_many_frequencies(kind):
         geometry = cs.ConvGeometry((48, 40), groups=groups, padding="same", padding_mode="circular")
         expected = cs.singular_values(kernel, geometry, solver="lapack").norm
         bound = cs.operator_norm(kernel.astype(dtype), geometry)
+        assert type(bound.upper) is dtype
         assert abs(bound.upper - expected) <= TOLERANCE[np.dtype(dtype)] * expected
 
 

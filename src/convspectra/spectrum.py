@@ -132,7 +132,8 @@ def top_block(
             task = partial(native.largest, prepared, grid, floor=[0.0])
             tops = over_grid(task, taken, correlation, grid, executor, memory, engine)
             norm, frequency, group = max(tops)
-            return TopBlock(like(norm, kernel, kernel.dtype), max(frequency, 0), max(group, 0))
+            scalar = like([norm], kernel, kernel.dtype)[0]
+            return TopBlock(scalar, max(frequency, 0), max(group, 0))
     largest = _solved(_largest, kernel, correlation, grid, executor, memory, engine)
     norm = namespace(kernel).max(largest)
     if not is_concrete(largest):
