@@ -5,8 +5,8 @@ from ._version import __version__
 from .bounds import operator_norm
 from .errors import GeometryError, InputError, KernelError, ModelError
 from .geometry import ConvGeometry
-from .projection import clip
-from .results import Bound, Spectrum
+from .projection import clip, project, rescale
+from .results import Bound, Projection, Spectrum
 from .spectrum import Decomposition, singular_values, svd
 
 __all__ = [
@@ -17,12 +17,15 @@ __all__ = [
     "InputError",
     "KernelError",
     "ModelError",
+    "Projection",
     "Spectrum",
     "__version__",
     "bounds",
     "clip",
     "operator_norm",
     "paper",
+    "project",
+    "rescale",
     "singular_values",
     "svd",
 ]

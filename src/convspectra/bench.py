@@ -379,7 +379,11 @@ def curve(
             points = found.setdefault(name, [])
             if points and (points[-1][1] > limit or points[-1][0] != _before(channels, count)):
                 continue
-            points.append((count, min(_seconds(partial(method, kernel, geometry)) for _ in range(2))))
+            call = partial(method, kernel, geometry)
+            times = [_seconds(call), _seconds(call)]
+            while len(times) < 7 and sum(times) < 1.0:
+                times.append(_seconds(call))
+            points.append((count, min(times)))
     return found
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from concurrent.futures import Executor
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from ._compat import Array, like, namespace
-from ._solvers import array_api
+from ._compat import Array, like, namespace, real_kernel, to_numpy
+from ._solvers import array_api, native, pool
+from ._solvers.choice import Solver
 from ._solvers.pool import DEFAULT_MEMORY
 from .geometry import ConvGeometry, Correlation
-from .spectrum import over_grid, prepare
+from .results import Projection
+from .spectrum import over_grid, prepare, top_block
 from .symbol import FrequencyGrid, frequency_grid, symbol_adjoint, symbol_blocks
 
 
@@ -48,10 +51,8 @@ def clip(
 
     Reference: Sedghi, Gupta and Long (2019), Section 3 and Appendix A.
     """
-    if not (math.isfinite(max_norm) and max_norm > 0):
-        raise ValueError(f"max_norm must be positive and finite; got {max_norm}")
+    _check_limit(max_norm)
     ready, correlation = prepare(kernel, geometry)
-    xp = namespace(ready)
     grid = frequency_grid(correlation)
     task = partial(_excess, ready, correlation, grid, float(max_norm))
     parts = over_grid(task, ready, correlation, grid, executor, memory)
@@ -59,8 +60,188 @@ def clip(
     for part in parts[1:]:
         total = total + part
     scale = math.prod(grid.shape) * _copies(correlation)
-    clipped = ready - total / like(scale, ready, ready.dtype)
-    return xp.permute_dims(clipped, tuple(int(axis) for axis in np.argsort(geometry.kernel_axes)))
+    return _as_given(ready - total / like(scale, ready, ready.dtype), geometry)
+
+
+def rescale(
+    kernel: Array,
+    geometry: ConvGeometry,
+    max_norm: float,
+    *,
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Array:
+    """The kernel divided by what its norm exceeds `max_norm` by, if it does.
+
+    Arguments, errors: as `project`. The norm of the result, as `operator_norm` computes it, is at most
+    `max_norm` in exact comparison.
+    """
+    _check_limit(max_norm)
+    real = real_kernel(kernel)
+    solve = {"executor": executor, "memory": memory, "solver": solver}
+    ready, correlation = prepare(real, geometry)
+    scaled, _ = _inside(ready, correlation, max_norm, solve)
+    return _as_given(scaled, geometry)
+
+
+def project(
+    kernel: Array,
+    geometry: ConvGeometry,
+    max_norm: float,
+    *,
+    tolerance: float = 1e-2,
+    max_iterations: int = 1000,
+    dual: Array | None = None,
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Projection:
+    """The nearest kernel with the same taps and operator norm at most `max_norm`.
+
+        min ||K - W||  subject to  ||S(K)(g)|| <= c  for all frequencies g
+
+    Its dual `max <W, S* Y> - ||S* Y||^2 / 2 - c sum ||Y(g)||_nuclear`, with `K = W - S* Y`, is solved by
+    accelerated proximal gradient steps, each a soft threshold of the singular values of all
+    blocks, with restarts; for an unaccelerated step of this size it is Dykstra's algorithm. It stops when the
+    duality gap proves that the kernel, scaled back into the ball, is near the nearest one.
+
+    Arguments:
+        kernel, executor, memory, solver: as `singular_values`; no gradient.
+        geometry: block-circulant, as `singular_values`.
+        max_norm: the radius `c`, positive.
+        tolerance: stop when `gap` is at most this times half of the squared distance moved.
+        max_iterations: stop then at the latest, and say what was reached.
+        dual: `Projection.dual` of an earlier call with the same geometry, for a kernel that has
+            changed little.
+
+    Returns:
+        `Projection`.
+
+    Raises:
+        ValueError: max_norm is not positive and finite, tolerance not positive, or a dual of
+            another shape.
+        GeometryError, KernelError, InputError: as `singular_values`.
+
+    Not guaranteed: anything about other boundaries than the wrapped one. Memory is not bounded by
+    `memory` here: the dual stands in it, twice the symbol, in double precision.
+
+    Reference: Dykstra (1983); Beck and Teboulle (2009); restarts, O'Donoghue and Candes (2015). Sedghi,
+    Gupta and Long (2019), Section 3, suggest alternating projections, which converge to another kernel.
+    """
+    _check_limit(max_norm)
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive; got {tolerance}")
+    real = real_kernel(kernel)
+    solve: dict[str, Any] = {"executor": executor, "memory": memory, "solver": solver}
+    given, correlation = prepare(real, geometry)
+    norm_before = top_block(given, correlation, **solve).norm
+    if float(norm_before) <= max_norm:
+        return Projection(kernel, norm_before, norm_before, 0, 0.0)
+    grid = frequency_grid(correlation)
+    weights = grid.multiplicity.astype(np.float64)
+    # In units of the limit, so that tiny and huge kernels stay in range.
+    start = to_numpy(given).astype(np.float64) / max_norm
+    step = 1.0 / float(math.prod(grid.shape) * _copies(correlation).max())
+    blocks = partial(symbol_blocks, correlation=correlation, grid=grid)
+    lifted = partial(symbol_adjoint, correlation=correlation, grid=grid)
+    state = np.zeros_like(blocks(start)) if dual is None else to_numpy(dual)
+    if state.shape != (len(grid.index), correlation.groups, *blocks(start, stop=1).shape[2:]):
+        raise ValueError(f"dual must come from a call with the same geometry; got shape {state.shape}")
+    ahead, momentum = state, 1.0
+    moved, best, best_gap, iterations = lifted(state), start, math.inf, 0
+    while iterations < max_iterations:
+        current = start - lifted(ahead)
+        following, nuclear = _soft_threshold(ahead + step * blocks(current), step, weights, solve)
+        iterations += 1
+        if np.sum(weights[:, None, None, None] * ((ahead - following).conj() * (following - state)).real) > 0:
+            momentum = 1.0
+        faster = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
+        ahead = following + (momentum - 1) / faster * (following - state)
+        state, momentum = following, faster
+        if iterations % _BETWEEN_CHECKS and iterations != max_iterations:
+            continue
+        moved = lifted(state)
+        candidate, _ = _inside(start - moved, correlation, 1.0, solve)
+        lower = float(np.sum(start * moved) - np.sum(moved**2) / 2 - nuclear)
+        distance = float(np.sum((candidate - start) ** 2)) / 2
+        # Every dual point bounds the optimum; the best feasible kernel so far is kept.
+        if best_gap is math.inf or distance - lower < best_gap:
+            best, best_gap = candidate, distance - lower
+        if best_gap <= tolerance * distance:
+            break
+    result = like(best * max_norm, given, given.dtype)
+    inside, norm = _inside(result, correlation, max_norm, solve)
+    # What rounding to the kernel's precision and the last division added to the distance.
+    drift = float(np.linalg.norm(to_numpy(inside).astype(np.float64) - best * max_norm))
+    distance = math.sqrt(2 * max(best_gap, 0.0)) * max_norm + drift
+    return Projection(
+        _as_given(inside, geometry), norm_before, norm, iterations, distance**2 / 2, like(state, given)
+    )
+
+
+_BETWEEN_CHECKS = 5
+"""Sweeps between two looks at the gap, each of which costs a norm."""
+
+
+def _soft_threshold(
+    blocks: np.ndarray[Any, Any], threshold: float, weights: np.ndarray[Any, Any], solve: dict[str, Any]
+) -> tuple[np.ndarray[Any, Any], float]:
+    """Each block with its singular values lowered by the threshold, and their weighted sum over all."""
+    lowered = np.zeros_like(blocks)
+
+    def part(start: int, stop: int) -> float:
+        shape = blocks.shape[2:]
+        flat, target = blocks[start:stop].reshape(-1, *shape), lowered[start:stop].reshape(-1, *shape)
+        repeated = np.repeat(weights[start:stop], blocks.shape[1])
+        above = _largest(flat) > threshold
+        if not above.any():
+            return 0.0
+        # From the smaller Gram matrix: only values above the threshold are divided by.
+        wide = shape[0] <= shape[1]
+        squares, vectors = np.linalg.eigh(array_api.smaller_gram(flat[above]))
+        values = np.sqrt(np.maximum(squares, threshold**2))
+        share = np.matmul(vectors * (1 - threshold / values)[..., None, :], vectors.conj().swapaxes(-1, -2))
+        target[above] = np.matmul(share, flat[above]) if wide else np.matmul(flat[above], share)
+        return float((repeated[above, None] * (values - threshold)).sum())
+
+    rows, columns = blocks.shape[-2:]
+    seconds_each = 30.0 * blocks[0].size * min(rows, columns) / 4e9
+    workers = pool.workers_of(solve["executor"])
+    pieces = pool.ranges(len(blocks), workers, 1, seconds_each, solve["memory"])
+    return lowered, sum(pool.run(part, pieces, solve["executor"]))
+
+
+def _largest(blocks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The largest singular value of each block of a stack, by the fastest way at hand."""
+    if native.why_unavailable() is None and min(blocks.shape[1:]) > 1:
+        return native.singular_values_of_blocks(blocks)[0][:, 0]
+    return np.asarray(array_api.largest_singular_value(blocks))
+
+
+def _inside(
+    kernel: Array, correlation: Correlation, max_norm: float, solve: dict[str, Any]
+) -> tuple[Array, Array]:
+    """The kernel scaled into the ball, and its norm, computed anew and compared exactly."""
+    norm = top_block(kernel, correlation, **solve).norm
+    factor, inside, slack = 1.0, kernel, 0.0
+    while float(norm) > max_norm:
+        factor = factor * (max_norm / float(norm)) * (1 - slack)
+        inside = kernel * factor
+        norm = top_block(inside, correlation, **solve).norm
+        slack = max(2 * slack, 2.0**-24 if norm.dtype == namespace(kernel).float32 else 2.0**-53)
+    return inside, norm
+
+
+def _check_limit(max_norm: float) -> None:
+    if not (math.isfinite(max_norm) and max_norm > 0):
+        raise ValueError(f"max_norm must be positive and finite; got {max_norm}")
+
+
+def _as_given(kernel: Array, geometry: ConvGeometry) -> Array:
+    """From the order of `Correlation` back to the layout of the geometry."""
+    axes = tuple(int(axis) for axis in np.argsort(geometry.kernel_axes))
+    return namespace(kernel).permute_dims(kernel, axes)
 
 
 def _excess(

@@ -42,6 +42,32 @@ class Bound:
 
 
 @dataclass(frozen=True)
+class Projection:
+    """A kernel inside an operator-norm ball, and how near it is to the one it came from.
+
+    Attributes:
+        kernel: of norm at most the limit, as `operator_norm` computes it, compared exactly.
+        norm_before, norm: of the given kernel and of this one.
+        iterations: sweeps of decompositions.
+        gap: proven bound of `(d^2 - d_min^2) / 2`, with d the distance of this kernel from the given
+            one and d_min that of the nearest kernel in the ball (Euclidean, over the taps).
+        distance_to_nearest: proven bound, `sqrt(2 gap)`: the nearest kernel is no further from this one.
+        dual: state to start the next call from; None where nothing had to be done.
+    """
+
+    kernel: Array
+    norm_before: Array
+    norm: Array
+    iterations: int
+    gap: float
+    dual: Array | None = None
+
+    @property
+    def distance_to_nearest(self) -> float:
+        return math.sqrt(2 * max(self.gap, 0.0))
+
+
+@dataclass(frozen=True)
 class Spectrum:
     """The exact singular values of a block-circulant operator, with their multiplicities.
 
