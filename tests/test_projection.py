@@ -139,3 +139,5 @@ def test_limits_that_are_none_are_refused(limit):
             method(kernel, geometry, limit)
     with pytest.raises(ValueError, match="tolerance must be positive; got 0"):
         cs.project(kernel, geometry, 1.0, tolerance=0)
+    with pytest.raises(ValueError, match="max_iterations must be at least 1; got 0"):
+        cs.project(kernel, geometry, 1.0, max_iterations=0)

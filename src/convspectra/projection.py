@@ -119,8 +119,8 @@ def project(
         `Projection`.
 
     Raises:
-        ValueError: max_norm is not positive and finite, tolerance not positive, or a dual of
-            another shape.
+        ValueError: max_norm is not positive and finite, tolerance not positive, max_iterations
+            below 1, or a dual of another shape.
         GeometryError, KernelError, InputError: as `singular_values`.
 
     Not guaranteed: anything about other boundaries than the wrapped one. Memory is not bounded by
@@ -132,6 +132,8 @@ def project(
     _check_limit(max_norm)
     if not tolerance > 0:
         raise ValueError(f"tolerance must be positive; got {tolerance}")
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations must be at least 1; got {max_iterations}")
     real = real_kernel(kernel)
     solve: dict[str, Any] = {"executor": executor, "memory": memory, "solver": solver}
     given, correlation = prepare(real, geometry)
@@ -149,7 +151,7 @@ def project(
     if state.shape != (len(grid.index), correlation.groups, *blocks(start, stop=1).shape[2:]):
         raise ValueError(f"dual must come from a call with the same geometry; got shape {state.shape}")
     ahead, momentum = state, 1.0
-    moved, best, best_gap, iterations = lifted(state), start, math.inf, 0
+    best, best_gap, iterations = start, math.inf, 0
     while iterations < max_iterations:
         current = start - lifted(ahead)
         following, nuclear = _soft_threshold(ahead + step * blocks(current), step, weights, solve)
@@ -166,17 +168,17 @@ def project(
         lower = float(np.sum(start * moved) - np.sum(moved**2) / 2 - nuclear)
         distance = float(np.sum((candidate - start) ** 2)) / 2
         # Every dual point bounds the optimum; the best feasible kernel so far is kept.
-        if best_gap is math.inf or distance - lower < best_gap:
+        if distance - lower < best_gap:
             best, best_gap = candidate, distance - lower
         if best_gap <= tolerance * distance:
             break
     result = like(best * max_norm, given, given.dtype)
     inside, norm = _inside(result, correlation, max_norm, solve)
     # What rounding to the kernel's precision and the last division added to the distance.
-    drift = float(np.linalg.norm(to_numpy(inside).astype(np.float64) - best * max_norm))
-    distance = math.sqrt(2 * max(best_gap, 0.0)) * max_norm + drift
+    drift = float(np.linalg.norm(to_numpy(inside).astype(np.float64) / max_norm - best))
+    gap = best_gap + drift * float(np.linalg.norm(best - start)) + drift**2 / 2
     return Projection(
-        _as_given(inside, geometry), norm_before, norm, iterations, distance**2 / 2, like(state, given)
+        _as_given(inside, geometry), norm_before, norm, iterations, gap * max_norm**2, like(state, given)
     )
 
 
