@@ -99,6 +99,23 @@ def test_a_kernel_inside_stays_as_it_is():
     np.testing.assert_array_equal(cs.project(0 * kernel, geometry, 1.0).kernel, 0 * kernel)
 
 
+def test_it_obeys_the_laws_of_projections():
+    rng = np.random.default_rng(6)
+    geometry = torus((6, 6))
+    kernels = rng.standard_normal((2, 3, 3, 3, 3))
+    limit = 0.5 * float(cs.operator_norm(kernels[0], geometry).upper)
+    first, second = (cs.project(kernel, geometry, limit, tolerance=1e-5) for kernel in kernels)
+    again = cs.project(first.kernel, geometry, limit)
+    assert again.kernel is first.kernel  # idempotent
+    moved = np.linalg.norm(first.kernel - second.kernel)  # and non-expansive, up to what the gaps allow
+    room = first.distance_to_nearest + second.distance_to_nearest
+    assert moved <= np.linalg.norm(kernels[0] - kernels[1]) + room
+    # The obtuse angle at the nearest point: no kernel of the ball lies on the other side.
+    normal = kernels[0] - first.kernel
+    slack = 2 * first.distance_to_nearest * np.linalg.norm(kernels[0])
+    assert np.sum(normal * (second.kernel - first.kernel)) <= slack
+
+
 def test_a_warm_start_is_short():
     rng = np.random.default_rng(2)
     kernel, geometry = rng.standard_normal((8, 8, 3, 3)), torus((12, 12))

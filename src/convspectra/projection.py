@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ._compat import Array, like, namespace, real_kernel, to_numpy
+from ._compat import Array, like, namespace, to_numpy
 from ._solvers import array_api, native, pool
 from ._solvers.choice import Solver
 from ._solvers.pool import DEFAULT_MEMORY
@@ -78,9 +78,8 @@ def rescale(
     `max_norm` in exact comparison.
     """
     _check_limit(max_norm)
-    real = real_kernel(kernel)
     solve = {"executor": executor, "memory": memory, "solver": solver}
-    ready, correlation = prepare(real, geometry)
+    ready, correlation = prepare(kernel, geometry)
     scaled, _ = _inside(ready, correlation, max_norm, solve)
     return _as_given(scaled, geometry)
 
@@ -128,58 +127,78 @@ def project(
 
     Reference: Dykstra (1983); Beck and Teboulle (2009); restarts, O'Donoghue and Candes (2015). Sedghi,
     Gupta and Long (2019), Section 3, suggest alternating projections, which converge to another kernel.
+
+    >>> import numpy as np
+    >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
+    >>> geometry = ConvGeometry((8, 8), padding="same", padding_mode="circular")
+    >>> nearest = project(twice, geometry, max_norm=1.0)
+    >>> bool(np.allclose(nearest.kernel, twice / 2)), bool(nearest.norm <= 1)
+    (True, True)
     """
     _check_limit(max_norm)
     if not tolerance > 0:
         raise ValueError(f"tolerance must be positive; got {tolerance}")
     if max_iterations < 1:
         raise ValueError(f"max_iterations must be at least 1; got {max_iterations}")
-    real = real_kernel(kernel)
     solve: dict[str, Any] = {"executor": executor, "memory": memory, "solver": solver}
-    given, correlation = prepare(real, geometry)
+    given, correlation = prepare(kernel, geometry)
     norm_before = top_block(given, correlation, **solve).norm
     if float(norm_before) <= max_norm:
         return Projection(kernel, norm_before, norm_before, 0, 0.0)
     grid = frequency_grid(correlation)
-    weights = grid.multiplicity.astype(np.float64)
+    shape = (len(grid.index), *symbol_blocks(given, correlation, grid, 0, 1).shape[1:])
+    state = np.zeros(shape, dtype=np.complex128) if dual is None else to_numpy(dual)
+    if state.shape != shape:
+        raise ValueError(f"dual must come from a call with the same geometry; got shape {state.shape}")
     # In units of the limit, so that tiny and huge kernels stay in range.
     start = to_numpy(given).astype(np.float64) / max_norm
+    best, gap, state, iterations = _nearest(start, correlation, grid, state, tolerance, max_iterations, solve)
+    inside, norm = _inside(like(best * max_norm, given, given.dtype), correlation, max_norm, solve)
+    # What rounding to the kernel's precision and the last division added to the distance.
+    drift = float(np.linalg.norm(to_numpy(inside).astype(np.float64) / max_norm - best))
+    gap += drift * float(np.linalg.norm(best - start)) + drift**2 / 2
+    return Projection(
+        _as_given(inside, geometry), norm_before, norm, iterations, gap * max_norm**2, like(state, given)
+    )
+
+
+def _nearest(
+    start: np.ndarray[Any, Any],
+    correlation: Correlation,
+    grid: FrequencyGrid,
+    state: np.ndarray[Any, Any],
+    tolerance: float,
+    max_iterations: int,
+    solve: dict[str, Any],
+) -> tuple[np.ndarray[Any, Any], float, np.ndarray[Any, Any], int]:
+    """The best kernel found in the unit ball, its gap, the dual that it came from, and the sweeps taken."""
+    weights = grid.multiplicity.astype(np.float64)
     step = 1.0 / float(math.prod(grid.shape) * _copies(correlation).max())
-    blocks = partial(symbol_blocks, correlation=correlation, grid=grid)
-    lifted = partial(symbol_adjoint, correlation=correlation, grid=grid)
-    state = np.zeros_like(blocks(start)) if dual is None else to_numpy(dual)
-    if state.shape != (len(grid.index), correlation.groups, *blocks(start, stop=1).shape[2:]):
-        raise ValueError(f"dual must come from a call with the same geometry; got shape {state.shape}")
     ahead, momentum = state, 1.0
     best, best_gap, iterations = start, math.inf, 0
     while iterations < max_iterations:
-        current = start - lifted(ahead)
-        following, nuclear = _soft_threshold(ahead + step * blocks(current), step, weights, solve)
+        current = start - symbol_adjoint(ahead, correlation, grid)
+        moved = ahead + step * symbol_blocks(current, correlation, grid)
+        following, nuclear = _soft_threshold(moved, step, weights, solve)
         iterations += 1
-        if np.sum(weights[:, None, None, None] * ((ahead - following).conj() * (following - state)).real) > 0:
-            momentum = 1.0
+        uphill = ((ahead - following).conj() * (following - state)).real
+        if np.tensordot(weights, uphill, axes=1).sum() > 0:
+            momentum = 1.0  # the momentum points away from the optimum
         faster = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
         ahead = following + (momentum - 1) / faster * (following - state)
         state, momentum = following, faster
         if iterations % _BETWEEN_CHECKS and iterations != max_iterations:
             continue
-        moved = lifted(state)
-        candidate, _ = _inside(start - moved, correlation, 1.0, solve)
-        lower = float(np.sum(start * moved) - np.sum(moved**2) / 2 - nuclear)
+        # Every dual point bounds the optimum from below; the best feasible kernel so far is kept.
+        shift = symbol_adjoint(state, correlation, grid)
+        lower = float(np.sum(start * shift) - np.sum(shift**2) / 2 - nuclear)
+        candidate, _ = _inside(start - shift, correlation, 1.0, solve)
         distance = float(np.sum((candidate - start) ** 2)) / 2
-        # Every dual point bounds the optimum; the best feasible kernel so far is kept.
         if distance - lower < best_gap:
             best, best_gap = candidate, distance - lower
         if best_gap <= tolerance * distance:
             break
-    result = like(best * max_norm, given, given.dtype)
-    inside, norm = _inside(result, correlation, max_norm, solve)
-    # What rounding to the kernel's precision and the last division added to the distance.
-    drift = float(np.linalg.norm(to_numpy(inside).astype(np.float64) / max_norm - best))
-    gap = best_gap + drift * float(np.linalg.norm(best - start)) + drift**2 / 2
-    return Projection(
-        _as_given(inside, geometry), norm_before, norm, iterations, gap * max_norm**2, like(state, given)
-    )
+    return best, best_gap, state, iterations
 
 
 _BETWEEN_CHECKS = 5
