@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ._compat import Array, like, namespace, to_numpy
+from ._compat import Array, is_numpy, like, namespace, to_numpy
 from ._solvers import array_api, native, pool
 from ._solvers.choice import Solver
 from ._solvers.pool import DEFAULT_MEMORY
@@ -212,25 +212,37 @@ def _soft_threshold(
     lowered = np.zeros_like(blocks)
 
     def part(start: int, stop: int) -> float:
-        shape = blocks.shape[2:]
-        flat, target = blocks[start:stop].reshape(-1, *shape), lowered[start:stop].reshape(-1, *shape)
-        repeated = np.repeat(weights[start:stop], blocks.shape[1])
-        above = _largest(flat) > threshold
-        if not above.any():
-            return 0.0
-        # From the smaller Gram matrix: only values above the threshold are divided by.
-        wide = shape[0] <= shape[1]
-        squares, vectors = np.linalg.eigh(array_api.smaller_gram(flat[above]))
-        values = np.sqrt(np.maximum(squares, threshold**2))
-        share = np.matmul(vectors * (1 - threshold / values)[..., None, :], vectors.conj().swapaxes(-1, -2))
-        target[above] = np.matmul(share, flat[above]) if wide else np.matmul(flat[above], share)
-        return float((repeated[above, None] * (values - threshold)).sum())
+        part_lowered, sums = _lowered(blocks[start:stop], threshold)
+        lowered[start:stop] = part_lowered
+        return float(np.tensordot(weights[start:stop], sums, axes=1).sum())
 
     rows, columns = blocks.shape[-2:]
     seconds_each = 30.0 * blocks[0].size * min(rows, columns) / 4e9
     workers = pool.workers_of(solve["executor"])
     pieces = pool.ranges(len(blocks), workers, 1, seconds_each, solve["memory"])
     return lowered, sum(pool.run(part, pieces, solve["executor"]))
+
+
+def _lowered(
+    blocks: np.ndarray[Any, Any], threshold: float
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Blocks with their singular values lowered by the threshold, `max(sigma - t, 0)`, and their sums.
+
+    From the smaller Gram matrix, in double precision: only values above the threshold are divided by.
+    Blocks without any are not decomposed.
+    """
+    flat = blocks.reshape(-1, *blocks.shape[-2:])
+    lowered, sums = np.zeros_like(flat), np.zeros(len(flat))
+    above = _largest(flat) > threshold
+    if above.any():
+        wide = flat.shape[1] <= flat.shape[2]
+        chosen = flat[above].astype(np.complex128)
+        squares, vectors = np.linalg.eigh(array_api.smaller_gram(chosen))
+        values = np.sqrt(np.maximum(squares, threshold**2))
+        share = np.matmul(vectors * (1 - threshold / values)[..., None, :], vectors.conj().swapaxes(-1, -2))
+        lowered[above] = np.matmul(share, chosen) if wide else np.matmul(chosen, share)
+        sums[above] = (values - threshold).sum(axis=-1)
+    return lowered.reshape(blocks.shape), sums.reshape(blocks.shape[:-2])
 
 
 def _largest(blocks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -271,6 +283,8 @@ def _excess(
     """The adjoint symbol of the part of some blocks that lies above `max_norm`."""
     xp = namespace(kernel)
     blocks = symbol_blocks(kernel, correlation, grid, start, stop)
+    if is_numpy(kernel):
+        return symbol_adjoint(_lowered(blocks, max_norm)[0], correlation, grid, start, stop)
     left, values, right = array_api.svd(blocks)
     over = xp.where(values > max_norm, values - max_norm, xp.zeros_like(values))
     excess = xp.matmul(left * xp.astype(over, blocks.dtype)[..., None, :], right)

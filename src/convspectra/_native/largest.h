@@ -1,8 +1,8 @@
 // The largest singular value over a batch, with a certificate instead of a decomposition where one will do.
 //
 // With the largest value c found so far, c^2 (1 + margin) I - A^H A has only positive pivots in its
-// factorisation L D L^H if and only if no singular value of A exceeds c sqrt(1 + margin), up to rounding (Sylvester's law
-// of inertia). That takes half the operations of a bidiagonalisation and runs at the rate of matrix
+// factorisation L D L^H if and only if no singular value of A exceeds c sqrt(1 + margin), up to rounding
+// (Sylvester's law of inertia). That takes half the operations of a bidiagonalisation and runs at the rate of matrix
 // products. Only matrices that fail are decomposed, and raise c: about as often as a record is set.
 #pragma once
 

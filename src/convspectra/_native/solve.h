@@ -366,7 +366,8 @@ template <class P, int L> struct Column {
 
 // A matrix a lane as long as L of them take no more bytes than this, that is, about stay in the second cache;
 // beyond that a row across the lanes. In single precision narrower vectors are taken first (all measured).
-template <class T, int BYTES> constexpr int64_t bytes_of_lanes = sizeof(T) == 8 ? 3 << 19 : BYTES == 64 ? 1 << 20 : 5 << 19;
+template <class T, int BYTES>
+constexpr int64_t bytes_of_lanes = sizeof(T) == 8 ? 3 << 19 : BYTES == 64 ? 1 << 20 : 5 << 19;
 
 template <class T, int BYTES, int G, int ROWS> int64_t solve(const Problem<T> &p) {
   constexpr int L = BYTES / sizeof(T), LD = BYTES / sizeof(double);
@@ -438,8 +439,8 @@ template <class T, int BYTES, int G, int ROWS> int64_t solve(const Problem<T> &p
 // The same by vectors of half the width where only so many matrices at once stay in the cache.
 template <class T, int BYTES, int G, int ROWS> int64_t solve_by_size(const Problem<T> &p) {
   if constexpr (BYTES == 64 && sizeof(T) == 4) {
-    const int64_t entries = 2 * p.rows * p.columns;
-    if (p.layout == 0 && entries * BYTES > bytes_of_lanes<T, BYTES> && entries * BYTES / 2 <= bytes_of_lanes<T, BYTES / 2>)
+    const int64_t bytes = 2 * p.rows * p.columns * BYTES;
+    if (p.layout == 0 && bytes > bytes_of_lanes<T, BYTES> && bytes / 2 <= bytes_of_lanes<T, BYTES / 2>)
       return solve<T, BYTES / 2, G, ROWS>(p);
   }
   return solve<T, BYTES, G, ROWS>(p);
