@@ -69,8 +69,7 @@ class Case:
 
     def flops(self) -> float:
         """Real operations of bidiagonalising the blocks of half of the frequencies."""
-        kernel = self.kernel()
-        grid = frequency_grid(self.geometry.correlation(kernel.shape))
+        grid = frequency_grid(self.geometry.correlation(self.kernel_shape))
         m, n = max(grid.block_shape), min(grid.block_shape)
         if n == 1 or len(grid.index) == 1:
             return 0.0
@@ -278,6 +277,7 @@ def measure(case: Case, rate: float, rounds: int = 5, limit: float = 8.0) -> lis
     """
     kernel, geometry = case.kernel(), case.geometry
     exact = singular_values(kernel.astype(np.float64), geometry, solver="lapack")
+    flops = case.flops()
     rows = []
     for kind, methods in (("spectrum", spectrum_methods(case)), ("norm", norm_methods(case))):
         # The first run warms up, and is what is checked.
@@ -293,8 +293,8 @@ def measure(case: Case, rate: float, rounds: int = 5, limit: float = 8.0) -> lis
         for name, times in seconds.items():
             ratios = [a / b for a, b in zip(reference, times, strict=True)]
             share = None
-            if case.flops() and kind == "spectrum":
-                share = case.flops() / statistics.median(times) / 1e9 / rate
+            if flops and kind == "spectrum":
+                share = flops / statistics.median(times) / 1e9 / rate
             spread = (statistics.median(ratios), min(ratios), max(ratios))
             rows.append(Row(case.name, kind, name, times, spread, errors[name], share))
     return rows
@@ -412,9 +412,8 @@ def run(
     results.scaling = list(scaling(small))
     if sys.platform == "linux":
         largest = max(cases, key=lambda case: case.flops())
-        results.memory = [memory(largest), memory(Case("64 channels, 256x256", (64, 64, 3, 3), (256, 256)))][
-            : 1 if small else 2
-        ]
+        wide = () if small else (Case("64 channels, 256x256", (64, 64, 3, 3), (256, 256)),)
+        results.memory = [memory(case) for case in (largest, *wide)]
     for i, (name, (taps, size, some, whole)) in enumerate(curves.items()):
         tell((len(cases) + 1 + i) / steps, f"figure 1: {name}")
         results.curves[name] = curve(taps, size, whole if full else some, limit=600.0 if full else 6.0)

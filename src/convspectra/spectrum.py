@@ -125,15 +125,12 @@ def top_block(
     """The operator norm of what `prepare` returns, and where it is reached."""
     grid = frequency_grid(correlation)
     engine = choice.choose(solver, kernel, grid.block_shape, len(grid.index))
-    if engine == "native":
+    if engine == "native" and native.pays_to_certify(correlation, len(grid.index)):
         taken = choice.taken_by(engine, kernel)
-        prepared = native.prepare(taken, correlation)
-        if native.pays_to_certify(prepared, len(grid.index)):
-            task = partial(native.largest, prepared, grid, floor=[0.0])
-            tops = over_grid(task, taken, correlation, grid, executor, memory, engine)
-            norm, frequency, group = max(tops)
-            scalar = like([norm], kernel, kernel.dtype)[0]
-            return TopBlock(scalar, max(frequency, 0), max(group, 0))
+        task = partial(native.largest, native.prepare(taken, correlation), grid, floor=[0.0])
+        norm, frequency, group = max(over_grid(task, taken, correlation, grid, executor, memory, engine))
+        scalar = like([norm], kernel, kernel.dtype)[0]
+        return TopBlock(scalar, max(frequency, 0), max(group, 0))
     largest = _solved(_largest, kernel, correlation, grid, executor, memory, engine)
     norm = namespace(kernel).max(largest)
     if not is_concrete(largest):

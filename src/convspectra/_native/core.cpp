@@ -83,14 +83,12 @@ Problem<T> symbol_problem(const Array<const T, nb::ndim<1>> &taps, const Array<c
   p.rows = stacked ? s.classes * part_rows : part_rows;
   p.columns = stacked ? part_columns : s.classes * part_columns;
   require(p.rows >= p.columns && p.rows * p.columns < (int64_t(1) << 30), "blocks must have rows >= columns");
-  int64_t count = 0;
-  for (int64_t c = 0; c < s.classes; c++) {
-    require(taps_of_class.data()[c] >= 1, "a class must have taps");
-    count += taps_of_class.data()[c];
-  }
+  s.taps = taps.data(), s.taps_of_class = taps_of_class.data(), s.phases = phases.data();
+  for (int64_t c = 0; c < s.classes; c++)
+    require(s.taps_of_class[c] >= 1, "a class must have taps");
+  const int64_t count = s.taps_in_all();
   require(int64_t(taps.shape(0)) == count * s.groups * part_rows * part_columns, "taps and classes do not fit");
   require(int64_t(phases.shape(0)) == count && phases.shape(2) == 2, "phases must be (taps, frequencies, 2)");
-  s.taps = taps.data(), s.taps_of_class = taps_of_class.data(), s.phases = phases.data();
   p.batch = s.groups * s.frequencies;
   return p;
 }

@@ -23,6 +23,13 @@ template <class T> struct Source {
   int64_t classes = 0, groups = 1, part_rows = 0, part_columns = 0;
   bool stacked = false;
   int64_t frequencies = 0;
+
+  int64_t taps_in_all() const {
+    int64_t count = 0;
+    for (int64_t c = 0; c < classes; c++)
+      count += taps_of_class[c];
+    return count;
+  }
 };
 
 template <class T> struct Problem {

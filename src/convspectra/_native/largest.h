@@ -89,26 +89,16 @@ template <class T, int BYTES, int G, int ROWS> convspectra::Largest<T> largest(c
   using V = Vector<T, L>;
   static thread_local Arena arena;
   const int64_t m = p.rows, n = p.columns;
-  int64_t taps = 0;
-  for (int64_t c = 0; c < p.source.classes; c++)
-    taps += p.source.taps_of_class[c];
+  const int64_t taps = p.source.taps_in_all();
   using End = Finish<T, LD, G>;
   using P = typename End::P;
-  constexpr int parts = L / LD; // packs' vectors that one group of matrices takes
-  arena.reserve(sizeof(V) * (4 * m * n + 2 * n * n + 8 * n + 2 * taps) + 7 * sizeof(P) * n + 3 * sizeof(double) * n +
-                sizeof(T) * L * n + Arena::slack);
+  arena.reserve(sizeof(V) * (4 * m * n + 2 * n * n + 8 * n + 2 * taps) + End::bytes(n) + sizeof(T) * L * n + Arena::slack);
   arena.rewind();
   V *a = arena.take<V>(2 * m * n), *flipped = arena.take<V>(2 * m * n), *gram = arena.take<V>(2 * n * n);
   V *column = arena.take<V>(2 * n), *turns = arena.take<V>(2 * taps);
   V *w = arena.take<V>(2 * n), *u = arena.take<V>(2 * n), *next = arena.take<V>(2 * n);
-  End finish;
-  for (P **packs : {&finish.d, &finish.e, &finish.q, &finish.off, &finish.other_q, &finish.other_off, &finish.found})
-    *packs = arena.take<P>(n);
-  for (double **one : {&finish.one_d, &finish.one_e, &finish.one_values})
-    *one = arena.take<double>(n);
+  End finish(arena, n);
   T *values = arena.take<T>(L * n);
-  finish.clear(n);
-  static_assert(parts >= 1);
 
   const Runs<T> runs(p);
   convspectra::Largest<T> best{floor, -1};

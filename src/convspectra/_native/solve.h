@@ -48,7 +48,7 @@ template <class T> T scale_for(T largest) {
     return 1;
   int exponent;
   std::frexp(largest, &exponent);
-  // Two factors in range each: one alone could overflow for subnormal entries.
+  // Subnormal entries are brought as near to 1 as a factor in range can.
   const int most = std::numeric_limits<T>::max_exponent - 2;
   return std::ldexp(T(1), -exponent < most ? -exponent : most);
 }
@@ -81,9 +81,7 @@ template <class T, int L> struct MatrixALane {
       }
       return;
     }
-    int64_t taps = 0;
-    for (int64_t c = 0; c < s.classes; c++)
-      taps += s.taps_of_class[c];
+    const int64_t taps = s.taps_in_all();
     for (int64_t t = 0; t < taps; t++)
       for (int l = 0; l < L; l++) {
         const int64_t f = first + l < length ? first + l : length - 1;
@@ -241,6 +239,15 @@ template <class T, int L, int G> struct Finish {
   T *target[count];
   T factor[count]; // the matrix was multiplied by it
 
+  static std::size_t bytes(int64_t n) { return (7 * sizeof(P) + 3 * sizeof(double)) * n; }
+  Finish(Arena &arena, int64_t n) {
+    for (P **packs : {&d, &e, &q, &off, &other_q, &other_off, &found})
+      *packs = arena.take<P>(n);
+    for (double **one : {&one_d, &one_e, &one_values})
+      *one = arena.take<double>(n);
+    clear(n);
+  }
+
   void clear(int64_t n) {
     for (int k = 0; k < count; k++)
       target[k] = nullptr, factor[k] = 1;
@@ -380,24 +387,15 @@ template <class T, int BYTES, int G, int ROWS> int64_t solve(const Problem<T> &p
   const bool fits = m * n * 2 * int64_t(sizeof(V)) <= bytes_of_lanes<T, BYTES>;
   // How many matrices of a row across the lanes take as long as one group of a matrix a lane (measured).
   const int64_t worthwhile = p.layout == 1 ? 0 : p.layout == 2 || !fits ? L : int64_t(L / (1 + 45.0 / n));
-  int64_t taps = 0;
-  for (int64_t c = 0; c < p.source.classes; c++)
-    taps += p.source.taps_of_class[c];
   const int64_t lane_stride = 2 * n, row_stride = RowAcrossLanes<T, L>::stride(p);
   const int64_t stride = worthwhile < L ? lane_stride : row_stride; // the longer of those that are used
-  const int64_t phases = 2 * taps, part = p.source.part_columns;
-  arena.reserve(sizeof(V) * (m * stride + 3 * stride + phases) + 7 * sizeof(P) * n + 3 * sizeof(double) * n +
-                2 * sizeof(T) * part + Arena::slack);
+  const int64_t phases = 2 * p.source.taps_in_all(), part = p.source.part_columns;
+  arena.reserve(sizeof(V) * (m * stride + 3 * stride + phases) + End::bytes(n) + 2 * sizeof(T) * part + Arena::slack);
   arena.rewind();
   V *a = arena.take<V>(m * stride), *turns = arena.take<V>(phases);
   V *w = arena.take<V>(stride), *u = arena.take<V>(stride), *next = arena.take<V>(stride);
-  End finish;
-  for (P **packs : {&finish.d, &finish.e, &finish.q, &finish.off, &finish.other_q, &finish.other_off, &finish.found})
-    *packs = arena.take<P>(n);
-  for (double **one : {&finish.one_d, &finish.one_e, &finish.one_values})
-    *one = arena.take<double>(n);
+  End finish(arena, n);
   T *row_r = arena.take<T>(part), *row_i = arena.take<T>(part);
-  finish.clear(n);
 
   const Runs<T> runs(p);
   const int rows = static_cast<int>(m), columns = static_cast<int>(n);

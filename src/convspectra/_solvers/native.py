@@ -146,10 +146,12 @@ def singular_values(
     return np.ldexp(found, prepared.exponent)
 
 
-def pays_to_certify(prepared: NativeTaps, frequencies: int) -> bool:
+def pays_to_certify(correlation: Correlation, frequencies: int) -> bool:
     """Whether `largest` is faster than all singular values."""
-    small = math.prod(prepared.block_shape) <= LARGEST_IN_LANES
-    return small and frequencies * prepared.groups >= FEWEST_TO_CERTIFY
+    groups = correlation.groups
+    part = correlation.out_channels // groups * (correlation.in_channels // groups)
+    small = part * len(polyphase(correlation)) <= LARGEST_IN_LANES
+    return small and frequencies * groups >= FEWEST_TO_CERTIFY
 
 
 def largest(
