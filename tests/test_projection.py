@@ -1,6 +1,8 @@
-"""Projections: inside the ball in exact comparison, as near as they say, by an oracle that shares no code."""
+"""Projections: inside the ball in exact comparison, as near as they say, by oracles that share no code."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
@@ -16,53 +18,122 @@ def torus(shape, **options):
     return cs.ConvGeometry(shape, padding="same", padding_mode="circular", **options)
 
 
-def nearest_by_dykstra(kernel, geometry, limit, steps):
-    """Dykstra's algorithm on dense matrices: the ball by their SVD, the convolutions by least squares."""
-    taps = np.eye(kernel.size).reshape(kernel.size, *kernel.shape)
-    basis = np.stack([dense_operator(tap, geometry) for tap in taps])
-    flat = basis.reshape(len(basis), -1)
-    squares = (flat**2).sum(axis=1)  # taps that do not wrap are orthogonal
-    matrix = np.tensordot(kernel.reshape(-1), basis, axes=1)
-    correction = np.zeros_like(matrix)
-    for _ in range(steps):
-        u, s, vh = np.linalg.svd(matrix + correction, full_matrices=False)
-        clipped = (u * np.minimum(s, limit)) @ vh
-        correction = matrix + correction - clipped
-        coefficients = flat @ clipped.reshape(-1) / squares
-        matrix = np.tensordot(coefficients, basis, axes=1)
-    return coefficients.reshape(kernel.shape)
+def dense_norm(kernel, geometry):
+    return np.linalg.norm(dense_operator(kernel, geometry), 2)
 
 
 CASES = {
     "plain": ((2, 3, 3), {"input_shape": (7,), "layout": "OIW"}),
     "two dimensions": ((2, 2, 2, 3), {"input_shape": (4, 5)}),
+    "three dimensions": ((1, 2, 2, 2, 2), {"input_shape": (2, 3, 2)}),
     "strided": ((3, 2, 3), {"input_shape": (8,), "stride": 2, "layout": "OIW"}),
     "grouped": ((4, 2, 3), {"input_shape": (6,), "groups": 2, "layout": "OIW"}),
+    "depthwise": ((3, 1, 3), {"input_shape": (6,), "groups": 3}),
     "dilated": ((2, 2, 3), {"input_shape": (9,), "dilation": 2, "layout": "OIW"}),
+    "larger than the input": ((2, 2, 4), {"input_shape": (3,), "layout": "OIW"}),
+    "transposed": ((2, 3, 3), {"input_shape": (4,), "stride": 2, "transposed": True}),
     "HWIO": ((3, 2, 2, 2), {"input_shape": (4, 4), "layout": "HWIO"}),
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_it_is_the_nearest_kernel(name):
+def case(name):
     shape, options = CASES[name]
     kernel = np.random.default_rng(0).standard_normal(shape)
     geometry = cs.ConvGeometry(padding="same", padding_mode="circular", **options)
-    limit = 0.6 * float(cs.operator_norm(kernel, geometry).upper)
-    found = cs.project(kernel, geometry, limit, tolerance=1e-7, max_iterations=20_000)
-    expected = nearest_by_dykstra(kernel, geometry, limit, 20_000)
-    assert np.linalg.norm(dense_operator(expected, geometry), 2) <= limit * (1 + 1e-4)
-    assert np.linalg.norm(found.kernel - expected) <= found.distance_to_nearest + 1e-3
-    assert found.gap <= 1e-7 * np.sum((found.kernel - kernel) ** 2)
-    assert np.linalg.norm(dense_operator(found.kernel, geometry), 2) <= limit * (1 + 1e-12)
+    return kernel, geometry, 0.6 * dense_norm(kernel, geometry)
+
+
+def nearest_by_interior_points(kernel, geometry, limit):
+    """The same problem as a semidefinite program on the dense matrix, by a solver of such programs."""
+    cvxpy = pytest.importorskip("cvxpy")
+    taps = np.eye(kernel.size).reshape(kernel.size, *kernel.shape)
+    basis = np.stack([dense_operator(tap, geometry) for tap in taps])
+    unknown = cvxpy.Variable(kernel.size)
+    flat = basis.reshape(kernel.size, -1).T @ unknown
+    inside = cvxpy.sigma_max(cvxpy.reshape(flat, basis.shape[1:], order="C")) <= limit
+    distance = cvxpy.norm(unknown - kernel.reshape(-1))
+    problem = cvxpy.Problem(cvxpy.Minimize(distance), [inside])
+    problem.solve(solver=cvxpy.CLARABEL)
+    assert problem.status == "optimal"
+    return unknown.value.reshape(kernel.shape)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_the_nearest_kernel(name):
+    kernel, geometry, limit = case(name)
+    found = cs.project(kernel, geometry, limit, tolerance=1e-8)
+    expected = nearest_by_interior_points(kernel, geometry, limit)
+    assert dense_norm(expected, geometry) <= limit * (1 + 1e-4)
+    assert np.linalg.norm(found.kernel - expected) <= found.distance_to_nearest + 2e-3
+    assert found.gap <= 1e-8 * np.sum((found.kernel - kernel) ** 2)
+    assert dense_norm(found.kernel, geometry) <= limit
     # What a loose call claims holds as well.
     loose = cs.project(kernel, geometry, limit, tolerance=0.3)
-    assert np.linalg.norm(loose.kernel - found.kernel) <= loose.distance_to_nearest + 1e-3
+    assert (
+        np.linalg.norm(loose.kernel - found.kernel) <= loose.distance_to_nearest + found.distance_to_nearest
+    )
     assert loose.iterations <= found.iterations
 
 
-@settings(max_examples=40, deadline=None)
-@given(layers(), st.sampled_from([0.3, 0.9, 0.999]), st.sampled_from([np.float32, np.float64]))
+@pytest.mark.parametrize("method", ["accelerated_dual", "dykstra", "augmented_lagrangian"])
+def test_the_methods_agree(method):
+    kernel, geometry, limit = case("two dimensions")
+    found = cs.project(kernel, geometry, limit, tolerance=1e-4, max_iterations=20_000, method=method)
+    reference = cs.project(
+        kernel, geometry, limit, tolerance=1e-10, max_iterations=20_000, method="accelerated_dual"
+    )
+    assert np.linalg.norm(found.kernel - reference.kernel) <= found.distance_to_nearest + 1e-4
+    assert found.gap <= 1e-4 * np.sum((found.kernel - kernel) ** 2)
+
+
+def test_alternating_ends_inside_but_elsewhere():
+    kernel, geometry, limit = case("two dimensions")
+    nearest = cs.project(kernel, geometry, limit, tolerance=1e-8)
+    found = cs.project(kernel, geometry, limit, tolerance=1e-8, max_iterations=2000, method="alternate")
+    assert found.norm <= limit
+    assert np.linalg.norm(found.kernel - nearest.kernel) <= found.distance_to_nearest
+    assert np.linalg.norm(found.kernel - kernel) > 1.001 * np.linalg.norm(nearest.kernel - kernel)
+
+
+SHARES = st.sampled_from([0.3, 0.9, 0.999])
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(layers(), SHARES)
+def test_a_wrapped_layer_is_in_the_ball_by_the_dense_matrix(layer, share):
+    kernel, geometry = layer
+    before = dense_norm(kernel, geometry)
+    limit = share * before
+    if not limit > 1e-12:
+        return
+    for kept in (
+        cs.project(kernel, geometry, limit, tolerance=0.2),
+        cs.rescale(kernel, geometry, limit),
+        cs.project(kernel, geometry, limit, guarantee="any_size", tolerance=0.2),
+    ):
+        assert dense_norm(kept.kernel, geometry) <= limit
+        assert kept.norm <= limit
+        assert kept.kernel.shape == kernel.shape
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(layers(mode="zeros"), SHARES)
+def test_a_zero_padded_layer_is_in_the_ball_by_the_dense_matrix(layer, share):
+    kernel, geometry = layer
+    limit = share * dense_norm(kernel, geometry)
+    if not limit > 1e-12:
+        return
+    for kept in (
+        cs.project(kernel, geometry, limit, guarantee="layer", tolerance=0.2),
+        cs.rescale(kernel, geometry, limit, guarantee="layer"),
+        cs.rescale(kernel, geometry, limit, guarantee="any_size"),
+    ):
+        assert dense_norm(kept.kernel, geometry) <= limit
+        assert kept.norm <= limit
+
+
+@settings(max_examples=60, deadline=None)
+@given(layers(), SHARES, st.sampled_from([np.float32, np.float64]))
 def test_the_promise_is_kept_to_the_last_bit(layer, share, dtype):
     kernel, geometry = layer
     kernel = np.asarray(kernel, dtype=dtype)
@@ -71,12 +142,40 @@ def test_the_promise_is_kept_to_the_last_bit(layer, share, dtype):
         return
     limit = share * before
     for kept in (
-        cs.project(kernel, geometry, limit, tolerance=0.2, max_iterations=20).kernel,
+        cs.project(kernel, geometry, limit, tolerance=0.2, max_iterations=20),
         cs.rescale(kernel, geometry, limit),
     ):
-        assert kept.dtype == dtype
-        assert kept.shape == kernel.shape
-        assert float(cs.operator_norm(kept, geometry).upper) <= limit
+        assert kept.kernel.dtype == dtype
+        assert float(cs.operator_norm(kept.kernel, geometry).upper) == float(kept.norm) <= limit
+        assert float(cs.operator_norm(kept.kernel, geometry, solver="lapack").upper) <= limit
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_each_guarantee_is_what_the_bound_of_its_name_says(dtype):
+    kernel = np.random.default_rng(8).standard_normal((6, 5, 3, 3)).astype(dtype)
+    padded = cs.ConvGeometry((9, 7), stride=2, padding=1)
+    limits = {
+        "layer": cs.operator_norm(kernel, padded),
+        "any_size": cs.bounds.pfister2018(kernel, padded),
+    }
+    for guarantee, bound in limits.items():
+        limit = 0.5 * float(bound.upper)
+        for method in (cs.rescale, cs.project):
+            kept = method(kernel, padded, limit, guarantee=guarantee)
+            assert kept.guarantee == guarantee
+            assert kept.norm <= limit
+            assert cs.operator_norm(kept.kernel, padded).upper <= limit
+    assert cs.bounds.pfister2018(kept.kernel, padded).upper <= limit
+
+
+def test_a_guarantee_that_cannot_be_given_is_refused():
+    kernel = np.ones((2, 2, 3))
+    with pytest.raises(cs.GeometryError, match=r"stride .* does not divide"):
+        cs.clip(kernel, cs.ConvGeometry(5, stride=2, padding=1), 1.0)
+    with pytest.raises(cs.GeometryError, match="no proof for padding by reflect"):
+        cs.clip(kernel, cs.ConvGeometry(5, padding=1, padding_mode="reflect"), 1.0, guarantee="layer")
+    with pytest.raises(ValueError, match="guarantee must be one of torus, layer, any_size; got 'all'"):
+        cs.clip(kernel, torus(5), 1.0, guarantee="all")
 
 
 def test_rescaling_goes_to_the_edge_and_no_further():
@@ -84,8 +183,8 @@ def test_rescaling_goes_to_the_edge_and_no_further():
     limit = 0.37 * float(cs.operator_norm(kernel, geometry).upper)
     for dtype in (np.float32, np.float64):
         kept = cs.rescale(kernel.astype(dtype), geometry, limit)
-        assert limit * (1 - 4 * np.finfo(dtype).eps) <= float(cs.operator_norm(kept, geometry).upper) <= limit
-        np.testing.assert_allclose(kept, 0.37 * kernel, rtol=1e-6)
+        assert limit * (1 - 100 * np.finfo(dtype).eps) <= float(kept.norm) <= limit
+        np.testing.assert_allclose(kept.kernel, 0.37 * kernel, rtol=1e-5)
 
 
 def test_a_kernel_inside_stays_as_it_is():
@@ -93,38 +192,50 @@ def test_a_kernel_inside_stays_as_it_is():
     geometry = torus((6, 6))
     limit = float(cs.operator_norm(kernel, geometry).upper)
     found = cs.project(kernel, geometry, limit)
-    assert found.kernel is kernel
     assert (found.iterations, found.gap, found.distance_to_nearest) == (0, 0.0, 0.0)
-    np.testing.assert_array_equal(cs.rescale(kernel, geometry, limit), kernel)
-    np.testing.assert_array_equal(cs.project(0 * kernel, geometry, 1.0).kernel, 0 * kernel)
+    for method in (cs.project, cs.rescale, cs.clip):
+        np.testing.assert_array_equal(method(kernel, geometry, limit).kernel, kernel)
+    for method in (cs.project, cs.rescale, cs.clip, cs.project_schatten):
+        np.testing.assert_array_equal(method(0 * kernel, geometry, 1.0).kernel, 0 * kernel)
 
 
-def test_it_obeys_the_laws_of_projections():
-    rng = np.random.default_rng(6)
-    geometry = torus((6, 6))
-    kernels = rng.standard_normal((2, 3, 3, 3, 3))
-    limit = 0.5 * float(cs.operator_norm(kernels[0], geometry).upper)
-    first, second = (cs.project(kernel, geometry, limit, tolerance=1e-5) for kernel in kernels)
-    again = cs.project(first.kernel, geometry, limit)
-    assert again.kernel is first.kernel  # idempotent
-    moved = np.linalg.norm(first.kernel - second.kernel)  # and non-expansive, up to what the gaps allow
-    room = first.distance_to_nearest + second.distance_to_nearest
-    assert moved <= np.linalg.norm(kernels[0] - kernels[1]) + room
-    # The obtuse angle at the nearest point: no kernel of the ball lies on the other side.
-    normal = kernels[0] - first.kernel
-    slack = 2 * first.distance_to_nearest * np.linalg.norm(kernels[0])
-    assert np.sum(normal * (second.kernel - first.kernel)) <= slack
+PROJECTIONS = {
+    "project": lambda kernel, geometry, limit: cs.project(kernel, geometry, limit, tolerance=1e-6),
+    "clip of a kernel that fills its torus": cs.clip,
+    "clip_reshaped_kernel": cs.clip_reshaped_kernel,
+    "project_schatten, p = 2": lambda *layer: cs.project_schatten(*layer, p=2),
+}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.2, 0.7]))
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_it_obeys_the_laws_of_projections(name, seed, share):
+    """Fixed inside and on the boundary, idempotent, non-expansive, and nearest: no angle is acute."""
+    rng = np.random.default_rng(seed)
+    method = PROJECTIONS[name]
+    shape = (2, 2, 4) if "fills" in name else (2, 3, 3)
+    geometry = torus((4,) if "fills" in name else (6,))
+    first, second = rng.standard_normal((2, *shape))
+    limit = share * dense_norm(first, geometry)
+    one, two = (method(kernel, geometry, limit) for kernel in (first, second))
+    room = sum(p.distance_to_nearest or 0.0 for p in (one, two)) + 1e-9
+    again = method(one.kernel, geometry, limit)
+    assert np.linalg.norm(again.kernel - one.kernel) <= room
+    assert np.linalg.norm(one.kernel - two.kernel) <= np.linalg.norm(first - second) + room
+    angle = np.sum((first - one.kernel) * (two.kernel - one.kernel))
+    assert angle <= room * np.linalg.norm(first - two.kernel)
 
 
 def test_a_warm_start_is_short():
     rng = np.random.default_rng(2)
     kernel, geometry = rng.standard_normal((8, 8, 3, 3)), torus((12, 12))
     limit = 0.5 * float(cs.operator_norm(kernel, geometry).upper)
-    first = cs.project(kernel, geometry, limit, tolerance=1e-2)
+    first = cs.project(kernel, geometry, limit, tolerance=1e-3)
     changed = kernel + 1e-3 * rng.standard_normal(kernel.shape)
-    cold = cs.project(changed, geometry, limit, tolerance=2e-2)
-    warm = cs.project(changed, geometry, limit, tolerance=2e-2, dual=first.dual)
-    assert warm.iterations * 3 <= cold.iterations
+    cold = cs.project(changed, geometry, limit, tolerance=1e-2)
+    warm = cs.project(changed, geometry, limit, tolerance=1e-2, dual=first.dual)
+    assert warm.iterations * 2 <= cold.iterations
     assert warm.norm <= limit
     with pytest.raises(ValueError, match="dual must come from a call with the same geometry"):
         cs.project(changed, torus((10, 12)), limit, dual=first.dual)
@@ -134,27 +245,146 @@ def test_a_warm_start_is_short():
 def test_scaling_is_a_law(scale):
     kernel, geometry = np.random.default_rng(3).standard_normal((4, 4, 3, 3)), torus((6, 6))
     limit = 0.5 * float(cs.operator_norm(kernel, geometry).upper)
-    plain = cs.project(kernel, geometry, limit)
-    scaled = cs.project(kernel * scale, geometry, limit * scale)
-    np.testing.assert_allclose(scaled.kernel / scale, plain.kernel, atol=1e-9)
+    for method in (cs.project, cs.clip, cs.rescale, cs.project_schatten):
+        plain = method(kernel, geometry, limit)
+        scaled = method(kernel * scale, geometry, limit * scale)
+        np.testing.assert_allclose(scaled.kernel / scale, plain.kernel, atol=1e-9)
+
+
+def dense_function(kernel, geometry, function):
+    """A function of the dense matrix's singular values, cut back to the taps by least squares."""
+    taps = np.eye(kernel.size).reshape(kernel.size, *kernel.shape)
+    basis = np.stack([dense_operator(tap, geometry).reshape(-1) for tap in taps])
+    u, s, vh = np.linalg.svd(dense_operator(kernel, geometry), full_matrices=False)
+    found = np.linalg.lstsq(basis.T, ((u * function(s)) @ vh).reshape(-1), rcond=None)[0]
+    return found.reshape(kernel.shape), s
+
+
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"larger than the input"}))
+def test_functions_of_singular_values_are_those_of_the_dense_matrix(name):
+    kernel, geometry, limit = case(name)
+    sigma = dense_function(kernel, geometry, lambda s: s)[1]
+    low = 0.5 * (sigma[sigma > 1e-9].min() + sigma.max())
+    expected = {
+        "clip": lambda s: np.minimum(s, limit),
+        "floor": lambda s: np.where(s > 1e-9, np.clip(s, low, 2 * low), s),
+        "soft_threshold": lambda s: np.maximum(s - low, 0),
+        "orthogonalise": lambda s: np.where(s > 1e-9, 2.0, 0),
+        "low_rank": lambda s: np.where(s > np.sort(s)[::-1][4] * (1 + 1e-9), s, 0),
+    }
+    found = {
+        "clip": cs.clip(kernel, geometry, limit),
+        "soft_threshold": cs.soft_threshold(kernel, geometry, low),
+        "low_rank": cs.low_rank(kernel, geometry, 4),
+    }
+    if sigma.min() > 1e-9:  # else vectors of the null space, which no rule determines, are raised
+        found["floor"] = cs.clip(kernel, geometry, 2 * low, min_value=low)
+        found["orthogonalise"] = cs.orthogonalise(kernel, geometry, value=2.0)
+    for key, projection in found.items():
+        wanted = dense_function(kernel, geometry, expected[key])[0]
+        np.testing.assert_allclose(projection.kernel, wanted, atol=1e-10, err_msg=key)
+        np.testing.assert_allclose(projection.norm, dense_norm(wanted, geometry), rtol=1e-10)
+        np.testing.assert_allclose(projection.norm_before, sigma.max(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("p", [1, 2, math.inf])
+@pytest.mark.parametrize("name", CASES)
+def test_the_schatten_ball(name, p):
+    kernel, geometry, _ = case(name)
+    before = np.linalg.norm(np.linalg.svd(dense_operator(kernel, geometry), compute_uv=False), p)
+    found = cs.project_schatten(kernel, geometry, 0.4 * before, p=p)
+    after = np.linalg.norm(np.linalg.svd(dense_operator(found.kernel, geometry), compute_uv=False), p)
+    assert after <= 0.4 * before * (1 + 1e-13)
+    assert after >= 0.3 * before
+    if p == 2 and "larger" not in name:
+        np.testing.assert_allclose(found.kernel, 0.4 * kernel, rtol=1e-9)
+
+
+def test_the_nuclear_ball_before_the_cut_is_the_nearest():
+    kernel, geometry = np.random.default_rng(7).standard_normal((2, 2, 5)), torus((5,))
+    radius = 0.5 * float(cs.singular_values(kernel, geometry).nuclear_norm)
+    found = cs.project_schatten(kernel, geometry, radius).kernel
+    s = np.linalg.svd(dense_operator(kernel, geometry), compute_uv=False)
+    low, high = 0.0, s.max()
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.maximum(s - middle, 0).sum() > radius else (low, middle)
+    expected = dense_function(kernel, geometry, lambda x: np.maximum(x - low, 0))[0]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_the_clip_of_the_reshaped_kernel_does_not_bound_the_operator():
+    kernel, geometry = np.random.default_rng(9).standard_normal((8, 8, 3, 3)), torus((8, 8))
+    found = cs.clip_reshaped_kernel(kernel, geometry, 1.0)
+    u, s, vh = np.linalg.svd(kernel.reshape(8, -1), full_matrices=False)
+    np.testing.assert_allclose(found.kernel.reshape(8, -1), (u * np.minimum(s, 1)) @ vh, atol=1e-12)
+    assert found.norm > 1.2
+    np.testing.assert_allclose(found.norm, dense_norm(found.kernel, geometry), rtol=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["auto", "lapack", "native", "torch"])
+def test_every_solver_gives_the_same(solver):
+    if solver == "torch":
+        pytest.importorskip("torch")
+    if solver == "native":
+        from convspectra._solvers import native
+
+        if native.why_unavailable():
+            pytest.skip("the native core is not built")
+    kernel, geometry = np.random.default_rng(4).standard_normal((6, 4, 3, 3)), torus((6, 7))
+    limit = 0.5 * float(cs.operator_norm(kernel, geometry).upper)
+    for method in (cs.clip, cs.soft_threshold, cs.rescale):
+        expected = method(kernel, geometry, limit)
+        found = method(kernel, geometry, limit, solver=solver)
+        np.testing.assert_allclose(found.kernel, expected.kernel, atol=1e-12)
+    found = cs.project(kernel, geometry, limit, solver=solver)
+    np.testing.assert_allclose(found.kernel, cs.project(kernel, geometry, limit).kernel, atol=1e-6)
 
 
 def test_other_libraries_get_their_own_arrays():
     torch = pytest.importorskip("torch")
     kernel, geometry = np.random.default_rng(4).standard_normal((4, 4, 3, 3)), torus((6, 6))
     limit = 0.5 * float(cs.operator_norm(kernel, geometry).upper)
-    found = cs.project(torch.from_numpy(kernel), geometry, limit)
-    assert isinstance(found.kernel, torch.Tensor)
-    np.testing.assert_allclose(found.kernel.numpy(), cs.project(kernel, geometry, limit).kernel, atol=1e-9)
+    theirs = torch.from_numpy(kernel)
+    for method in (cs.project, cs.clip, cs.rescale, cs.soft_threshold, cs.project_schatten):
+        found = method(theirs, geometry, limit)
+        assert isinstance(found.kernel, torch.Tensor)
+        np.testing.assert_allclose(found.kernel.numpy(), method(kernel, geometry, limit).kernel, atol=1e-9)
+    tracked = theirs.requires_grad_()
+    for method in (cs.project, cs.project_schatten):
+        with pytest.raises(cs.InputError, match="gives no gradient: detach the kernel"):
+            method(tracked, geometry, limit)
 
 
 @pytest.mark.parametrize("limit", [0.0, -1.0, float("nan"), float("inf")])
 def test_limits_that_are_none_are_refused(limit):
     kernel, geometry = np.ones((2, 2, 3, 3)), torus((4, 4))
-    for method in (cs.project, cs.rescale, cs.clip):
-        with pytest.raises(ValueError, match="max_norm must be positive and finite; got"):
+    names = {
+        cs.project: "max_norm",
+        cs.rescale: "max_norm",
+        cs.clip: "max_norm",
+        cs.clip_reshaped_kernel: "max_reshaped_norm",
+        cs.soft_threshold: "threshold",
+        cs.project_schatten: "radius",
+    }
+    for method, name in names.items():
+        with pytest.raises(ValueError, match=f"{name} must be positive and finite; got"):
             method(kernel, geometry, limit)
+
+
+def test_other_bad_arguments_are_refused():
+    kernel, geometry = np.ones((2, 2, 3, 3)), torus((4, 4))
     with pytest.raises(ValueError, match="tolerance must be positive; got 0"):
         cs.project(kernel, geometry, 1.0, tolerance=0)
     with pytest.raises(ValueError, match="max_iterations must be at least 1; got 0"):
         cs.project(kernel, geometry, 1.0, max_iterations=0)
+    with pytest.raises(ValueError, match=r"method must be one of augmented_lagrangian, .*; got 'newton'"):
+        cs.project(kernel, geometry, 1.0, method="newton")
+    with pytest.raises(ValueError, match=r"min_value must lie between 0 and max_norm=1.0; got 2"):
+        cs.clip(kernel, geometry, 1.0, min_value=2)
+    with pytest.raises(ValueError, match="rank must be an integer of at least 0; got -1"):
+        cs.low_rank(kernel, geometry, -1)
+    with pytest.raises(ValueError, match=r"p must be 1, 2 or math.inf; got 3"):
+        cs.project_schatten(kernel, geometry, 1.0, p=3)
+    with pytest.raises(cs.KernelError, match="1 NaN or infinite"):
+        cs.project(np.where(np.arange(36).reshape(2, 2, 3, 3) == 5, np.nan, kernel), geometry, 1.0)

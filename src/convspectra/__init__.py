@@ -1,11 +1,20 @@
 """Exact singular values, proven bounds and control for convolutional layers."""
 
-from . import bounds, paper
+from . import baselines, bounds, paper, penalties
 from ._version import __version__
 from .bounds import operator_norm
 from .errors import GeometryError, InputError, KernelError, ModelError
 from .geometry import ConvGeometry
-from .projection import clip, project, rescale
+from .projection import (
+    clip,
+    clip_reshaped_kernel,
+    low_rank,
+    orthogonalise,
+    project,
+    project_schatten,
+    rescale,
+    soft_threshold,
+)
 from .results import Bound, Projection, Spectrum
 from .spectrum import Decomposition, singular_values, svd
 
@@ -20,12 +29,19 @@ __all__ = [
     "Projection",
     "Spectrum",
     "__version__",
+    "baselines",
     "bounds",
     "clip",
+    "clip_reshaped_kernel",
+    "low_rank",
     "operator_norm",
+    "orthogonalise",
     "paper",
+    "penalties",
     "project",
+    "project_schatten",
     "rescale",
     "singular_values",
+    "soft_threshold",
     "svd",
 ]

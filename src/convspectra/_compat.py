@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import array_api_compat
@@ -30,10 +32,60 @@ def is_torch(array: Array) -> bool:
 def is_untracked_on_cpu(array: Array) -> bool:
     """Whether `to_numpy` gives the values at no cost, and nobody waits for a gradient."""
     if is_torch(array):
-        return array.device.type == "cpu" and not array.requires_grad
+        return array.device.type == "cpu" and not is_tracked(array)
     if array_api_compat.is_jax_array(array):
         return is_concrete(array) and all(device.platform == "cpu" for device in array.devices())
     return is_numpy(array)
+
+
+def is_tracked(array: Array) -> bool:
+    """Whether what is computed from `array` is wanted with its derivative."""
+    if is_torch(array):
+        return bool(array.requires_grad) and sys.modules["torch"].is_grad_enabled()
+    return not is_concrete(array)
+
+
+def untracked(array: Array) -> Array:
+    """The same values, of which no derivative is wanted; a traced JAX array as it is."""
+    return array.detach() if is_torch(array) else array
+
+
+def with_vjp(
+    forward: Callable[[Array], tuple[Array, Any]], backward: Callable[[Any, Array], Array], array: Array
+) -> Array:
+    """The first of what `forward(array)` returns, whose derivative is `backward(second, cotangent)`.
+
+    The library does not look inside: what it would differentiate there has no finite derivative where
+    singular values coincide. Once differentiable: PyTorch refuses a second derivative.
+    """
+    if not is_tracked(array):
+        return forward(array)[0]
+    if is_torch(array):
+        return _torch_function().apply(array, forward, backward)
+    jax = sys.modules["jax"]
+    function = jax.custom_vjp(lambda x: forward(x)[0])
+    function.defvjp(forward, lambda saved, cotangent: (backward(saved, cotangent),))
+    return function(array)
+
+
+@cache
+def _torch_function() -> Any:
+    import torch
+    from torch.autograd.function import once_differentiable
+
+    class WithVjp(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, array: Any, forward: Any, backward: Any) -> Any:
+            result, ctx.saved = forward(array.detach())
+            ctx.backward_of = backward
+            return result
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, cotangent: Any) -> Any:
+            return ctx.backward_of(ctx.saved, cotangent), None, None
+
+    return WithVjp
 
 
 def is_concrete(array: Array) -> bool:

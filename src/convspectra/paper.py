@@ -44,7 +44,7 @@ def clip_operator_norm(kernel: Array, input_shape: Sequence[int], clip_to: float
 
     Its norm is near `clip_to`, not at most `clip_to`: see `convspectra.clip`.
     """
-    return clip(kernel, _geometry(input_shape), clip_to)
+    return clip(kernel, _geometry(input_shape), clip_to).kernel
 
 
 def _geometry(input_shape: Sequence[int]) -> ConvGeometry:

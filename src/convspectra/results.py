@@ -43,28 +43,32 @@ class Bound:
 
 @dataclass(frozen=True)
 class Projection:
-    """A kernel inside an operator-norm ball, and how near it is to the one it came from.
+    """A kernel whose singular values were changed, and what is known of the change.
 
     Attributes:
-        kernel: of norm at most the limit, as `operator_norm` computes it, compared exactly.
-        norm_before, norm: of the given kernel and of this one.
-        iterations: sweeps of decompositions.
+        kernel: in the layout, dtype (at least float32) and library of the given one.
+        norm_before, norm: operator norms of the given kernel and of this one, of the operator that
+            `guarantee` names: exact on the torus, else proven upper bounds. Without gradient.
+        guarantee: which operator: `"torus"`, `"layer"` or `"any_size"`.
+        iterations: sweeps of decompositions over all frequencies.
         gap: proven bound of `(d^2 - d_min^2) / 2`, with d the distance of this kernel from the given
-            one and d_min that of the nearest kernel in the ball (Euclidean, over the taps).
-        distance_to_nearest: proven bound, `sqrt(2 gap)`: the nearest kernel is no further from this one.
-        dual: state to start the next call from; None where nothing had to be done.
+            one and d_min that of the nearest kernel in the ball (Euclidean, over the taps); None where
+            nothing of the kind is proven.
+        dual: state to start the next call from; None where there is none.
     """
 
     kernel: Array
     norm_before: Array
     norm: Array
-    iterations: int
-    gap: float
+    guarantee: str = "torus"
+    iterations: int = 0
+    gap: float | None = None
     dual: Array | None = None
 
     @property
-    def distance_to_nearest(self) -> float:
-        return math.sqrt(2 * max(self.gap, 0.0))
+    def distance_to_nearest(self) -> float | None:
+        """Proven: the nearest kernel in the ball is no further from this one; `sqrt(2 gap)`."""
+        return None if self.gap is None else math.sqrt(2 * max(self.gap, 0.0))
 
 
 @dataclass(frozen=True)

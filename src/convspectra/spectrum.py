@@ -114,6 +114,10 @@ class TopBlock:
     group: int
 
 
+_FIRST_LOOK = 16
+"""Blocks in a first look for the largest: one filling of the lanes."""
+
+
 def top_block(
     kernel: Array,
     correlation: Correlation,
@@ -127,8 +131,15 @@ def top_block(
     engine = choice.choose(solver, kernel, grid.block_shape, len(grid.index))
     if engine == "native" and native.pays_to_certify(correlation, len(grid.index)):
         taken = choice.taken_by(engine, kernel)
-        task = partial(native.largest, native.prepare(taken, correlation), grid, floor=[0.0])
-        norm, frequency, group = max(over_grid(task, taken, correlation, grid, executor, memory, engine))
+        source = native.prepare(taken, correlation)
+        # A few blocks first, for a floor that all pieces share: what is found must not depend on which
+        # piece is done first.
+        every = max(1, len(grid.index) // _FIRST_LOOK)
+        spread = grid.at(slice(None, None, every))
+        norm, frequency, group = native.largest(source, spread, 0, len(spread.index), 0.0)
+        task = partial(native.largest, source, grid, floor=norm)
+        found = max(over_grid(task, taken, correlation, grid, executor, memory, engine))
+        norm, frequency, group = found if found[1] >= 0 else (norm, frequency * every, group)
         scalar = like([norm], kernel, kernel.dtype)[0]
         return TopBlock(scalar, max(frequency, 0), max(group, 0))
     largest = _solved(_largest, kernel, correlation, grid, executor, memory, engine)
@@ -165,8 +176,12 @@ def over_grid(
     executor: Executor | None,
     memory: int,
     engine: Engine = "namespace",
+    makes_blocks: bool = False,
 ) -> list[Result]:
-    """`task(start, stop)` over all frequencies of a grid, in pieces that fit the memory."""
+    """`task(start, stop)` over all frequencies of a grid, in pieces that fit the memory.
+
+    `makes_blocks`: the native engine's blocks stand in memory, which they do not for values only.
+    """
     if not (isinstance(memory, int) and memory > 0):
         raise ValueError(f"memory must be a positive number of bytes; got {memory!r}")
     rows, columns = grid.block_shape
@@ -178,6 +193,8 @@ def over_grid(
         # No blocks: phases, and the values twice. Whole lanes; a rate between its best and its worst.
         bytes_each = 48 * taps + 2 * real_bytes * correlation.groups * min(rows, columns)
         unit, seconds_each = 16, multiply_adds / 2e10
+        if makes_blocks:
+            bytes_each += 6 * real_bytes * entries
     else:
         # Blocks, their parts before joining, the solver's copy and its vectors; phases and their index.
         bytes_each = 8 * real_bytes * entries + 48 * taps

@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -113,6 +113,10 @@ class FrequencyGrid:
             found *= table[inverse]
         return found
 
+    def at(self, places: IntArray | slice) -> FrequencyGrid:
+        """Only the frequencies at these places of `index`; the whole grid is no longer covered."""
+        return replace(self, index=self.index[places], multiplicity=self.multiplicity[places])
+
     def spread(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """One value a representative frequency, shape (F,), put on the whole grid, shape `shape`."""
         one_period = np.empty(self.period, dtype=values.dtype)
@@ -200,6 +204,20 @@ def symbol_adjoint(
     taps = xp.take(xp.concat(parts, axis=0), like(order, blocks), axis=0)
     shape = (correlation.out_channels, columns, *correlation.kernel_size)
     return xp.reshape(xp.matrix_transpose(taps), shape)
+
+
+def tap_copies(correlation: Correlation) -> IntArray:
+    """How many taps land on the same point of the torus as each of them: 1 unless the kernel wraps."""
+    counts = np.ones((), dtype=np.int64)
+    for k, d, n in zip(correlation.kernel_size, correlation.dilation, correlation.input_shape, strict=True):
+        landing = d * np.arange(k) % n
+        counts = np.multiply.outer(counts, (landing[:, None] == landing).sum(axis=1))
+    return counts
+
+
+def tap_scale(correlation: Correlation, grid: FrequencyGrid) -> np.ndarray[Any, Any]:
+    """What `symbol_adjoint` is divided by, by tap, to give a symbol's nearest kernel: `S^+ = S* / scale`."""
+    return np.asarray(math.prod(grid.shape) * tap_copies(correlation))
 
 
 def plane_wave(grid: FrequencyGrid, index: IntArray) -> np.ndarray[Any, Any]:

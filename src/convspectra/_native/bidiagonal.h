@@ -154,9 +154,17 @@ template <class P> inline P smaller_of_two(P f, P g, P h) {
   return least * P(2) / (root(sum * sum + off) + root(difference * difference + off));
 }
 
+// Nobody wants the singular vectors.
+struct NoRotations {
+  template <class P> void turn(int, P, P) {}
+  void sweep_ends(int) {}
+};
+
 // Diagonalises the bidiagonal matrices d, e in place: d becomes the singular values up to sign, unordered.
-// Entries of at most about 1. Returns whether all converged.
-template <class P> bool implicit_qr(P *d, P *e, int n, double negligible, int64_t most) {
+// Entries of at most about 1. Returns whether all converged. `right.turn(k, c, s)` is told of each rotation
+// from the right, of columns k and k + 1, and `right.sweep_ends(count)` when it was `count` of them in order.
+template <class P, class Right = NoRotations>
+bool implicit_qr(P *d, P *e, int n, double negligible, int64_t most, Right right = {}) {
   const P small(negligible), zero(0), floor(0x1p-80);
   int high = n - 1;
   for (int64_t sweep = 0;; sweep++) {
@@ -196,6 +204,7 @@ template <class P> bool implicit_qr(P *d, P *e, int n, double negligible, int64_
       g = select(begins, select(plain, above, diagonal * above), g);
       P c, s, r;
       rotation(f, g, c, s, r);
+      right.turn(k, c, s);
       if (k > 0)
         e[k - 1] = select(begins, zero, select(plain, s_left * r, r));
       P f2 = c * diagonal + s * above, g2 = s * next;
@@ -215,6 +224,7 @@ template <class P> bool implicit_qr(P *d, P *e, int n, double negligible, int64_
       s_left = s2;
     }
     e[high - 1] = select(begins, zero, select(plain, s_left * f, f));
+    right.sweep_ends(high);
   }
 }
 

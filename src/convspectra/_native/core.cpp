@@ -13,6 +13,7 @@
 #include <vector>
 
 namespace nb = nanobind;
+using namespace nb::literals;
 using namespace convspectra;
 
 namespace {
@@ -123,6 +124,47 @@ std::pair<double, int64_t> largest_of_symbol(Array<const T, nb::ndim<1>> taps,
   return {found.value, found.matrix};
 }
 
+template <class T>
+void lower(const Problem<T> &problem, const Lowering<T> &to, const std::string &isa) {
+  const Kernels &kernels = kernels_named(isa);
+  nb::gil_scoped_release release;
+  if constexpr (sizeof(T) == 4)
+    kernels.lower_f32(problem, to);
+  else
+    kernels.lower_f64(problem, to);
+}
+
+template <class T>
+void lowered_blocks(Array<const T, nb::ndim<4>> blocks, double level, Array<T, nb::ndim<4>> lowered,
+                    Array<double, nb::ndim<1>> sums, const std::string &isa, int64_t sweeps) {
+  const int64_t batch = blocks.shape(0), m = blocks.shape(1), n = blocks.shape(2);
+  require(blocks.shape(3) == 2, "blocks must be (batch, rows, columns, 2)");
+  require(m >= 1 && n >= 1 && m * n < (int64_t(1) << 30), "blocks must not be empty or have 2^30 entries");
+  for (int axis = 0; axis < 4; axis++)
+    require(lowered.shape(axis) == blocks.shape(axis), "lowered must be of the shape of blocks");
+  require(int64_t(sums.shape(0)) == batch, "sums must be (batch,)");
+  Problem<T> p;
+  p.source.blocks = blocks.data(), p.source.transposed = m < n;
+  p.batch = batch, p.rows = m < n ? n : m, p.columns = m < n ? m : n;
+  p.max_sweeps = sweeps;
+  lower(p, Lowering<T>{static_cast<T>(level), lowered.data(), sums.data()}, isa);
+}
+
+template <class T>
+void lowered_symbol(Array<const T, nb::ndim<1>> taps, Array<const int64_t, nb::ndim<1>> taps_of_class,
+                    Array<const double, nb::ndim<3>> phases, int64_t part_rows, int64_t part_columns, bool stacked,
+                    double level, Array<T, nb::ndim<5>> lowered, Array<double, nb::ndim<2>> sums,
+                    const std::string &isa, int64_t sweeps) {
+  Problem<T> p = symbol_problem<T>(taps, taps_of_class, phases, sums.shape(1), part_rows, part_columns, stacked);
+  require(int64_t(sums.shape(0)) == p.source.frequencies, "sums must be (frequencies, groups)");
+  require(lowered.shape(0) == sums.shape(0) && lowered.shape(1) == sums.shape(1) &&
+              int64_t(lowered.shape(2)) == (stacked ? p.columns : p.rows) &&
+              int64_t(lowered.shape(3)) == (stacked ? p.rows : p.columns) && lowered.shape(4) == 2,
+          "lowered must be (frequencies, groups, rows, columns, 2)");
+  p.max_sweeps = sweeps;
+  lower(p, Lowering<T>{static_cast<T>(level), lowered.data(), sums.data()}, isa);
+}
+
 } // namespace
 
 NB_MODULE(core, m) {
@@ -138,4 +180,13 @@ NB_MODULE(core, m) {
   m.def("values_of_symbol", &values_of_symbol<double>);
   m.def("largest_of_symbol", &largest_of_symbol<float>);
   m.def("largest_of_symbol", &largest_of_symbol<double>);
+  // What is written to must be of the very type: a converted copy would be thrown away.
+  m.def("lowered_blocks", &lowered_blocks<float>, "blocks"_a.noconvert(), "level"_a, "lowered"_a.noconvert(),
+        "sums"_a.noconvert(), "isa"_a, "sweeps"_a);
+  m.def("lowered_blocks", &lowered_blocks<double>, "blocks"_a.noconvert(), "level"_a, "lowered"_a.noconvert(),
+        "sums"_a.noconvert(), "isa"_a, "sweeps"_a);
+  m.def("lowered_symbol", &lowered_symbol<float>, "taps"_a.noconvert(), "taps_of_class"_a, "phases"_a, "part_rows"_a,
+        "part_columns"_a, "stacked"_a, "level"_a, "lowered"_a.noconvert(), "sums"_a.noconvert(), "isa"_a, "sweeps"_a);
+  m.def("lowered_symbol", &lowered_symbol<double>, "taps"_a.noconvert(), "taps_of_class"_a, "phases"_a, "part_rows"_a,
+        "part_columns"_a, "stacked"_a, "level"_a, "lowered"_a.noconvert(), "sums"_a.noconvert(), "isa"_a, "sweeps"_a);
 }

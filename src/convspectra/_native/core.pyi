@@ -37,3 +37,24 @@ def largest_of_symbol(
     sweeps: int,
     /,
 ) -> tuple[float, int]: ...
+def lowered_blocks(
+    blocks: np.ndarray[Any, Any],
+    level: float,
+    lowered: np.ndarray[Any, Any],
+    sums: np.ndarray[Any, Any],
+    isa: str,
+    sweeps: int,
+) -> None: ...
+def lowered_symbol(
+    taps: np.ndarray[Any, Any],
+    taps_of_class: np.ndarray[Any, Any],
+    phases: np.ndarray[Any, Any],
+    part_rows: int,
+    part_columns: int,
+    stacked: bool,
+    level: float,
+    lowered: np.ndarray[Any, Any],
+    sums: np.ndarray[Any, Any],
+    isa: str,
+    sweeps: int,
+) -> None: ...

@@ -1,5 +1,6 @@
 // The table of one instruction set. Each isa_*.cpp is this, compiled for another one.
 #include "largest.h"
+#include "threshold.h"
 
 // bytes: of a vector. pack: vectors in flight in the bidiagonal iteration. rows: updated together.
 #define CONVSPECTRA_KERNELS(name, bytes, pack, rows)                                                         \
@@ -13,6 +14,8 @@
         [](const Problem<double> &p) { return solve_by_size<double, bytes, pack, rows>(p); },                \
         [](const Problem<float> &p, float floor) { return largest<float, bytes, pack, rows>(p, floor); },    \
         [](const Problem<double> &p, double floor) { return largest<double, bytes, pack, rows>(p, floor); }, \
+        [](const Problem<float> &p, const Lowering<float> &to) { lowered<float, bytes, rows>(p, to); },      \
+        [](const Problem<double> &p, const Lowering<double> &to) { lowered<double, bytes, rows>(p, to); },   \
     };                                                                                                       \
     return &kernels;                                                                                         \
   }                                                                                                          \

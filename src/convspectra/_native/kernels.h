@@ -49,6 +49,18 @@ template <class T> struct Largest {
 // The largest singular value of the batch if it exceeds `floor`.
 template <class T> using FindLargest = Largest<T> (*)(const Problem<T> &, T floor);
 
+// What becomes of matrices whose singular values are lowered by `level`.
+template <class T> struct Lowering {
+  T level = 0;
+  T *blocks = nullptr;    // (frequencies, groups, rows, columns) complex, as the source has them
+  double *sums = nullptr; // (frequencies, groups), of the lowered values; NaN where they were not found
+
+  int64_t place(const Problem<T> &p, int64_t run, int64_t index) const {
+    return p.source.blocks ? index : index * p.source.groups + run;
+  }
+};
+template <class T> using Lower = void (*)(const Problem<T> &, const Lowering<T> &);
+
 // Returns how many matrices bisection had to finish.
 template <class T> using Solve = int64_t (*)(const Problem<T> &);
 
@@ -59,6 +71,8 @@ struct Kernels {
   Solve<double> solve_f64;
   FindLargest<float> largest_f32;
   FindLargest<double> largest_f64;
+  Lower<float> lower_f32;
+  Lower<double> lower_f64;
 };
 
 const Kernels *kernels_baseline();

@@ -190,9 +190,17 @@ inline void update_rows(typename Layout::V *__restrict a, int stride, int s, int
   }
 }
 
-// All steps. RIGHT: to bidiagonal form, d and e; otherwise to triangular form, in place.
-template <class Layout, bool RIGHT, int ROWS, class Out>
-void reduce(typename Layout::V *a, int rows, int columns, int stride, Workspace<Layout> work, Out d, Out e) {
+// Nobody wants the reflectors.
+struct NoReflectors {
+  template <class... A> void left(A...) {}
+  template <class... A> void right(A...) {}
+};
+
+// All steps. RIGHT: to bidiagonal form, d and e; otherwise to triangular form, in place. `keep` is told of
+// each reflector: of a left one by its entries in column s of `a`, not normalised, of a right one by u.
+template <class Layout, bool RIGHT, int ROWS, class Out, class Keep = NoReflectors>
+void reduce(typename Layout::V *a, int rows, int columns, int stride, Workspace<Layout> work, Out d, Out e,
+            Keep keep = {}) {
   using S = typename Layout::Scalar;
   using V = typename Layout::V;
   constexpr int L = Layout::per_vector;
@@ -202,6 +210,7 @@ void reduce(typename Layout::V *a, int rows, int columns, int stride, Workspace<
   for (int s = 0; s < columns; s++) {
     V *top = a + (std::ptrdiff_t)s * stride;
     Reflector<Layout> left(Layout::get(top, s, 0), Layout::get(top, s, 1), square);
+    keep.left(s, left, a);
     if constexpr (RIGHT)
       d[s] = left.beta;
     else {
@@ -238,6 +247,7 @@ void reduce(typename Layout::V *a, int rows, int columns, int stride, Workspace<
         u[2 * j] = b_r * right.q_r - b_i * right.q_i, u[2 * j + 1] = b_r * right.q_i + b_i * right.q_r;
       }
       Layout::put(u, s + 1, 0, S{} + typename Layout::T(1));
+      keep.right(s, right, u);
       update_rows<Layout, 1, true, false>(top + stride, stride, s, j0, vectors, left, &right, w, u, next, square);
       square = S{};
       for (int j = 2 * j0; j < 2 * vectors; j++)

@@ -4,10 +4,12 @@
 #include "kernels.h"
 #include "reduce.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <initializer_list>
 #include <new>
 #include <type_traits>
+#include <utility>
 
 namespace {
 

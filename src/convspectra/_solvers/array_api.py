@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .._compat import Array, namespace
+import numpy as np
+
+from .._compat import Array, is_concrete, like, namespace
 
 
 def singular_values(blocks: Array) -> Array:
@@ -12,14 +14,21 @@ def singular_values(blocks: Array) -> Array:
     """
     xp = namespace(blocks)
     if min(blocks.shape[-2:]) == 1:
-        axis = -1 if blocks.shape[-2] == 1 else -2
-        return xp.linalg.vector_norm(blocks, axis=axis)
+        return _lengths(blocks)[..., None]
     return xp.linalg.svdvals(blocks)
 
 
 def svd(blocks: Array) -> tuple[Array, Array, Array]:
-    """`U, sigma, V^H` of each block, the reduced form."""
-    u, s, vh = namespace(blocks).linalg.svd(blocks, full_matrices=False)
+    """`U, sigma, V^H` of each block, the reduced form; of one row or column by its length."""
+    xp = namespace(blocks)
+    if min(blocks.shape[-2:]) == 1:
+        length = xp.linalg.vector_norm(blocks, axis=(-2, -1), keepdims=True)
+        empty = length == 0
+        first = xp.astype(empty, blocks.dtype) * like(np.eye(*blocks.shape[-2:]), blocks, blocks.dtype)
+        unit = blocks / xp.astype(xp.where(empty, 1 + length, length), blocks.dtype) + first
+        one = xp.astype(1 + 0 * length, blocks.dtype)
+        return (one, length[..., 0], unit) if blocks.shape[-2] == 1 else (unit, length[..., 0], one)
+    u, s, vh = xp.linalg.svd(blocks, full_matrices=False)
     return u, s, vh
 
 
@@ -39,7 +48,7 @@ def largest_singular_value(blocks: Array) -> Array:
     """
     xp = namespace(blocks)
     if min(blocks.shape[-2:]) == 1:
-        return xp.linalg.vector_norm(blocks, axis=(-2, -1))
+        return _lengths(blocks)
     scale = xp.max(xp.abs(blocks))
     scale = xp.where(scale > 0, scale, 1 + scale)
     scaled = blocks / xp.astype(scale, blocks.dtype)
@@ -47,3 +56,14 @@ def largest_singular_value(blocks: Array) -> Array:
     positive = top > 0
     one = 1 + xp.zeros_like(top)
     return xp.where(positive, scale * xp.sqrt(xp.where(positive, top, one)), 0 * top)
+
+
+def _lengths(blocks: Array) -> Array:
+    """The Euclidean norm of each block, shape (...); its gradient is zero where it is zero."""
+    xp = namespace(blocks)
+    if is_concrete(blocks):
+        return xp.linalg.vector_norm(blocks, axis=(-2, -1))
+    # JAX has NaN there.
+    empty = xp.all(blocks == 0, axis=(-2, -1))
+    filled = xp.where(empty[..., None, None], 1 + 0 * blocks, blocks)
+    return xp.where(empty, 0.0, xp.linalg.vector_norm(filled, axis=(-2, -1)))

@@ -159,7 +159,7 @@ def largest(
     grid: FrequencyGrid,
     start: int,
     stop: int,
-    floor: list[float],
+    floor: float,
     *,
     instruction_set: str = "",
 ) -> tuple[float, int, int]:
@@ -171,8 +171,7 @@ def largest(
 
     Arguments:
         prepared: any blocks, but see `pays_to_certify`.
-        floor: one number, shared by all pieces of a layer: the largest value found so far, which is
-            raised. If no block here exceeds it, the frequency is -1.
+        floor: a value known before. If no block here exceeds it, the frequency is -1.
     """
     columns = prepared.block_shape[1]
     best = (0.0, -1, -1)
@@ -184,14 +183,13 @@ def largest(
             prepared.groups,
             *prepared.part_shape,
             prepared.stacked,
-            math.ldexp(floor[0], -prepared.exponent),
+            math.ldexp(max(floor, best[0]), -prepared.exponent),
             instruction_set,
             _sweeps(columns),
         )
         if place >= 0:
             group, frequency = divmod(place, end - begin)
             best = (math.ldexp(value, prepared.exponent), begin + frequency, group)
-            floor[0] = max(floor[0], best[0])
     return best
 
 
@@ -222,6 +220,66 @@ def singular_values_of_blocks(
         layout,
     )
     return values, bisected
+
+
+def above(prepared: NativeTaps, grid: FrequencyGrid, level: float) -> NumpyArray:
+    """Which frequencies have a block with a singular value above `level`: their places in the grid."""
+    values = singular_values(prepared, grid, 0, len(grid.index))
+    return np.flatnonzero(~(values[..., 0] <= level).all(axis=1))  # NaN is above
+
+
+def lowered(
+    prepared: NativeTaps,
+    grid: FrequencyGrid,
+    level: float,
+    *,
+    instruction_set: str = "",
+    sweeps: int | None = None,
+) -> tuple[NumpyArray, NumpyArray]:
+    """The blocks of a grid with each singular value lowered by `level`, `max(sigma - level, 0)`.
+
+    Returns:
+        Blocks, shape (F, groups, m, n), and the sums of their lowered values, shape (F, groups); sums
+        are NaN for blocks that the iteration did not finish (none is known), whose entries are zero.
+    """
+    rows, columns = prepared.block_shape[::-1] if prepared.stacked else prepared.block_shape
+    frequencies, real = len(grid.index), prepared.taps.dtype
+    found = np.empty((frequencies, prepared.groups, rows, columns, 2), dtype=real)
+    sums = np.empty((frequencies, prepared.groups))
+    for begin, end, phases in _phases(prepared, grid, 0, frequencies):
+        core.lowered_symbol(
+            prepared.taps,
+            prepared.taps_of_class,
+            phases,
+            *prepared.part_shape,
+            prepared.stacked,
+            math.ldexp(level, -prepared.exponent),
+            found[begin:end],
+            sums[begin:end],
+            instruction_set,
+            _sweeps(prepared.block_shape[1]) if sweeps is None else sweeps,
+        )
+    found = np.ldexp(found, prepared.exponent)
+    complex_dtype = np.complex64 if real == np.float32 else np.complex128
+    return found.view(complex_dtype)[..., 0], np.ldexp(sums, prepared.exponent)
+
+
+def lowered_of_blocks(
+    blocks: NumpyArray, level: float, *, instruction_set: str = "", sweeps: int | None = None
+) -> tuple[NumpyArray, NumpyArray]:
+    """The same of a stack of complex matrices, shape (B, m, n), and their sums, shape (B,)."""
+    blocks = np.ascontiguousarray(blocks)
+    real = np.float32 if blocks.dtype == np.complex64 else np.float64
+    found, sums = np.empty_like(blocks), np.empty(len(blocks))
+    core.lowered_blocks(
+        blocks.view(real).reshape(*blocks.shape, 2),
+        float(level),
+        found.view(real).reshape(*blocks.shape, 2),
+        sums,
+        instruction_set,
+        _sweeps(min(blocks.shape[1:])) if sweeps is None else sweeps,
+    )
+    return found, sums
 
 
 def _sweeps(side: int) -> int:

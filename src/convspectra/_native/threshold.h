@@ -1,0 +1,378 @@
+// Matrices with their singular values lowered: U max(sigma - t, 0) V^H, which is what lies outside of the
+// operator-norm ball of radius t, and the soft threshold of the nuclear norm.
+//
+// A = Q B P^H by the reflectors of reduce.h; the right singular vectors Z of the real bidiagonal B by
+// implicit QR, whose rotations are gathered and applied a few sweeps at a time; then
+//
+//     U max(sigma - t, 0) V^H = Q [ B Z diag(max(1 - t / sigma, 0)) Z^T ] P^H
+//
+// needs no left singular vectors, and divides by no value below t. Everything after B works on a few rows that
+// stay in the nearest cache: reflectors from the right go through the rows one after the other, and those from
+// the left through the rows of the transpose.
+#pragma once
+
+#include "solve.h"
+
+namespace {
+
+using convspectra::Lowering;
+
+template <class To, class P> inline To in_lanes(P x) {
+  if constexpr (std::is_floating_point_v<To>)
+    return static_cast<To>(x.v[0][0]);
+  else {
+    using T = std::remove_reference_t<decltype(std::declval<To &>()[0])>;
+    constexpr int lanes = sizeof(x.v[0]) / sizeof(double), parts = sizeof(To) / sizeof(T) / lanes;
+    To y;
+    for (int k = 0; k < parts; k++)
+      reinterpret_cast<Vector<T, lanes> *>(&y)[k] = __builtin_convertvector(x.v[k], Vector<T, lanes>);
+    return y;
+  }
+}
+
+// The reflectors of one side, a row each: u, or conj(v) for those from the left, so that both sides do
+// x -= factor (x . u) conj(u) to a row x (a row of the transpose for the left ones).
+template <class Layout> struct Reflectors {
+  using V = typename Layout::V;
+  using S = typename Layout::Scalar;
+  V *rows;
+  S *factors;     // complex
+  int64_t stride; // vectors from one row to the next
+  int count, shift; // reflector s begins at entry s + shift
+};
+
+// x <- x (I - factor u conj(u)^T), for all reflectors from the last to the first, of ROWS rows.
+template <class Layout, int ROWS>
+void reflect(typename Layout::V *__restrict x, int64_t step, int vectors, const Reflectors<Layout> &by) {
+  using S = typename Layout::Scalar;
+  using V = typename Layout::V;
+  for (int s = by.count - 1; s >= 0; s--) {
+    const V *__restrict u = by.rows + s * by.stride;
+    const int from = (s + by.shift) / Layout::per_vector;
+    V p[ROWS], q[ROWS];
+#pragma GCC unroll 4
+    for (int k = 0; k < ROWS; k++)
+      p[k] = q[k] = V{};
+    for (int j = from; j < vectors; j++) {
+      const V u_r = u[2 * j], u_i = u[2 * j + 1];
+#pragma GCC unroll 4
+      for (int k = 0; k < ROWS; k++) {
+        const V a = x[k * step + 2 * j], b = x[k * step + 2 * j + 1];
+        p[k] += a * u_r - b * u_i;
+        q[k] += a * u_i + b * u_r;
+      }
+    }
+    const S f_r = by.factors[2 * s], f_i = by.factors[2 * s + 1];
+    S y_r[ROWS], y_i[ROWS];
+#pragma GCC unroll 4
+    for (int k = 0; k < ROWS; k++) {
+      const S a = Layout::sum(p[k]), b = Layout::sum(q[k]);
+      y_r[k] = f_r * a - f_i * b, y_i[k] = f_r * b + f_i * a;
+    }
+    for (int j = from; j < vectors; j++) {
+      const V u_r = u[2 * j], u_i = u[2 * j + 1];
+#pragma GCC unroll 4
+      for (int k = 0; k < ROWS; k++) {
+        x[k * step + 2 * j] -= y_r[k] * u_r + y_i[k] * u_i;
+        x[k * step + 2 * j + 1] -= y_i[k] * u_r - y_r[k] * u_i;
+      }
+    }
+  }
+}
+
+// Z, the right singular vectors of the bidiagonal matrix: entry i of vector k, for WIDE vectors of entries at a
+// time all k in turn, so that what a rotation mixes is near.
+template <class Layout> struct RightVectors {
+  using T = typename Layout::T;
+  using V = typename Layout::V;
+  using S = typename Layout::Scalar;
+  static constexpr int WIDE = 4, SWEEPS = 4;
+  V *z;
+  S *turns; // SWEEPS times n cosines and sines
+  int lengths[SWEEPS];
+  int filled = 0;
+  int n, blocks;
+
+  RightVectors(V *z, S *turns, int n) : z(z), turns(turns), n(n), blocks(count_blocks(n)) {
+    for (int64_t e = 0; e < int64_t(blocks) * n * WIDE; e++)
+      z[e] = V{};
+    for (int k = 0; k < n; k++)
+      reinterpret_cast<S *>(&vector(k, k))[k % Layout::per_vector] = S{} + T(1);
+  }
+  static int count_blocks(int n) {
+    const int vectors = (n + Layout::per_vector - 1) / Layout::per_vector;
+    return (vectors + WIDE - 1) / WIDE;
+  }
+  V &vector(int k, int i) const {
+    const int j = i / Layout::per_vector;
+    return z[(int64_t(j / WIDE) * n + k) * WIDE + j % WIDE];
+  }
+  S entry(int k, int i) const { return reinterpret_cast<const S *>(&vector(k, i))[i % Layout::per_vector]; }
+
+  template <class P> void turn(int k, P c, P s) {
+    turns[2 * (int64_t(filled) * n + k)] = in_lanes<S>(c);
+    turns[2 * (int64_t(filled) * n + k) + 1] = in_lanes<S>(s);
+  }
+  void sweep_ends(int count) {
+    lengths[filled++] = count;
+    if (filled == SWEEPS)
+      apply();
+  }
+  void apply() {
+    for (int b = 0; b < blocks; b++)
+      for (int sweep = 0; sweep < filled; sweep++) {
+        V *__restrict row = z + int64_t(b) * n * WIDE;
+        const S *by = turns + 2 * int64_t(sweep) * n;
+        V held[WIDE];
+#pragma GCC unroll 4
+        for (int w = 0; w < WIDE; w++)
+          held[w] = row[w];
+        for (int k = 0; k < lengths[sweep]; k++, row += WIDE) {
+          const S c = by[2 * k], s = by[2 * k + 1];
+#pragma GCC unroll 4
+          for (int w = 0; w < WIDE; w++) {
+            const V next = row[WIDE + w];
+            row[w] = c * held[w] + s * next;
+            held[w] = c * next - s * held[w];
+          }
+        }
+#pragma GCC unroll 4
+        for (int w = 0; w < WIDE; w++)
+          row[w] = held[w];
+      }
+    filled = 0;
+  }
+};
+
+// The callback of the iteration is passed by value; this one stands for the one that collects.
+template <class Vectors> struct Collect {
+  Vectors *into;
+  template <class P> void turn(int k, P c, P s) { into->turn(k, c, s); }
+  void sweep_ends(int count) { into->sweep_ends(count); }
+};
+
+template <class Layout> struct KeepReflectors {
+  using V = typename Layout::V;
+  using S = typename Layout::Scalar;
+  Reflectors<Layout> lefts, rights;
+  int rows, stride;
+
+  void left(int s, const Reflector<Layout> &by, const V *a) {
+    V *to = lefts.rows + s * lefts.stride;
+    const int first = s / Layout::per_vector * Layout::per_vector;
+    for (int i = first; i < s; i++)
+      Layout::put(to, i, 0, S{}), Layout::put(to, i, 1, S{});
+    Layout::put(to, s, 0, S{} + typename Layout::T(1)), Layout::put(to, s, 1, S{});
+    for (int i = s + 1; i < rows; i++) {
+      const S x = Layout::get(a + int64_t(i) * stride, s, 0), y = Layout::get(a + int64_t(i) * stride, s, 1);
+      Layout::put(to, i, 0, x * by.q_r - y * by.q_i);
+      Layout::put(to, i, 1, -(x * by.q_i + y * by.q_r));
+    }
+    for (int i = rows; i % Layout::per_vector; i++)
+      Layout::put(to, i, 0, S{}), Layout::put(to, i, 1, S{});
+    lefts.factors[2 * s] = by.tau_r, lefts.factors[2 * s + 1] = by.tau_i;
+  }
+  void right(int s, const Reflector<Layout> &by, const V *u) {
+    V *to = rights.rows + s * rights.stride;
+    for (int64_t j = (s + 1) / Layout::per_vector; j < rights.stride / 2; j++)
+      to[2 * j] = u[2 * j], to[2 * j + 1] = u[2 * j + 1];
+    rights.factors[2 * s] = by.tau_r, rights.factors[2 * s + 1] = -by.tau_i;
+  }
+};
+
+// Vectors that a row of `n` entries takes, real and imaginary.
+template <class Layout> int64_t row_length(int64_t n) {
+  return 2 * ((n + Layout::per_vector - 1) / Layout::per_vector);
+}
+
+// All that one group of matrices needs.
+template <class Layout, class P> struct Room {
+  using V = typename Layout::V;
+  using S = typename Layout::Scalar;
+  static constexpr int ROWS = 4;
+  V *a;          // the matrices, then the transpose of the result
+  V *w, *u, *next, *few;
+  V *lefts, *rights, *z;
+  S *left_factors, *right_factors, *turns, *shares;
+  P *d, *e, *off, *values;
+  int *order; // of the vectors whose value is above
+
+  static int64_t size_of_a(int64_t m, int64_t n) {
+    return std::max(m * row_length<Layout>(n), (n + ROWS) * row_length<Layout>(m));
+  }
+  static int64_t size_of_z(int64_t n) {
+    return int64_t(RightVectors<Layout>::count_blocks(int(n))) * n * RightVectors<Layout>::WIDE;
+  }
+  static std::size_t bytes(int64_t m, int64_t n) {
+    const int64_t r = row_length<Layout>(n), c = row_length<Layout>(m);
+    return sizeof(V) * (size_of_a(m, n) + 3 * r + ROWS * r + n * (c + r) + size_of_z(n)) +
+           sizeof(S) * (4 * n + 2 * n * RightVectors<Layout>::SWEEPS + n) + (4 * sizeof(P) + sizeof(int)) * n + 16 * 64;
+  }
+  Room(Arena &arena, int64_t m, int64_t n) {
+    const int64_t r = row_length<Layout>(n), c = row_length<Layout>(m);
+    a = arena.take<V>(size_of_a(m, n));
+    w = arena.take<V>(r), u = arena.take<V>(r), next = arena.take<V>(r), few = arena.take<V>(ROWS * r);
+    lefts = arena.take<V>(n * c), rights = arena.take<V>(n * r), z = arena.take<V>(size_of_z(n));
+    left_factors = arena.take<S>(2 * n), right_factors = arena.take<S>(2 * n);
+    turns = arena.take<S>(2 * n * RightVectors<Layout>::SWEEPS), shares = arena.take<S>(n);
+    for (P **packs : {&d, &e, &off, &values})
+      *packs = arena.take<P>(n);
+    order = arena.take<int>(n);
+  }
+};
+
+// The matrices in room.a, of largest entries near 1, to the transposes of what is left of them above
+// `level`, in room.a with rows of m entries, and the sums of the lowered values. Returns whether the
+// iteration converged in all lanes; nothing is left where no value is above.
+template <class Layout, class P, int UPDATED>
+bool lower(const Room<Layout, P> &room, int m, int n, P level, int64_t max_sweeps, P &sums) {
+  using S = typename Layout::Scalar;
+  using V = typename Layout::V;
+  using T = typename Layout::T;
+  constexpr int ROWS = Room<Layout, P>::ROWS, LD = sizeof(P::v[0]) / sizeof(double);
+  const int64_t r = row_length<Layout>(n), c = row_length<Layout>(m);
+  const Reflectors<Layout> lefts{room.lefts, room.left_factors, c, n, 0};
+  const Reflectors<Layout> rights{room.rights, room.right_factors, r, n - 1, 1};
+  {
+    const FlushSubnormals flush;
+    const Column<P, LD> d{room.d, 0}, e{room.e, 0};
+    reduce<Layout, true, UPDATED>(room.a, m, n, static_cast<int>(r), {room.w, room.u, room.next}, d, e,
+                                  KeepReflectors<Layout>{lefts, rights, m, static_cast<int>(r)});
+  }
+  P most(0);
+  const P zero(0);
+  for (int k = 0; k < n; k++)
+    most = larger(most, larger(magnitude(room.d[k]), k + 1 < n ? magnitude(room.e[k]) : zero));
+  const auto finite = most <= P(std::numeric_limits<double>::max());
+  const P inverse = select(finite & (most > zero), P(1) / most, zero);
+  for (int k = 0; k < n; k++) {
+    room.values[k] = select(finite, room.d[k], zero) * inverse;
+    room.off[k] = k + 1 < n ? select(finite, room.e[k], zero) * inverse : zero;
+  }
+  RightVectors<Layout> vectors(room.z, room.turns, n);
+  bool done;
+  {
+    const FlushSubnormals flush;
+    done = implicit_qr<P>(room.values, room.off, n, std::sqrt(Limits<T>::negligible), max_sweeps,
+                          Collect<RightVectors<Layout>>{&vectors});
+  }
+  vectors.apply();
+  // What is not known is NaN, in the sums as well.
+  const P unknown = select(finite, zero, P(std::numeric_limits<double>::quiet_NaN()));
+  sums = unknown;
+  int above = 0;
+  for (int k = 0; k < n; k++) {
+    const P value = most * magnitude(room.values[k]);
+    const auto over = value > level;
+    const P share = select(over, P(1) - level / select(over, value, P(1)), zero);
+    sums = sums + select(over, value - level, zero);
+    if (all(!over))
+      continue;
+    room.order[above] = k;
+    room.shares[above++] = in_lanes<S>(share);
+  }
+  if (!done || above == 0)
+    return done;
+
+  const FlushSubnormals flush;
+  const int vectors_n = static_cast<int>(r / 2), vectors_m = static_cast<int>(c / 2);
+  V *transpose = room.a;
+  for (int64_t e = 0; e < (n + ROWS) * c; e++)
+    transpose[e] = V{};
+  for (int first = 0; first < n; first += ROWS) {
+    const int count = first + ROWS <= n ? ROWS : n - first;
+    V *few = room.few;
+    // Rows of B (Z D Z^T), which are d_i and e_i times rows i and i + 1 of the bracket; real.
+    for (int64_t e = 0; e < ROWS * r; e++)
+      few[e] = V{};
+    S factors[ROWS][2];
+    for (int k = 0; k < count; k++) {
+      factors[k][0] = in_lanes<S>(room.d[first + k]);
+      factors[k][1] = first + k + 1 < n ? in_lanes<S>(room.e[first + k]) : S{};
+    }
+    for (int block = 0; block < vectors.blocks; block++) {
+      constexpr int WIDE = RightVectors<Layout>::WIDE;
+      V sum[ROWS][WIDE];
+#pragma GCC unroll 4
+      for (int k = 0; k < ROWS; k++)
+#pragma GCC unroll 4
+        for (int j = 0; j < WIDE; j++)
+          sum[k][j] = V{};
+      for (int p = 0; p < above; p++) {
+        const V *from = room.z + (int64_t(block) * n + room.order[p]) * WIDE;
+        S before = room.shares[p] * vectors.entry(room.order[p], first);
+#pragma GCC unroll 4
+        for (int k = 0; k < ROWS; k++) {
+          if (k >= count)
+            break;
+          const S after = first + k + 1 < n ? room.shares[p] * vectors.entry(room.order[p], first + k + 1) : S{};
+          const S weight = factors[k][0] * before + factors[k][1] * after;
+          before = after;
+#pragma GCC unroll 4
+          for (int j = 0; j < WIDE; j++)
+            sum[k][j] += weight * from[j];
+        }
+      }
+      for (int k = 0; k < count; k++)
+        for (int j = 0; j < WIDE && block * WIDE + j < vectors_n; j++)
+          few[k * r + 2 * (block * WIDE + j)] = sum[k][j];
+    }
+    reflect<Layout, ROWS>(few, r, vectors_n, rights);
+    for (int k = 0; k < count; k++)
+      for (int j = 0; j < n; j++)
+        for (int part = 0; part < 2; part++)
+          Layout::put(transpose + j * c, first + k, part, Layout::get(few + k * r, j, part));
+  }
+  for (int j = 0; j < n; j += ROWS) // beyond the last row there are zeros
+    reflect<Layout, ROWS>(transpose + j * c, c, vectors_m, lefts);
+  return true;
+}
+
+template <class T> void write_entry(const Problem<T> &p, T *block, int64_t i, int64_t j, T x, T y) {
+  T *to = block + 2 * (p.source.blocks ? (p.source.transposed ? j * p.rows + i : i * p.columns + j)
+                                       : (p.source.stacked ? j * p.rows + i : i * p.columns + j));
+  to[0] = x, to[1] = y;
+}
+
+// Lowered matrices of a batch; the sums of those that did not converge are NaN, and their entries unset.
+template <class T, int BYTES, int ROWS> void lowered(const Problem<T> &p, const Lowering<T> &to) {
+  constexpr int L = BYTES / sizeof(T), LD = BYTES / sizeof(double);
+  using V = Vector<T, L>;
+  using Wide = Pack<double, LD, L / LD>;
+  using Each = Room<AcrossMatrices<T, L>, Wide>;
+  static thread_local Arena arena;
+  const int64_t m = p.rows, n = p.columns, phases = 2 * p.source.taps_in_all();
+  arena.reserve(Each::bytes(m, n) + sizeof(V) * phases + Arena::slack);
+  arena.rewind();
+  const Each room(arena, m, n);
+  V *turns = arena.take<V>(phases);
+  const Runs<T> runs(p);
+  using Form = MatrixALane<T, L>;
+  for (int64_t run = 0; run < runs.count; run++)
+    for (int64_t first = 0; first < runs.length; first += L) {
+      Form::fill(p, run, first, runs.length, room.a, turns);
+      const V factor = Form::rescale(room.a, m * 2 * n);
+      Wide level, sums;
+      for (int l = 0; l < L; l++)
+        level.v[l / LD][l % LD] = static_cast<double>(to.level) * factor[l];
+      const bool done =
+          lower<AcrossMatrices<T, L>, Wide, ROWS>(room, int(m), int(n), level, p.max_sweeps, sums);
+      for (int l = 0; l < L && first + l < runs.length; l++) {
+        const int64_t b = to.place(p, run, first + l);
+        const double sum = sums.v[l / LD][l % LD], back = 1 / static_cast<double>(factor[l]);
+        to.sums[b] = done ? sum * back : std::numeric_limits<double>::quiet_NaN();
+        T *block = to.blocks + 2 * b * m * n;
+        if (!done || !(sum > 0)) {
+          for (int64_t e = 0; e < 2 * m * n; e++)
+            block[e] = 0;
+          continue;
+        }
+        const T scale = 1 / factor[l];
+        for (int64_t j = 0; j < n; j++)
+          for (int64_t i = 0; i < m; i++)
+            write_entry(p, block, i, j, scale * room.a[2 * (j * m + i)][l], scale * room.a[2 * (j * m + i) + 1][l]);
+      }
+    }
+}
+
+} // namespace

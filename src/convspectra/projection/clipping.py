@@ -1,0 +1,82 @@
+"""The paper's projection: singular values clipped once, and cut back to the kernel's taps."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+
+from .. import spectral_map
+from .._compat import Array, namespace
+from .._solvers.choice import Solver
+from .._solvers.pool import DEFAULT_MEMORY
+from ..geometry import ConvGeometry
+from ..results import Projection
+from ..spectral_map import solving
+from .promise import Guarantee, check_limit, promise
+
+
+def clip(
+    kernel: Array,
+    geometry: ConvGeometry,
+    max_norm: float,
+    *,
+    min_value: float = 0.0,
+    guarantee: Guarantee = "torus",
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Projection:
+    """One clip of the singular values to `[min_value, max_norm]`, cut back to the kernel's own taps.
+
+        W - S^+ [ U (sigma - min(max(sigma, a), c)) V^H ]
+
+    the paper's appendix A: the nearest operator with such values, of which only the `k^D` taps of
+    the kernel are kept. Written as a difference, so that a kernel that needs no change is not changed,
+    and blocks inside the ball are not decomposed (unless there is a floor).
+
+    Arguments:
+        kernel, executor, memory, solver: as `singular_values`. Differentiable, also where singular
+            values are repeated or zero (see `spectral_map.py`); values at a limit move as those inside.
+        geometry: any that has the guarantee.
+        max_norm: the upper limit `c`, positive.
+        min_value: the lower limit `a`, at most `c`: a floor for layers that must stay invertible. Zero
+            singular values are raised along singular vectors that no rule determines.
+        guarantee: which operator's values are clipped, on its torus: `"torus"`, `"layer"`, `"any_size"`.
+
+    Returns:
+        `Projection`; `norm` is that of the result.
+
+    Raises:
+        ValueError: a limit that is not positive and finite, or limits that cross.
+        GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
+
+    Not guaranteed: norm at most `max_norm`, or values of at least `min_value`. Cutting back to `k^D`
+    taps raises the norm again, by 15 to 40 % on random kernels: `project` and `rescale` keep the promise.
+
+    Reference: Sedghi, Gupta and Long (2019), Section 3 and Appendix A.
+
+    >>> import numpy as np
+    >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
+    >>> geometry = ConvGeometry((8, 8), padding="same", padding_mode="circular")
+    >>> bool(np.allclose(clip(twice, geometry, max_norm=1.0).kernel, twice / 2))
+    True
+    """
+    limit = check_limit("max_norm", max_norm)
+    if not 0 <= min_value <= limit:
+        raise ValueError(f"min_value must lie between 0 and max_norm={max_norm}; got {min_value}")
+    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
+    top, bottom = limit / held.factor, min_value / held.factor
+    if bottom == 0:
+        return held.projection(
+            held.kernel - spectral_map.lowered(held.kernel, held.torus, top, held.solve), iterations=1
+        )
+
+    def beyond(sigma: Array) -> Array:
+        return sigma - namespace(sigma).clip(sigma, bottom, top)
+
+    def slope(sigma: Array) -> Array:
+        outside = (sigma < bottom) | (sigma > top)
+        return namespace(sigma).where(outside, 1 + 0 * sigma, 0 * sigma)
+
+    function = spectral_map.SpectralFunction(beyond, slope)
+    moved = spectral_map.mapped(held.kernel, held.torus, function, held.solve)
+    return held.projection(held.kernel - moved, iterations=1)

@@ -1,0 +1,64 @@
+"""The plainest way into the ball: the kernel divided by what its norm exceeds the limit by."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+
+from .. import spectral_map
+from .._compat import Array, is_tracked, namespace
+from .._solvers.choice import Solver
+from .._solvers.pool import DEFAULT_MEMORY
+from ..geometry import ConvGeometry
+from ..results import Projection
+from ..spectral_map import solving
+from .promise import Guarantee, check_limit, promise
+
+
+def rescale(
+    kernel: Array,
+    geometry: ConvGeometry,
+    max_norm: float,
+    *,
+    guarantee: Guarantee = "torus",
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Projection:
+    """`W min(1, c / ||W||)`: the kernel divided by what its norm exceeds `max_norm` by, if it does.
+
+    Arguments:
+        kernel, executor, memory, solver: as `singular_values`. Differentiable; at a norm that several
+            singular values share the gradient is that of one of them, at the limit that of the inside.
+        geometry: any that has the guarantee.
+        max_norm: the radius `c`, positive.
+        guarantee: which operator's norm: `"torus"`, `"layer"` or `"any_size"`.
+
+    Returns:
+        `Projection`, `norm` at most `max_norm` in exact comparison.
+
+    Raises:
+        ValueError: max_norm is not positive and finite.
+        GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
+
+    Not guaranteed: to be near the nearest kernel in the ball; `project` is.
+
+    >>> import numpy as np
+    >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
+    >>> geometry = ConvGeometry((8, 8), padding="same", padding_mode="circular")
+    >>> scaled = rescale(twice, geometry, max_norm=1.0)
+    >>> float(scaled.norm_before), bool(scaled.norm <= 1), bool(np.allclose(scaled.kernel, twice / 2))
+    (2.0, True, True)
+    """
+    limit = check_limit("max_norm", max_norm)
+    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
+    if not is_tracked(held.kernel):
+        before = held.norm(held.kernel)
+        inside, norm = (held.kernel, before) if bool(before <= limit) else held.inside(held.kernel, limit)
+        return held.projection(inside, norm_before=before, norm=norm)
+    # The scaling itself carries the derivative; what `inside` still takes off is rounding.
+    norm = spectral_map.norm(held.kernel, held.torus, held.solve) * held.factor
+    xp = namespace(held.kernel)
+    over = norm > limit
+    factor = xp.where(over, limit / xp.where(over, norm, 1 + norm), 1 + 0 * norm)
+    inside, after = held.inside(held.kernel * factor, limit)
+    return held.projection(inside, norm=after)

@@ -1,0 +1,57 @@
+"""The clip of the reshaped kernel, which does not bound the operator: for comparison."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import Executor
+
+from .. import spectral_map
+from .._compat import Array, namespace
+from .._solvers.choice import Solver
+from .._solvers.pool import DEFAULT_MEMORY
+from ..geometry import ConvGeometry, Correlation
+from ..results import Projection
+from ..spectral_map import solving
+from .promise import Guarantee, check_limit, promise
+
+
+def clip_reshaped_kernel(
+    kernel: Array,
+    geometry: ConvGeometry,
+    max_reshaped_norm: float,
+    *,
+    guarantee: Guarantee = "torus",
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Projection:
+    """Clip the singular values of the kernel reshaped to a `C_out x (C_in k^D)` matrix.
+
+    What Section 4.4 of the paper compares with. The operator's norm can exceed that of this matrix by
+    up to `sqrt(prod(k))`: `norm` of the result is the operator's, and no limit to it is promised.
+
+    Arguments:
+        kernel, executor, memory, solver: as `singular_values`. Differentiable.
+        geometry: any that has the guarantee. With groups each is a matrix of its own.
+        max_reshaped_norm: the limit of the reshaped kernel's singular values, positive.
+        guarantee: which operator's norm the record reports; the kernel does not depend on it.
+
+    Raises:
+        ValueError: max_reshaped_norm is not positive and finite.
+        GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
+
+    Reference: Yoshida and Miyato (2017); Sedghi, Gupta and Long (2019), Section 4.4.
+    """
+    limit = check_limit("max_reshaped_norm", max_reshaped_norm)
+    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
+    flat, pointwise = as_pointwise(held.kernel, held.torus)
+    moved = spectral_map.lowered(flat, pointwise, limit, held.solve)
+    return held.projection(namespace(flat).reshape(flat - moved, held.kernel.shape), iterations=1)
+
+
+def as_pointwise(kernel: Array, correlation: Correlation) -> tuple[Array, Correlation]:
+    """The reshaped kernel, as the kernel of a layer that has its singular values and no spatial extent."""
+    columns = math.prod(kernel.shape[1:])
+    flat = namespace(kernel).reshape(kernel, (kernel.shape[0], columns, 1))
+    geometry = ConvGeometry((1,), groups=correlation.groups)
+    return flat, geometry.correlation(flat.shape)

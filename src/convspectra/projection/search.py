@@ -1,0 +1,86 @@
+"""What every method for the nearest kernel works with: the symbol, its excess, and the best bounds so far."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .._solvers import choice, pool, threshold
+from ..geometry import Correlation
+from ..spectral_map import Solve
+from ..spectrum import top_block
+from ..symbol import FrequencyGrid, symbol_adjoint, symbol_blocks, tap_copies
+
+NumpyArray = np.ndarray[Any, Any]
+
+
+class Search:
+    """A kernel to be projected into the unit ball, and what has been found.
+
+    Attributes:
+        given: the kernel, float64, in units of the limit and in the order of `Correlation`.
+        kernel: the best kernel in the ball; at first zero, which always is.
+        upper, lower: half the squared distance of `kernel`, and a proven bound of the least possible.
+        sweeps: decompositions of all blocks so far.
+        weights: how often each block occurs, shape (F, 1, 1, 1).
+        curvature: the largest eigenvalue of `S* S`.
+    """
+
+    def __init__(
+        self,
+        given: NumpyArray,
+        correlation: Correlation,
+        grid: FrequencyGrid,
+        solve: Solve,
+        tolerance: float,
+        most_sweeps: int,
+    ) -> None:
+        self.given, self._correlation, self._grid, self._solve = given, correlation, grid, solve
+        self.weights = grid.multiplicity.astype(np.float64)[:, None, None, None]
+        self.curvature = float(math.prod(grid.shape) * tap_copies(correlation).max())
+        self.kernel, self.upper, self.lower = np.zeros_like(given), float(np.sum(given**2)) / 2, 0.0
+        self.sweeps, self._most, self._tolerance = 0, most_sweeps, tolerance
+
+    @property
+    def done(self) -> bool:
+        return self.sweeps >= self._most or self.upper - self.lower <= self._tolerance * self.upper
+
+    def symbol(self, kernel: NumpyArray) -> NumpyArray:
+        return np.asarray(symbol_blocks(kernel, self._correlation, self._grid))
+
+    def adjoint(self, blocks: NumpyArray) -> NumpyArray:
+        return np.asarray(symbol_adjoint(blocks, self._correlation, self._grid))
+
+    def excess(self, blocks: NumpyArray, level: float) -> tuple[NumpyArray, float]:
+        """Each block with its singular values lowered by the level, and their weighted sum over all."""
+        self.sweeps += 1
+        lowered = np.zeros_like(blocks)
+        engine = choice.choose(self._solve["solver"], blocks.real, blocks.shape[-2:], len(blocks))
+        engine = "lapack" if engine == "namespace" else engine
+
+        def part(start: int, stop: int) -> float:
+            lowered[start:stop], sums = threshold.lowered(engine, blocks[start:stop], level)
+            return float((self.weights[start:stop, :, 0, 0] * sums).sum())
+
+        rows, columns = blocks.shape[-2:]
+        seconds_each = 30.0 * blocks[0].size * min(rows, columns) / (2e10 if engine == "native" else 4e9)
+        workers = pool.workers_of(self._solve["executor"])
+        pieces = pool.ranges(len(blocks), workers, 1, seconds_each, self._solve["memory"], 16)
+        sums = pool.run(part, pieces, self._solve["executor"], uses_blas=engine != "native")
+        return lowered, sum(sums)
+
+    def propose_dual(self, shift: NumpyArray, nuclear: float) -> None:
+        """A lower bound from `S* Y` and the sum of Y's singular values, Y scaled as is best."""
+        slope, square = float(np.sum(self.given * shift)) - nuclear, float(np.sum(shift**2))
+        if slope > 0 and square > 0:
+            self.lower = max(self.lower, slope**2 / (2 * square))
+
+    def propose(self, kernel: NumpyArray) -> None:
+        """An upper bound from any kernel, scaled into the ball."""
+        norm = float(top_block(kernel, self._correlation, **self._solve).norm)
+        inside = kernel / norm if norm > 1 else kernel
+        upper = float(np.sum((inside - self.given) ** 2)) / 2
+        if upper < self.upper:
+            self.kernel, self.upper = inside, upper

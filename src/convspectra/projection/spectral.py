@@ -1,0 +1,225 @@
+"""Other functions of the singular values: lowered, cut off, made equal, held in a Schatten ball.
+
+Each is the nearest operator of its kind, cut back to the kernel's own taps once, as `clip` is. The cut
+moves the singular values again: none of these promises what it does to them, except `project_schatten`,
+which scales its result into the ball.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+
+from .. import spectral_map
+from .._compat import Array, is_concrete, is_tracked, namespace, to_numpy, untracked
+from .._solvers.choice import Solver
+from .._solvers.pool import DEFAULT_MEMORY
+from ..errors import InputError
+from ..geometry import ConvGeometry
+from ..results import Projection, Spectrum
+from ..spectral_map import SpectralFunction, solving
+from ..spectrum import spectrum_of
+from .promise import Guarantee, Promise, check_limit, promise
+
+
+def soft_threshold(
+    kernel: Array,
+    geometry: ConvGeometry,
+    threshold: float,
+    *,
+    guarantee: Guarantee = "torus",
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Projection:
+    """Every singular value lowered: `S^+ [ U max(sigma - t, 0) V^H ]`, the nuclear norm's proximal map.
+
+    Before the cut to `k^D` taps it minimises `||X - A||_F^2 / 2 + t ||X||_nuclear` over operators X.
+
+    Arguments:
+        kernel, executor, memory, solver: as `singular_values`. Differentiable.
+        geometry: any that has the guarantee.
+        threshold: what is taken off, positive.
+        guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+
+    Raises:
+        ValueError: threshold is not positive and finite.
+        GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
+
+    Reference: Cai, Candes and Shen (2010), Theorem 2.1.
+    """
+    level = check_limit("threshold", threshold)
+    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
+    return held.projection(spectral_map.lowered(held.kernel, held.torus, level, held.solve), iterations=1)
+
+
+def low_rank(
+    kernel: Array,
+    geometry: ConvGeometry,
+    rank: int,
+    *,
+    guarantee: Guarantee = "torus",
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Projection:
+    """Only the `rank` largest singular values of the whole operator kept, the others set to zero.
+
+    Before the cut to `k^D` taps it is the nearest operator of that rank or less: values that tie with
+    the first one dropped go too, so that a pair of conjugate blocks is never divided.
+
+    Arguments:
+        kernel, executor, memory, solver: as `singular_values`; concrete values. Differentiable where
+            the last value kept and the first one dropped differ.
+        geometry: any that has the guarantee.
+        rank: how many to keep, of `Spectrum.count`; at least 0.
+        guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+
+    Raises:
+        ValueError: rank is negative or no integer.
+        InputError: a traced JAX array, whose values cannot be counted.
+        GeometryError, KernelError: as `singular_values`, or no such guarantee.
+
+    Not guaranteed: the rank of the result, which the cut to `k^D` taps raises again.
+
+    Reference: Eckart and Young (1936).
+    """
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
+        raise ValueError(f"rank must be an integer of at least 0; got {rank!r}")
+    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
+    values = _all_values(held, "low_rank")
+    if rank >= values.count:
+        return held.projection(held.kernel)
+    flat, counts, order = _descending(values)
+    dropped = np.searchsorted(np.cumsum(counts[order]), rank, side="right")  # the first that does not fit
+    level = float(flat[order][dropped])
+    # The same values come out of another engine a few roundings away.
+    level *= 1 + 64 * float(np.finfo(flat.dtype).eps)
+
+    def kept(sigma: Array) -> Array:
+        return namespace(sigma).where(sigma > level, sigma, 0 * sigma)
+
+    def slope(sigma: Array) -> Array:
+        return namespace(sigma).where(sigma > level, 1 + 0 * sigma, 0 * sigma)
+
+    function = SpectralFunction(kept, slope)
+    return held.projection(spectral_map.mapped(held.kernel, held.torus, function, held.solve), iterations=2)
+
+
+def orthogonalise(
+    kernel: Array,
+    geometry: ConvGeometry,
+    *,
+    value: float = 1.0,
+    guarantee: Guarantee = "torus",
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Projection:
+    """All singular values set to `value`: `S^+ [ value U V^H ]`, the polar factor.
+
+    Before the cut to `k^D` taps it is the nearest operator with orthonormal rows or columns (times
+    `value`). Zero singular values are raised along singular vectors that no rule determines.
+
+    Arguments:
+        kernel, executor, memory, solver: as `singular_values`. Differentiable where no singular value
+            is zero; at zeros the derivative does not exist, and the part that belongs to them is taken as
+            zero.
+        geometry: any that has the guarantee.
+        value: what they become, positive.
+        guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+
+    Raises:
+        ValueError: value is not positive and finite.
+        GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
+
+    Not guaranteed: equal singular values, which the cut to `k^D` taps spreads again.
+
+    Reference: Fan and Hoffman (1955); Higham (2008), Functions of Matrices, Theorem 8.4.
+    """
+    level = check_limit("value", value)
+    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
+    function = SpectralFunction(lambda sigma: level + 0 * sigma, lambda sigma: 0 * sigma)
+    return held.projection(spectral_map.mapped(held.kernel, held.torus, function, held.solve), iterations=1)
+
+
+def project_schatten(
+    kernel: Array,
+    geometry: ConvGeometry,
+    radius: float,
+    *,
+    p: float = 1.0,
+    guarantee: Guarantee = "torus",
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Projection:
+    """Into the ball `(sum sigma^p)^(1/p) <= radius` of the operator: p = 1 is the nuclear norm.
+
+    The nearest operator in the ball, of all singular values together; cut back to `k^D` taps, and
+    scaled into the ball where the cut left it.
+
+    Arguments:
+        kernel, executor, memory, solver: as `singular_values`; concrete values, no gradient.
+        geometry: any that has the guarantee.
+        radius: of the ball, positive.
+        p: 1, 2 or `math.inf` (where it is `clip`, scaled).
+        guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+
+    Returns:
+        `Projection`; its norms are operator norms, not those of the ball.
+
+    Raises:
+        ValueError: radius is not positive and finite, or another p.
+        InputError: a traced JAX array.
+        GeometryError, KernelError: as `singular_values`, or no such guarantee.
+
+    Not guaranteed: to be the nearest kernel in the ball (for p = 2 it is).
+
+    Reference: Duchi, Shalev-Shwartz, Singer and Chandra (2008), for p = 1.
+    """
+    limit = check_limit("radius", radius)
+    if p not in (1, 2, math.inf):
+        raise ValueError(f"p must be 1, 2 or math.inf; got {p!r}")
+    if is_tracked(kernel):
+        raise InputError("project_schatten gives no gradient: detach the kernel and call it outside jax.jit")
+    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
+    values = _all_values(held, "project_schatten")
+    if float(values.schatten_norm(p)) <= limit:
+        return held.projection(held.kernel)
+    found = held.kernel
+    if p == math.inf:
+        found = found - spectral_map.lowered(found, held.torus, limit, held.solve)
+    elif p == 1:
+        flat, counts, order = _descending(values)
+        # The threshold t with sum counts max(sigma - t, 0) = radius.
+        sigma, weight = flat[order].astype(np.float64), np.cumsum(counts[order])
+        thresholds = (np.cumsum(counts[order] * sigma) - limit) / weight
+        level = float(thresholds[np.flatnonzero(sigma > thresholds)[-1]])
+        found = spectral_map.lowered(found, held.torus, level, held.solve)
+    margin = 1 - 64 * float(np.finfo(to_numpy(found).dtype).eps)
+    size = _schatten(found, held, p)
+    while size > limit:
+        found = found * (margin * limit / size)
+        size = _schatten(found, held, p)
+    return held.projection(found, iterations=2)
+
+
+def _schatten(kernel: Array, held: Promise, p: float) -> float:
+    return float(spectrum_of(kernel, held.torus, **held.solve).schatten_norm(p))
+
+
+def _all_values(held: Promise, name: str) -> Spectrum:
+    if not is_concrete(held.kernel):
+        raise InputError(f"{name} looks at all singular values: call it outside jax.jit and jax.grad")
+    return spectrum_of(untracked(held.kernel), held.torus, **held.solve)
+
+
+def _descending(values: Spectrum) -> tuple[Any, Any, Any]:
+    """All values, flat; how often each occurs; and their order, from the largest."""
+    flat = to_numpy(values.values).reshape(-1)
+    counts = np.repeat(values.multiplicity, values.values.shape[1])
+    return flat, counts, np.argsort(-flat, kind="stable")

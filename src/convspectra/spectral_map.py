@@ -1,0 +1,336 @@
+"""Functions of a convolution's singular values, with finite derivatives.
+
+Two ways to apply a function to the singular values of every block `S(g) = U diag(sigma) V^H`:
+
+    kernel = S^+ [ U f(sigma) V^H ]          (`mapped`: the nearest kernel with the same taps)
+    number = sum multiplicity_g g(sigma)     (`total`, with the gradient S* [ U g'(sigma) V^H ])
+
+Differentiating through the SVD itself gives NaN where singular values coincide or vanish, which is where
+projections lead. The derivative of `X -> U f(sigma) V^H` is finite: with `M = U^H H V`, `M = M_s + M_a` its
+Hermitian and skew parts,
+
+    D[H] = U ( P o M_s + Q o M_a ) V^H + (parts of H outside of U and V, times f(sigma) / sigma)
+    P_ij = (f_i - f_j) / (sigma_i - sigma_j),   Q_ij = (f_i + f_j) / (sigma_i + sigma_j)
+
+with `f'` where the denominator of P vanishes, and `f'(0)` (0 where `f(0) > 0`, which has no derivative
+there) where that of Q does. D is its own adjoint.
+
+Reference: Daleckii and Krein (1965); for singular values, Lewis and Sendov (2005) and Ding, Sun, Sun and Toh
+(2018).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypedDict
+
+import numpy as np
+
+from ._compat import Array, is_concrete, is_untracked_on_cpu, like, namespace, to_numpy, with_vjp
+from ._solvers import array_api, choice, native, threshold
+from ._solvers.choice import Engine, Solver
+from ._solvers.pool import DEFAULT_MEMORY
+from .geometry import Correlation
+from .spectrum import TopBlock, over_grid, spectrum_of, top_block
+from .symbol import FrequencyGrid, frequency_grid, polyphase, symbol_adjoint, symbol_blocks, tap_scale
+
+
+class Solve(TypedDict):
+    """How the decompositions are done: the arguments that every function here passes on."""
+
+    executor: Executor | None
+    memory: int
+    solver: Solver
+
+
+def solving(executor: Executor | None = None, memory: int = DEFAULT_MEMORY, solver: Solver = "auto") -> Solve:
+    return {"executor": executor, "memory": memory, "solver": solver}
+
+
+DEFAULT = solving()
+
+
+@dataclass(frozen=True)
+class SpectralFunction:
+    """A function of singular values, elementwise, and its derivative."""
+
+    of: Callable[[Array], Array]
+    slope: Callable[[Array], Array]
+
+
+def norm(kernel: Array, correlation: Correlation, solve: Solve = DEFAULT) -> Array:
+    """The operator norm, with the gradient `S* [ u v^H ]` of one singular pair that reaches it.
+
+    Where several do, that is one of the subgradients; for the zero operator it is zero.
+    """
+    if not is_concrete(kernel):  # which pair cannot be looked up: the library's own derivative of eigenvalues
+        return top_block(kernel, correlation, **solve).norm
+
+    def forward(given: Array) -> tuple[Array, Array]:
+        top = top_block(given, correlation, **solve)
+        return top.norm, (given, top)
+
+    def backward(saved: tuple[Array, TopBlock], cotangent: Array) -> Array:
+        given, top = saved
+        return cotangent * _pair(given, correlation, top.frequency, top.group, 0)
+
+    return with_vjp(forward, backward, kernel)
+
+
+def smallest(kernel: Array, correlation: Correlation, solve: Solve = DEFAULT) -> Array:
+    """The smallest singular value, with the gradient `S* [ u v^H ]` of one singular pair that has it.
+
+    Where several do it is that of one of them; where the value is zero, so is the gradient.
+    """
+    if not is_concrete(kernel):
+        return spectrum_of(kernel, correlation, **solve).smallest
+
+    def forward(given: Array) -> tuple[Array, Array]:
+        values = spectrum_of(given, correlation, **solve).values[:, -1]
+        place = int(to_numpy(values).argmin())
+        return values[place], (given, divmod(place, correlation.groups))
+
+    def backward(saved: tuple[Array, tuple[int, int]], cotangent: Array) -> Array:
+        given, (frequency, group) = saved
+        if min(frequency_grid(correlation).block_shape) > rank_with_taps(correlation):
+            return 0 * given
+        return cotangent * _pair(given, correlation, frequency, group, -1)
+
+    return with_vjp(forward, backward, kernel)
+
+
+def _pair(kernel: Array, correlation: Correlation, frequency: int, group: int, rank: int) -> Array:
+    """`S* [ u v^H ]` of one singular pair of one block; zero where its value is."""
+    grid = frequency_grid(correlation)
+    alone = replace(grid.at(slice(frequency, frequency + 1)), multiplicity=np.ones(1, dtype=np.int64))
+    blocks = symbol_blocks(kernel, correlation, alone)
+    xp = namespace(blocks)
+    left, sigma, right = array_api.svd(blocks[:, group : group + 1])
+    place = rank % sigma.shape[-1]
+    one = slice(place, place + 1)
+    pair = xp.matmul(left[..., :, one], right[..., one, :])
+    pair = pair * xp.astype(sigma[..., one, None] > 0, pair.dtype)
+    whole = [pair if number == group else 0 * blocks[:, :1] for number in range(correlation.groups)]
+    return symbol_adjoint(xp.concat(whole, axis=1), correlation, alone)
+
+
+def rank_with_taps(correlation: Correlation) -> int:
+    """How many singular values a block has, columns that no tap reads left out."""
+    columns = correlation.in_channels // correlation.groups * len(polyphase(correlation))
+    return min(correlation.out_channels // correlation.groups, columns)
+
+
+def mapped(
+    kernel: Array, correlation: Correlation, function: SpectralFunction, solve: Solve = DEFAULT
+) -> Array:
+    """`S^+ [ U f(sigma) V^H ]`, axes in the order of `Correlation`; differentiable."""
+
+    def forward(given: Array) -> tuple[Array, Array]:
+        found = adjoint_of_function(given, correlation, function.of, solve)[0]
+        return _over_scale(found, correlation), given
+
+    return with_vjp(forward, partial(_derivative, correlation, function, solve), kernel)
+
+
+def lowered(kernel: Array, correlation: Correlation, level: float, solve: Solve = DEFAULT) -> Array:
+    """`S^+ [ U max(sigma - level, 0) V^H ]`: what of a layer is above `level`; differentiable."""
+
+    def forward(given: Array) -> tuple[Array, Array]:
+        return _over_scale(adjoint_above(given, correlation, level, solve)[0], correlation), given
+
+    function = SpectralFunction(partial(_lower, level), partial(_is_above, level))
+    return with_vjp(forward, partial(_derivative, correlation, function, solve), kernel)
+
+
+def total(
+    kernel: Array,
+    correlation: Correlation,
+    value: Callable[[Array], Array],
+    slope: Callable[[Array], Array],
+    solve: Solve = DEFAULT,
+) -> Array:
+    """`sum multiplicity g(sigma)` over all singular values that columns with taps have; differentiable."""
+
+    def forward(given: Array) -> tuple[Array, Array]:
+        gradient, number = adjoint_of_function(given, correlation, slope, solve, value)
+        return number, gradient
+
+    return with_vjp(forward, lambda gradient, cotangent: cotangent * gradient, kernel)
+
+
+def total_squares_above(
+    kernel: Array, correlation: Correlation, level: float, solve: Solve = DEFAULT
+) -> Array:
+    """`sum multiplicity max(sigma - level, 0)^2`; differentiable."""
+
+    def forward(given: Array) -> tuple[Array, Array]:
+        adjoint, _, squares = adjoint_above(given, correlation, level, solve)
+        return like(squares, given, given.dtype), 2 * adjoint
+
+    return with_vjp(forward, lambda gradient, cotangent: cotangent * gradient, kernel)
+
+
+def adjoint_above(
+    kernel: Array, correlation: Correlation, level: float, solve: Solve = DEFAULT
+) -> tuple[Array, Array, Array]:
+    """`S* [ U max(sigma - level, 0) V^H ]` and the sums of the lowered values and of their squares."""
+    grid = frequency_grid(correlation)
+    engine = choice.choose(solve["solver"], kernel, grid.block_shape, len(grid.index))
+    if min(grid.block_shape) > threshold.LARGEST_SIDE_LOWERED and engine == "native":
+        engine = "lapack"
+    taken = choice.taken_by(engine, kernel)
+    source = native.prepare(taken, correlation) if engine == "native" else taken
+    task = partial(_adjoint_above, engine, source, taken, correlation, grid, level)
+    parts = over_grid(
+        task, taken, correlation, grid, solve["executor"], solve["memory"], engine, makes_blocks=True
+    )
+    found, sums, squares = (_sum([part[i] for part in parts]) for i in range(3))
+    return _back(found, kernel), sums, squares
+
+
+def _adjoint_above(
+    engine: Engine,
+    source: Any,
+    kernel: Array,
+    correlation: Correlation,
+    grid: FrequencyGrid,
+    level: float,
+    start: int,
+    stop: int,
+) -> tuple[Array, Any, Any]:
+    part = grid.at(slice(start, stop))
+    if engine == "native":
+        part = part.at(native.above(source, part, level))
+        blocks, sums = native.lowered(source, part, level)
+        unfinished = np.flatnonzero(np.isnan(sums).any(axis=1))
+        if len(unfinished):
+            whole = symbol_blocks(kernel, correlation, part.at(np.flatnonzero(unfinished)))
+            blocks[unfinished], sums[unfinished] = threshold.lowered("lapack", whole, level)
+    else:
+        blocks, sums = threshold.lowered(engine, symbol_blocks(kernel, correlation, part), level)
+    xp = namespace(blocks)
+    weights = like(part.multiplicity[:, None], sums, sums.dtype)
+    squares = xp.sum(xp.abs(blocks) ** 2, axis=(-2, -1))
+    adjoint = symbol_adjoint(blocks, correlation, part)
+    return adjoint, xp.sum(weights * sums), xp.sum(xp.astype(weights, squares.dtype) * squares)
+
+
+def adjoint_of_function(
+    kernel: Array,
+    correlation: Correlation,
+    function: Callable[[Array], Array],
+    solve: Solve,
+    value: Callable[[Array], Array] | None = None,
+) -> tuple[Array, Array]:
+    """`S* [ U f(sigma) V^H ]` and `sum multiplicity g(sigma)`, by SVDs of all blocks."""
+    grid, given = frequency_grid(correlation), kernel
+    kernel = _decomposed_as(kernel, solve)
+
+    def task(start: int, stop: int) -> tuple[Array, Array]:
+        part = grid.at(slice(start, stop))
+        left, sigma, right = array_api.svd(symbol_blocks(kernel, correlation, part))
+        xp = namespace(sigma)
+        new = function(sigma)
+        adjoint = symbol_adjoint(_join(left, new, right), correlation, part)
+        weights = like(part.multiplicity[:, None, None], sigma, sigma.dtype)
+        return adjoint, xp.sum(weights * (new if value is None else value(sigma)))
+
+    parts = over_grid(task, kernel, correlation, grid, solve["executor"], solve["memory"])
+    adjoint, number = (_sum([part[i] for part in parts]) for i in range(2))
+    return _back(adjoint, given), _back(number, given)
+
+
+def _derivative(
+    correlation: Correlation, function: SpectralFunction, solve: Solve, kernel: Array, cotangent: Array
+) -> Array:
+    """The adjoint of the derivative of `mapped`, applied to a kernel."""
+    grid, given = frequency_grid(correlation), kernel
+    kernel = _decomposed_as(kernel, solve)
+    direction = _over_scale(
+        like(to_numpy(cotangent), kernel) if kernel is not given else cotangent, correlation
+    )
+
+    def task(start: int, stop: int) -> Array:
+        part = grid.at(slice(start, stop))
+        decomposed = array_api.svd(symbol_blocks(kernel, correlation, part))
+        moved = _frechet(*decomposed, function, symbol_blocks(direction, correlation, part))
+        return symbol_adjoint(moved, correlation, part)
+
+    return _back(_sum(over_grid(task, kernel, correlation, grid, solve["executor"], solve["memory"])), given)
+
+
+def _frechet(left: Array, sigma: Array, right: Array, function: SpectralFunction, direction: Array) -> Array:
+    """`D[direction]` of this module's head."""
+    xp = namespace(left)
+    f, slope = function.of(sigma), function.slope(sigma)
+    a, b = sigma[..., :, None], sigma[..., None, :]
+    # Nearer than this the quotient loses more to rounding than the slope is off.
+    near = math.sqrt(float(xp.finfo(sigma.dtype).eps))
+    tied = xp.abs(a - b) <= near * (a + b)
+    gap = xp.where(tied, 1 + 0 * a + 0 * b, a - b)
+    symmetric = xp.where(
+        tied, (slope[..., :, None] + slope[..., None, :]) / 2, (f[..., :, None] - f[..., None, :]) / gap
+    )
+    zero = a + b <= 0
+    at_zero = xp.where(f > 0, 0 * f, slope)
+    both = xp.where(zero, 1 + 0 * a + 0 * b, a + b)
+    skew = xp.where(zero, at_zero[..., :, None] + 0 * b, (f[..., :, None] + f[..., None, :]) / both)
+    left_h, right_h = xp.conj(xp.matrix_transpose(left)), xp.conj(xp.matrix_transpose(right))
+    inner = xp.matmul(xp.matmul(left_h, direction), right_h)
+    flipped = xp.conj(xp.matrix_transpose(inner))
+    complex_type = left.dtype
+    core = (
+        xp.astype(symmetric, complex_type) * (inner + flipped) / 2
+        + xp.astype(skew, complex_type) * (inner - flipped) / 2
+    )
+    rows, columns = direction.shape[-2:]
+    ratio = xp.where(sigma > 0, f / xp.where(sigma > 0, sigma, 1 + sigma), at_zero)
+    ratio = xp.astype(ratio, complex_type)
+    found = xp.matmul(xp.matmul(left, core), right)
+    if rows > columns:
+        outside = direction - xp.matmul(left, xp.matmul(left_h, direction))
+        found = found + xp.matmul(xp.matmul(outside, right_h) * ratio[..., None, :], right)
+    elif columns > rows:
+        outside = direction - xp.matmul(xp.matmul(direction, right_h), right)
+        found = found + xp.matmul(left * ratio[..., None, :], xp.matmul(left_h, outside))
+    return found
+
+
+def _decomposed_as(kernel: Array, solve: Solve) -> Array:
+    """The kernel as the kind of array whose library finds singular vectors fastest."""
+    return to_numpy(kernel) if solve["solver"] != "torch" and is_untracked_on_cpu(kernel) else kernel
+
+
+def _back(array: Array, kernel: Array) -> Array:
+    return array if type(array) is type(kernel) else like(to_numpy(array), kernel, kernel.dtype)
+
+
+def _join(left: Array, values: Array, right: Array) -> Array:
+    xp = namespace(left)
+    return xp.matmul(left * xp.astype(values, left.dtype)[..., None, :], right)
+
+
+def _over_scale(adjoint: Array, correlation: Correlation) -> Array:
+    scale = tap_scale(correlation, frequency_grid(correlation))
+    return adjoint / like(scale, adjoint, adjoint.dtype)
+
+
+def _sum(parts: list[Array]) -> Array:
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole + part
+    return whole
+
+
+def _lower(level: float, sigma: Array) -> Array:
+    return namespace(sigma).where(sigma > level, sigma - level, 0 * sigma)
+
+
+def _is_above(level: float, sigma: Array) -> Array:
+    """The slope of `_lower`; at the level it is that below, wherever rounding put the value."""
+    xp = namespace(sigma)
+    return xp.where(sigma > level * (1 + 64 * float(xp.finfo(sigma.dtype).eps)), 1 + 0 * sigma, 0 * sigma)
