@@ -16,6 +16,7 @@ EXPECTED = {
         "could not import 'torch'",
         "could not import 'jax",
         "could not import 'array_api_strict'",
+        "could not import 'cvxpy'",
         "could not import 'pyarrow",
         "could not import 'matplotlib'",
         "could not import 'onnxruntime'",

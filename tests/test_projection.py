@@ -330,7 +330,7 @@ def test_every_solver_gives_the_same(solver):
         from convspectra._solvers import native
 
         if native.why_unavailable():
-            pytest.skip("the native core is not built")
+            pytest.skip(native.why_unavailable())
     kernel, geometry = np.random.default_rng(4).standard_normal((6, 4, 3, 3)), torus((6, 7))
     limit = 0.5 * float(cs.operator_norm(kernel, geometry).upper)
     for method in (cs.clip, cs.soft_threshold, cs.rescale):

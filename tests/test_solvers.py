@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import convspectra as cs
-from convspectra._solvers import choice, native
+from convspectra._solvers import choice, native, threshold
 from convspectra.spectrum import prepare
 from convspectra.symbol import frequency_grid
 
@@ -88,6 +88,59 @@ def test_hard_matrices_of_every_shape(instruction_set, dtype, layout):
         assert np.all(np.diff(values, axis=1) <= 0)
         error = relative_error(values, stack)
         assert error.max() <= TOLERANCE[values.dtype], (shape, np.unravel_index(error.argmax(), error.shape))
+
+
+def lowered_by_svd(stack, level):
+    u, s, vh = np.linalg.svd(stack.astype(np.complex128), full_matrices=False)
+    over = np.maximum(s - level, 0)
+    return (u * over[:, None, :]) @ vh, over.sum(axis=1), s[:, 0]
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+@pytest.mark.parametrize("instruction_set", native.instruction_sets())
+def test_hard_matrices_are_lowered(instruction_set, dtype):
+    for shape in SHAPES:
+        stack = hard_matrices(shape, dtype)
+        tolerance = TOLERANCE[stack.real.dtype]
+        for level in (1e-3, 1.0, 4.0, 1e9):
+            found = native.lowered_of_blocks(stack, level, instruction_set=instruction_set)
+            blocks, sums, tops = lowered_by_svd(stack, level)
+            scale = np.maximum(tops, np.finfo(np.float64).tiny)
+            assert (np.abs(found.blocks - blocks).max(axis=(1, 2)) / scale).max() <= tolerance, (shape, level)
+            assert (np.abs(found.sums - sums) / scale).max() <= min(shape) * tolerance, (shape, level)
+            assert (np.abs(found.tops - tops) / scale).max() <= tolerance, (shape, level)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_what_the_core_does_not_finish_is_lowered_by_lapack(dtype, monkeypatch):
+    stack = hard_matrices((6, 5), dtype)
+    monkeypatch.setattr(native, "_sweeps", lambda side: 0)
+    assert np.isnan(native.lowered_of_blocks(stack, 1.0).sums).any()
+    found = threshold.lowered("native", stack, 1.0)
+    blocks, sums, tops = lowered_by_svd(stack, 1.0)
+    scale = np.maximum(tops, np.finfo(np.float64).tiny)
+    assert (np.abs(found.blocks - blocks).max(axis=(1, 2)) / scale).max() <= TOLERANCE[stack.real.dtype]
+    assert (np.abs(found.sums - sums) / scale).max() <= 5 * TOLERANCE[stack.real.dtype]
+
+
+@pytest.mark.parametrize("engine", ["native", "lapack", "torch"])
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_every_engine_lowers_alike(engine, dtype):
+    if engine == "torch":
+        pytest.importorskip("torch")
+    if engine == "native" and native.why_unavailable():
+        pytest.skip(native.why_unavailable())
+    rng = np.random.default_rng(3)
+    stack = rng.standard_normal((200, 1, 5, 7)) + 1j * rng.standard_normal((200, 1, 5, 7))
+    stack[::3] /= 10  # inside
+    for few in (stack.astype(dtype), stack[:1].astype(dtype), (stack / 20).astype(dtype)):
+        found = threshold.lowered(engine, few, 2.0)
+        blocks, sums, _ = lowered_by_svd(few.reshape(-1, 5, 7), 2.0)
+        tolerance = 20 * TOLERANCE[few.real.dtype]
+        np.testing.assert_allclose(found.blocks, blocks.reshape(few.shape), atol=tolerance)
+        np.testing.assert_allclose(found.sums[:, 0], sums, atol=5 * tolerance)
 
 
 @needs_native

@@ -40,6 +40,34 @@ template <class T> Solve<T> solver_of(const Kernels &kernels) {
     return kernels.solve_f64;
 }
 
+template <class T> void lower(const Kernels &kernels, const Problem<T> &p, const Lowering<T> &to) {
+  if constexpr (sizeof(T) == 4)
+    kernels.lower_f32(p, to);
+  else
+    kernels.lower_f64(p, to);
+}
+
+// Whether matrices of `entries` complex numbers, lowered by a level, have the sums and the squares that the
+// values of each say, `side` apart.
+template <class T>
+bool is_lowered(const std::vector<T> &lowered, const std::vector<double> &facts, const std::vector<T> &values, int side,
+                std::size_t entries, double level, double tolerance) {
+  bool good = true;
+  for (std::size_t b = 0; b < facts.size() / 2; b++) {
+    double sum = 0, squares = 0, found = 0;
+    for (int k = 0; k < side; k++) {
+      const double over = values[b * side + k] - level;
+      sum += over > 0 ? over : 0, squares += over > 0 ? over * over : 0;
+    }
+    for (std::size_t e = 0; e < 2 * entries; e++)
+      found += double(lowered[b * 2 * entries + e]) * lowered[b * 2 * entries + e];
+    const double size = 1 + double(values[b * side]) * side;
+    good &= std::fabs(facts[2 * b] - sum) <= tolerance * size && std::fabs(found - squares) <= tolerance * size * size;
+    good &= std::fabs(facts[2 * b + 1] - values[b * side]) <= tolerance * size;
+  }
+  return good;
+}
+
 template <class T> void blocks(const Kernels &kernels) {
   const double tolerance = sizeof(T) == 4 ? 1e-5 : 1e-13;
   for (int m = 1; m <= 20; m++)
@@ -60,6 +88,16 @@ template <class T> void blocks(const Kernels &kernels) {
           solver_of<T>(kernels)(p);
           found.push_back(values);
         }
+      for (T level : {T(0.5), T(3), T(6), T(1000)}) {
+        std::vector<T> lowered(a.size(), T(-1));
+        std::vector<double> facts(2 * batch, -1);
+        Problem<T> p;
+        p.source.blocks = a.data(), p.source.transposed = m < n;
+        p.batch = batch, p.rows = m < n ? n : m, p.columns = side, p.max_sweeps = 40 * side + 100;
+        lower(kernels, p, Lowering<T>{level, lowered.data(), facts.data()});
+        check(is_lowered(lowered, facts, found[0], side, std::size_t(m) * n, level, tolerance), "lowered", m, n,
+              kernels.name);
+      }
       bool frobenius = true, agree = true, ordered = true;
       for (int b = 0; b < batch; b++) {
         double squares = 0, sum = 0;
@@ -103,6 +141,16 @@ template <class T> void symbols(const Kernels &kernels) {
         solver_of<T>(kernels)(p);
         p.values = again.data(), p.layout = 2;
         solver_of<T>(kernels)(p);
+        const T level = T(0.3 * values[0]);
+        std::vector<T> lowered(2 * std::size_t(p.batch) * m * n, T(-1)), in_order(values.size());
+        std::vector<double> facts(2 * p.batch, -1);
+        lower(kernels, p, Lowering<T>{level, lowered.data(), facts.data()});
+        for (int g = 0; g < groups; g++)
+          for (int f = 0; f < frequencies; f++)
+            for (int k = 0; k < n; k++)
+              in_order[(std::size_t(f) * groups + g) * n + k] = values[(std::size_t(g) * frequencies + f) * n + k];
+        check(is_lowered(lowered, facts, in_order, n, std::size_t(m) * n, level, tolerance), "lowered symbol", m, n,
+              kernels.name);
         double most = 0;
         for (T value : values)
           most = value > most ? value : most;

@@ -41,7 +41,7 @@ def lowered_blocks(
     blocks: np.ndarray[Any, Any],
     level: float,
     lowered: np.ndarray[Any, Any],
-    sums: np.ndarray[Any, Any],
+    facts: np.ndarray[Any, Any],
     isa: str,
     sweeps: int,
 ) -> None: ...
@@ -54,7 +54,7 @@ def lowered_symbol(
     stacked: bool,
     level: float,
     lowered: np.ndarray[Any, Any],
-    sums: np.ndarray[Any, Any],
+    facts: np.ndarray[Any, Any],
     isa: str,
     sweeps: int,
 ) -> None: ...

@@ -53,7 +53,7 @@ template <class T> using FindLargest = Largest<T> (*)(const Problem<T> &, T floo
 template <class T> struct Lowering {
   T level = 0;
   T *blocks = nullptr;    // (frequencies, groups, rows, columns) complex, as the source has them
-  double *sums = nullptr; // (frequencies, groups), of the lowered values; NaN where they were not found
+  double *facts = nullptr; // (frequencies, groups, 2): the sum of the lowered values, the largest of all; NaN: not found
 
   int64_t place(const Problem<T> &p, int64_t run, int64_t index) const {
     return p.source.blocks ? index : index * p.source.groups + run;

@@ -6,7 +6,8 @@
 //
 //     U max(sigma - t, 0) V^H = Q [ B Z diag(max(1 - t / sigma, 0)) Z^T ] P^H
 //
-// needs no left singular vectors, and divides by no value below t. Everything after B works on a few rows that
+// needs no left singular vectors, and divides by no value below t; where few values are above, the same is
+// summed pair by pair. Everything after B works on a few rows that
 // stay in the nearest cache: reflectors from the right go through the rows one after the other, and those from
 // the left through the rows of the transpose.
 #pragma once
@@ -192,7 +193,7 @@ template <class Layout, class P> struct Room {
   static constexpr int ROWS = 4;
   V *a;          // the matrices, then the transpose of the result
   V *w, *u, *next, *few;
-  V *lefts, *rights, *z;
+  V *lefts, *rights, *z, *pairs;
   S *left_factors, *right_factors, *turns, *shares;
   P *d, *e, *off, *values;
   int *order; // of the vectors whose value is above
@@ -203,9 +204,13 @@ template <class Layout, class P> struct Room {
   static int64_t size_of_z(int64_t n) {
     return int64_t(RightVectors<Layout>::count_blocks(int(n))) * n * RightVectors<Layout>::WIDE;
   }
+  // Of the few singular pairs that half of the vectors are, in whole ROWS.
+  static int64_t size_of_pairs(int64_t m, int64_t n) {
+    return (n / 2 + ROWS) * (row_length<Layout>(n) + row_length<Layout>(m));
+  }
   static std::size_t bytes(int64_t m, int64_t n) {
     const int64_t r = row_length<Layout>(n), c = row_length<Layout>(m);
-    return sizeof(V) * (size_of_a(m, n) + 3 * r + ROWS * r + n * (c + r) + size_of_z(n)) +
+    return sizeof(V) * (size_of_a(m, n) + 3 * r + ROWS * r + n * (c + r) + size_of_z(n) + size_of_pairs(m, n)) +
            sizeof(S) * (4 * n + 2 * n * RightVectors<Layout>::SWEEPS + n) + (4 * sizeof(P) + sizeof(int)) * n + 16 * 64;
   }
   Room(Arena &arena, int64_t m, int64_t n) {
@@ -213,6 +218,7 @@ template <class Layout, class P> struct Room {
     a = arena.take<V>(size_of_a(m, n));
     w = arena.take<V>(r), u = arena.take<V>(r), next = arena.take<V>(r), few = arena.take<V>(ROWS * r);
     lefts = arena.take<V>(n * c), rights = arena.take<V>(n * r), z = arena.take<V>(size_of_z(n));
+    pairs = arena.take<V>(size_of_pairs(m, n));
     left_factors = arena.take<S>(2 * n), right_factors = arena.take<S>(2 * n);
     turns = arena.take<S>(2 * n * RightVectors<Layout>::SWEEPS), shares = arena.take<S>(n);
     for (P **packs : {&d, &e, &off, &values})
@@ -221,11 +227,59 @@ template <class Layout, class P> struct Room {
   }
 };
 
+// The transposes of sum_p (share_p B z_p by the left reflectors) (z_p by the right ones)^H, in room.a: what is
+// left of the matrices, by a few singular pairs.
+template <class Layout, class P>
+void add_pairs(const Room<Layout, P> &room, const RightVectors<Layout> &z, const Reflectors<Layout> &lefts,
+               const Reflectors<Layout> &rights, int m, int n, int above) {
+  using S = typename Layout::Scalar;
+  using V = typename Layout::V;
+  constexpr int ROWS = Room<Layout, P>::ROWS, WIDE = 4;
+  const int64_t r = row_length<Layout>(n), c = row_length<Layout>(m);
+  const int whole = (above + ROWS - 1) / ROWS * ROWS, vectors_m = static_cast<int>(c / 2);
+  V *right = room.pairs, *left = right + whole * r;
+  for (int64_t e = 0; e < whole * (r + c); e++)
+    right[e] = V{};
+  for (int p = 0; p < above; p++)
+    for (int i = 0; i < n; i++) {
+      const S entry = z.entry(room.order[p], i);
+      S image = in_lanes<S>(room.d[i]) * entry;
+      if (i + 1 < n)
+        image += in_lanes<S>(room.e[i]) * z.entry(room.order[p], i + 1);
+      Layout::put(right + p * r, i, 0, entry), Layout::put(left + p * c, i, 0, room.shares[p] * image);
+    }
+  for (int p = 0; p < whole; p += ROWS) {
+    reflect<Layout, ROWS>(right + p * r, r, static_cast<int>(r / 2), rights);
+    reflect<Layout, ROWS>(left + p * c, c, vectors_m, lefts);
+  }
+  for (int j = 0; j < n; j++)
+    for (int i = 0; i < vectors_m; i += WIDE) {
+      V x[WIDE], y[WIDE];
+      const int count = i + WIDE <= vectors_m ? WIDE : vectors_m - i;
+#pragma GCC unroll 4
+      for (int k = 0; k < WIDE; k++)
+        x[k] = y[k] = V{};
+      for (int p = 0; p < above; p++) {
+        const S f = Layout::get(right + p * r, j, 0), g = Layout::get(right + p * r, j, 1);
+        const V *from = left + p * c + 2 * i;
+#pragma GCC unroll 4
+        for (int k = 0; k < WIDE; k++) {
+          if (k >= count)
+            break;
+          x[k] += f * from[2 * k] - g * from[2 * k + 1];
+          y[k] += f * from[2 * k + 1] + g * from[2 * k];
+        }
+      }
+      for (int k = 0; k < count; k++)
+        room.a[j * c + 2 * (i + k)] = x[k], room.a[j * c + 2 * (i + k) + 1] = y[k];
+    }
+}
+
 // The matrices in room.a, of largest entries near 1, to the transposes of what is left of them above
-// `level`, in room.a with rows of m entries, and the sums of the lowered values. Returns whether the
+// `level`, in room.a with rows of m entries, the sums of the lowered values and the largest of all. Returns whether the
 // iteration converged in all lanes; nothing is left where no value is above.
 template <class Layout, class P, int UPDATED>
-bool lower(const Room<Layout, P> &room, int m, int n, P level, int64_t max_sweeps, P &sums) {
+bool lower(const Room<Layout, P> &room, int m, int n, P level, int64_t max_sweeps, P &sums, P &top) {
   using S = typename Layout::Scalar;
   using V = typename Layout::V;
   using T = typename Layout::T;
@@ -259,10 +313,11 @@ bool lower(const Room<Layout, P> &room, int m, int n, P level, int64_t max_sweep
   vectors.apply();
   // What is not known is NaN, in the sums as well.
   const P unknown = select(finite, zero, P(std::numeric_limits<double>::quiet_NaN()));
-  sums = unknown;
+  sums = top = unknown;
   int above = 0;
   for (int k = 0; k < n; k++) {
     const P value = most * magnitude(room.values[k]);
+    top = larger(top, value);
     const auto over = value > level;
     const P share = select(over, P(1) - level / select(over, value, P(1)), zero);
     sums = sums + select(over, value - level, zero);
@@ -275,6 +330,10 @@ bool lower(const Room<Layout, P> &room, int m, int n, P level, int64_t max_sweep
     return done;
 
   const FlushSubnormals flush;
+  if (2 * above <= n) {
+    add_pairs(room, vectors, lefts, rights, m, n, above);
+    return true;
+  }
   const int vectors_n = static_cast<int>(r / 2), vectors_m = static_cast<int>(c / 2);
   V *transpose = room.a;
   for (int64_t e = 0; e < (n + ROWS) * c; e++)
@@ -334,7 +393,7 @@ template <class T> void write_entry(const Problem<T> &p, T *block, int64_t i, in
   to[0] = x, to[1] = y;
 }
 
-// Lowered matrices of a batch; the sums of those that did not converge are NaN, and their entries unset.
+// Lowered matrices of a batch; the facts of those that did not converge are NaN, and their entries unset.
 template <class T, int BYTES, int ROWS> void lowered(const Problem<T> &p, const Lowering<T> &to) {
   constexpr int L = BYTES / sizeof(T), LD = BYTES / sizeof(double);
   using V = Vector<T, L>;
@@ -352,15 +411,16 @@ template <class T, int BYTES, int ROWS> void lowered(const Problem<T> &p, const 
     for (int64_t first = 0; first < runs.length; first += L) {
       Form::fill(p, run, first, runs.length, room.a, turns);
       const V factor = Form::rescale(room.a, m * 2 * n);
-      Wide level, sums;
+      Wide level, sums, top;
       for (int l = 0; l < L; l++)
         level.v[l / LD][l % LD] = static_cast<double>(to.level) * factor[l];
       const bool done =
-          lower<AcrossMatrices<T, L>, Wide, ROWS>(room, int(m), int(n), level, p.max_sweeps, sums);
+          lower<AcrossMatrices<T, L>, Wide, ROWS>(room, int(m), int(n), level, p.max_sweeps, sums, top);
       for (int l = 0; l < L && first + l < runs.length; l++) {
         const int64_t b = to.place(p, run, first + l);
         const double sum = sums.v[l / LD][l % LD], back = 1 / static_cast<double>(factor[l]);
-        to.sums[b] = done ? sum * back : std::numeric_limits<double>::quiet_NaN();
+        to.facts[2 * b] = done ? sum * back : std::numeric_limits<double>::quiet_NaN();
+        to.facts[2 * b + 1] = done ? top.v[l / LD][l % LD] * back : std::numeric_limits<double>::quiet_NaN();
         T *block = to.blocks + 2 * b * m * n;
         if (!done || !(sum > 0)) {
           for (int64_t e = 0; e < 2 * m * n; e++)

@@ -49,21 +49,28 @@ def largest_singular_value(blocks: Array) -> Array:
     xp = namespace(blocks)
     if min(blocks.shape[-2:]) == 1:
         return _lengths(blocks)
-    scale = xp.max(xp.abs(blocks))
-    scale = xp.where(scale > 0, scale, 1 + scale)
-    scaled = blocks / xp.astype(scale, blocks.dtype)
+    scaled, scale = with_entries_near_one(blocks)
     top = xp.linalg.eigvalsh(smaller_gram(scaled))[..., -1]
     positive = top > 0
     one = 1 + xp.zeros_like(top)
     return xp.where(positive, scale * xp.sqrt(xp.where(positive, top, one)), 0 * top)
 
 
-def _lengths(blocks: Array) -> Array:
-    """The Euclidean norm of each block, shape (...); its gradient is zero where it is zero."""
+def with_entries_near_one(blocks: Array) -> tuple[Array, Array]:
+    """Each block divided by its largest entry (1 for a zero block), and that, shape (...)."""
     xp = namespace(blocks)
+    scale = xp.max(xp.abs(blocks), axis=(-2, -1))
+    scale = xp.where(scale > 0, scale, 1 + scale)
+    return blocks / xp.astype(scale, blocks.dtype)[..., None, None], scale
+
+
+def _lengths(blocks: Array) -> Array:
+    """The Euclidean norm of blocks of one row or column, shape (...); its gradient is zero where it is."""
+    xp = namespace(blocks)
+    vectors = blocks[..., 0, :] if blocks.shape[-2] == 1 else blocks[..., :, 0]
     if is_concrete(blocks):
-        return xp.linalg.vector_norm(blocks, axis=(-2, -1))
+        return xp.linalg.vector_norm(vectors, axis=-1)
     # JAX has NaN there.
-    empty = xp.all(blocks == 0, axis=(-2, -1))
-    filled = xp.where(empty[..., None, None], 1 + 0 * blocks, blocks)
-    return xp.where(empty, 0.0, xp.linalg.vector_norm(filled, axis=(-2, -1)))
+    empty = xp.all(vectors == 0, axis=-1)
+    filled = xp.where(empty[..., None], 1 + 0 * vectors, vectors)
+    return xp.where(empty, 0.0, xp.linalg.vector_norm(filled, axis=-1))

@@ -14,10 +14,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._compat import Array
 from ..geometry import Correlation
 from ..symbol import FrequencyGrid, polyphase
 
@@ -222,10 +223,18 @@ def singular_values_of_blocks(
     return values, bisected
 
 
-def above(prepared: NativeTaps, grid: FrequencyGrid, level: float) -> NumpyArray:
-    """Which frequencies have a block with a singular value above `level`: their places in the grid."""
-    values = singular_values(prepared, grid, 0, len(grid.index))
-    return np.flatnonzero(~(values[..., 0] <= level).all(axis=1))  # NaN is above
+class Lowered(NamedTuple):
+    """Blocks whose singular values were lowered.
+
+    Attributes:
+        blocks: `U max(sigma - level, 0) V^H`, shape (..., m, n).
+        sums: of the lowered values, shape (...); NaN where the iteration did not end (none is known).
+        tops: the largest singular value of each block before, shape (...).
+    """
+
+    blocks: Array
+    sums: Array
+    tops: Array
 
 
 def lowered(
@@ -235,17 +244,12 @@ def lowered(
     *,
     instruction_set: str = "",
     sweeps: int | None = None,
-) -> tuple[NumpyArray, NumpyArray]:
-    """The blocks of a grid with each singular value lowered by `level`, `max(sigma - level, 0)`.
-
-    Returns:
-        Blocks, shape (F, groups, m, n), and the sums of their lowered values, shape (F, groups); sums
-        are NaN for blocks that the iteration did not finish (none is known), whose entries are zero.
-    """
+) -> Lowered:
+    """The blocks of a grid with each singular value lowered by `level`; shapes begin with (F, groups)."""
     rows, columns = prepared.block_shape[::-1] if prepared.stacked else prepared.block_shape
     frequencies, real = len(grid.index), prepared.taps.dtype
     found = np.empty((frequencies, prepared.groups, rows, columns, 2), dtype=real)
-    sums = np.empty((frequencies, prepared.groups))
+    facts = np.empty((frequencies, prepared.groups, 2))
     for begin, end, phases in _phases(prepared, grid, 0, frequencies):
         core.lowered_symbol(
             prepared.taps,
@@ -255,31 +259,31 @@ def lowered(
             prepared.stacked,
             math.ldexp(level, -prepared.exponent),
             found[begin:end],
-            sums[begin:end],
+            facts[begin:end],
             instruction_set,
             _sweeps(prepared.block_shape[1]) if sweeps is None else sweeps,
         )
-    found = np.ldexp(found, prepared.exponent)
+    found, facts = np.ldexp(found, prepared.exponent), np.ldexp(facts, prepared.exponent)
     complex_dtype = np.complex64 if real == np.float32 else np.complex128
-    return found.view(complex_dtype)[..., 0], np.ldexp(sums, prepared.exponent)
+    return Lowered(found.view(complex_dtype)[..., 0], facts[..., 0], facts[..., 1])
 
 
 def lowered_of_blocks(
     blocks: NumpyArray, level: float, *, instruction_set: str = "", sweeps: int | None = None
-) -> tuple[NumpyArray, NumpyArray]:
-    """The same of a stack of complex matrices, shape (B, m, n), and their sums, shape (B,)."""
+) -> Lowered:
+    """The same of a stack of complex matrices, shape (B, m, n)."""
     blocks = np.ascontiguousarray(blocks)
     real = np.float32 if blocks.dtype == np.complex64 else np.float64
-    found, sums = np.empty_like(blocks), np.empty(len(blocks))
+    found, facts = np.empty_like(blocks), np.empty((len(blocks), 2))
     core.lowered_blocks(
         blocks.view(real).reshape(*blocks.shape, 2),
         float(level),
         found.view(real).reshape(*blocks.shape, 2),
-        sums,
+        facts,
         instruction_set,
         _sweeps(min(blocks.shape[1:])) if sweeps is None else sweeps,
     )
-    return found, sums
+    return Lowered(found, facts[..., 0], facts[..., 1])
 
 
 def _sweeps(side: int) -> int:

@@ -1,74 +1,135 @@
 """Stacks of complex blocks with their singular values lowered, by whichever engine.
 
 `U max(sigma - t, 0) V^H` is what lies outside of the operator-norm ball of radius `t`; `X` minus it is the
-nearest matrix in the ball.
+nearest matrix in the ball. Blocks inside the ball need no singular vectors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
+
 from .._compat import Array, is_numpy, like, namespace, to_numpy
+from ..symbol import FrequencyGrid
 from . import array_api, choice, native
 from .choice import Engine
+from .native import Lowered, NumpyArray
 
 LARGEST_SIDE_LOWERED = 512
 """The core keeps a few matrices of the block's size in each lane: beyond this side that is too much."""
 
+_LOOKS = 32
+"""Blocks whose values are found first, to see whether it is worth finding out which are inside."""
 
-def lowered(engine: Engine, blocks: Array, level: float) -> tuple[Array, Array]:
-    """The blocks, shape (..., m, n), lowered by `level > 0`; the sums of their lowered values, shape (...).
+
+def lowered(engine: Engine, blocks: Array, level: float) -> Lowered:
+    """The blocks, shape (..., m, n), lowered by `level > 0`.
 
     By the smaller Gram matrix, or by the core: either way only values above the level are divided by.
     """
-    shape = blocks.shape
-    flat = namespace(blocks).reshape(blocks, (-1, *shape[-2:]))
+    shape, xp = blocks.shape, namespace(blocks)
+    flat = xp.reshape(blocks, (-1, *shape[-2:]))
     if engine == "native" and min(shape[-2:]) <= LARGEST_SIDE_LOWERED:
         taken = to_numpy(flat)
-        values, _ = native.singular_values_of_blocks(taken)
-        chosen = ~(values[:, 0] <= level)
-        found, sums = 0 * taken, 0.0 * values[:, 0].astype("float64")
-        found[chosen], sums[chosen] = _finished(
-            *native.lowered_of_blocks(taken[chosen], level), taken[chosen], level
+        found = _outside_only(
+            len(taken),
+            lambda places: native.singular_values_of_blocks(taken[places])[0][:, 0],
+            lambda places: native.lowered_of_blocks(taken[places], level),
+            lambda places: taken[places],
+            level,
         )
-        found, sums = like(found, blocks), like(sums, blocks)
     else:
-        found, sums = lowered_by_gram(choice.taken_by(engine, flat), level)
-        if not isinstance(found, type(blocks)):
-            found, sums = like(to_numpy(found), blocks), like(to_numpy(sums), blocks)
-    xp = namespace(blocks)
-    return xp.reshape(found, shape), xp.reshape(sums, shape[:-2])
+        found = lowered_by_gram(choice.taken_by(engine, flat), level)
+    if not isinstance(found.blocks, type(blocks)):
+        found = Lowered(*(like(to_numpy(part), blocks) for part in found))
+    return Lowered(
+        xp.reshape(found.blocks, shape), *(xp.reshape(part, shape[:-2]) for part in (found.sums, found.tops))
+    )
 
 
-def lowered_by_gram(blocks: Array, level: float) -> tuple[Array, Array]:
+def lowered_symbol(
+    prepared: native.NativeTaps,
+    grid: FrequencyGrid,
+    level: float,
+    blocks: Callable[[FrequencyGrid], NumpyArray],
+) -> Lowered:
+    """The blocks of a grid by the core, shape (F, groups, m, n); `blocks` makes those it cannot finish."""
+
+    def largest(places: NumpyArray | slice) -> NumpyArray:
+        part = grid.at(places)
+        return np.asarray(native.singular_values(prepared, part, 0, len(part.index))[..., 0])
+
+    return _outside_only(
+        len(grid.index),
+        largest,
+        lambda places: native.lowered(prepared, grid.at(places), level),
+        lambda places: blocks(grid.at(places)),
+        level,
+    )
+
+
+def _outside_only(
+    count: int,
+    largest: Callable[[NumpyArray | slice], NumpyArray],
+    lower: Callable[[NumpyArray | slice], Lowered],
+    blocks: Callable[[NumpyArray | slice], NumpyArray],
+    level: float,
+) -> Lowered:
+    """`lower` of all places, or, where many are inside, of those that are not."""
+    first = largest(slice(None, None, max(1, count // _LOOKS)))
+    if 2 * np.count_nonzero(~(first <= level)) > first.size:
+        return _finished(lower(slice(None)), slice(None), blocks, level)
+    tops = largest(slice(None)).astype(np.float64)
+    outside = ~(tops <= level)  # NaN is outside
+    places = np.flatnonzero(outside.reshape(count, -1).any(axis=1))
+    some = _finished(lower(places), places, blocks, level)
+    whole = np.zeros((count, *some.blocks.shape[1:]), dtype=some.blocks.dtype)
+    sums = np.zeros_like(tops)
+    whole[places], sums[places], tops[places] = some
+    return Lowered(whole, sums, tops)
+
+
+def _finished(
+    found: Lowered,
+    places: NumpyArray | slice,
+    blocks: Callable[[NumpyArray | slice], NumpyArray],
+    level: float,
+) -> Lowered:
+    """What the core's iteration did not finish, by LAPACK; NaN stays NaN."""
+    missing = np.isnan(found.sums)
+    if missing.any():
+        given = blocks(places)[missing]
+        for part, repaired in zip(found, lowered_by_gram(given, level), strict=True):
+            part[missing] = repaired
+    return found
+
+
+def lowered_by_gram(blocks: Array, level: float) -> Lowered:
     """`lowered` of a stack (B, m, n) on any namespace; in double precision, and of some only, on NumPy."""
     xp = namespace(blocks)
     wide = blocks.shape[-2] <= blocks.shape[-1]
-    if is_numpy(blocks):
-        found, sums = 0 * blocks, 0.0 * abs(blocks[:, 0, 0]).astype(xp.float64)
-        above = array_api.largest_singular_value(blocks) > level
-        if above.any():
-            chosen = blocks[above]
-            double = chosen.astype(xp.complex128)
-            share, sums[above] = _shares(double, level)
-            found[above] = xp.matmul(share, double) if wide else xp.matmul(double, share)
-        return found, sums
-    share, sums = _shares(blocks, level)
-    return xp.matmul(share, blocks) if wide else xp.matmul(blocks, share), sums
+    if not is_numpy(blocks):
+        share, sums, tops = _shares(blocks, level)
+        return Lowered(xp.matmul(share, blocks) if wide else xp.matmul(blocks, share), sums, tops)
+    tops = np.asarray(array_api.largest_singular_value(blocks), dtype=np.float64)
+    found, sums = np.zeros_like(blocks), 0 * tops
+    outside = ~(tops <= level)
+    if outside.any():
+        double = blocks[outside].astype(np.complex128)
+        share, sums[outside], tops[outside] = _shares(double, level)
+        found[outside] = share @ double if wide else double @ share
+    return Lowered(found, sums, tops)
 
 
-def _shares(blocks: Array, level: float) -> tuple[Array, Array]:
-    """`V diag(max(1 - t / sigma, 0)) V^H` of the smaller side, and the sums of the lowered values."""
+def _shares(blocks: Array, level: float) -> tuple[Array, Array, Array]:
+    """`V diag(max(1 - t / sigma, 0)) V^H` of the smaller side, the sums of the lowered values, and the tops."""
     xp = namespace(blocks)
-    squares, vectors = xp.linalg.eigh(array_api.smaller_gram(blocks))
-    floor = xp.asarray(level**2, dtype=squares.dtype)
-    values = xp.sqrt(xp.where(squares > floor, squares, floor))
-    kept = xp.astype(1 - level / values, blocks.dtype)
+    scaled, scale = array_api.with_entries_near_one(blocks)
+    squares, vectors = xp.linalg.eigh(array_api.smaller_gram(scaled))
+    values = xp.sqrt(xp.where(squares > 0, squares, 0 * squares))
+    floor = (level / scale)[..., None]
+    outside, none = values > floor, 0 * values
+    kept = xp.astype(xp.where(outside, 1 - floor / xp.where(outside, values, 1 + none), none), blocks.dtype)
     share = xp.matmul(vectors * kept[..., None, :], xp.conj(xp.matrix_transpose(vectors)))
-    return share, xp.sum(values - level, axis=-1)
-
-
-def _finished(found: Array, sums: Array, blocks: Array, level: float) -> tuple[Array, Array]:
-    """What the core's iteration did not finish, by LAPACK; NaN stays NaN."""
-    missing = sums != sums
-    if missing.any():
-        found[missing], sums[missing] = lowered_by_gram(blocks[missing], level)
-    return found, sums
+    return share, scale * xp.sum(xp.where(outside, values - floor, none), axis=-1), scale * values[..., -1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Executor
 
 from .. import spectral_map
-from .._compat import Array, namespace
+from .._compat import Array, is_tracked, namespace
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..geometry import ConvGeometry
@@ -65,17 +65,22 @@ def clip(
         raise ValueError(f"min_value must lie between 0 and max_norm={max_norm}; got {min_value}")
     held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
     top, bottom = limit / held.factor, min_value / held.factor
+    if bottom == 0 and not is_tracked(held.kernel):
+        over = spectral_map.excess(held.kernel, held.torus, top, held.solve)
+        return held.projection(held.kernel - over.kernel, norm_before=over.top * held.factor, iterations=1)
     if bottom == 0:
-        return held.projection(
-            held.kernel - spectral_map.lowered(held.kernel, held.torus, top, held.solve), iterations=1
-        )
+        moved = spectral_map.lowered(held.kernel, held.torus, top, held.solve)
+        return held.projection(held.kernel - moved, iterations=1)
 
     def beyond(sigma: Array) -> Array:
         return sigma - namespace(sigma).clip(sigma, bottom, top)
 
     def slope(sigma: Array) -> Array:
-        outside = (sigma < bottom) | (sigma > top)
-        return namespace(sigma).where(outside, 1 + 0 * sigma, 0 * sigma)
+        # At a limit that of the inside, wherever rounding put the value.
+        xp = namespace(sigma)
+        margin = 64 * float(xp.finfo(sigma.dtype).eps)
+        outside = (sigma < bottom * (1 - margin)) | (sigma > top * (1 + margin))
+        return xp.where(outside, 1 + 0 * sigma, 0 * sigma)
 
     function = spectral_map.SpectralFunction(beyond, slope)
     moved = spectral_map.mapped(held.kernel, held.torus, function, held.solve)

@@ -58,7 +58,8 @@ def rescale(
     # The scaling itself carries the derivative; what `inside` still takes off is rounding.
     norm = spectral_map.norm(held.kernel, held.torus, held.solve) * held.factor
     xp = namespace(held.kernel)
-    over = norm > limit
+    # At the limit the derivative is that of the inside, wherever rounding put the norm.
+    over = norm > limit * (1 + 64 * float(xp.finfo(norm.dtype).eps))
     factor = xp.where(over, limit / xp.where(over, norm, 1 + norm), 1 + 0 * norm)
     inside, after = held.inside(held.kernel * factor, limit)
     return held.projection(inside, norm=after)

@@ -61,8 +61,9 @@ class Search:
         engine = "lapack" if engine == "namespace" else engine
 
         def part(start: int, stop: int) -> float:
-            lowered[start:stop], sums = threshold.lowered(engine, blocks[start:stop], level)
-            return float((self.weights[start:stop, :, 0, 0] * sums).sum())
+            found = threshold.lowered(engine, blocks[start:stop], level)
+            lowered[start:stop] = found.blocks
+            return float((self.weights[start:stop, :, 0, 0] * found.sums).sum())
 
         rows, columns = blocks.shape[-2:]
         seconds_each = 30.0 * blocks[0].size * min(rows, columns) / (2e10 if engine == "native" else 4e9)
