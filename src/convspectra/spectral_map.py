@@ -13,7 +13,7 @@ Hermitian and skew parts,
     P_ij = (f_i - f_j) / (sigma_i - sigma_j),   Q_ij = (f_i + f_j) / (sigma_i + sigma_j)
 
 with `f'` where the denominator of P vanishes, and `f'(0)` (0 where `f(0) > 0`, which has no derivative
-there) where that of Q does. D is its own adjoint.
+there) where that of Q does, up to rounding. D is its own adjoint.
 
 Reference: Daleckii and Krein (1965); for singular values, Lewis and Sendov (2005) and Ding, Sun, Sun and Toh
 (2018).
@@ -52,6 +52,15 @@ def solving(executor: Executor | None = None, memory: int = DEFAULT_MEMORY, solv
 
 
 DEFAULT = solving()
+
+ROUNDING = 8
+"""Singular values of at most so many epsilons times the norm are what rounding made of zero."""
+
+
+def rounding_level(norm: Array) -> Array:
+    """Up to which value a singular value of an operator of this norm is taken for zero."""
+    level = ROUNDING * float(namespace(norm).finfo(norm.dtype).eps) * norm
+    return float(to_numpy(level)) if is_concrete(level) else level
 
 
 @dataclass(frozen=True)
@@ -140,7 +149,7 @@ def lowered(kernel: Array, correlation: Correlation, level: float, solve: Solve 
     """`S^+ [ U max(sigma - level, 0) V^H ]`: what of a layer is above `level`; differentiable."""
 
     def forward(given: Array) -> tuple[Array, Array]:
-        return _over_scale(adjoint_above(given, correlation, level, solve)[0], correlation), given
+        return excess(given, correlation, level, solve).kernel, given
 
     function = SpectralFunction(partial(_lower, level), partial(_is_above, level))
     return with_vjp(forward, partial(_derivative, correlation, function, solve), kernel)
@@ -168,31 +177,47 @@ def total_squares_above(
     """`sum multiplicity max(sigma - level, 0)^2`; differentiable."""
 
     def forward(given: Array) -> tuple[Array, Array]:
-        adjoint, _, squares = adjoint_above(given, correlation, level, solve)
-        return like(squares, given, given.dtype), 2 * adjoint
+        found = excess(given, correlation, level, solve)
+        return like(found.squares, given, given.dtype), 2 * found.adjoint
 
     return with_vjp(forward, lambda gradient, cotangent: cotangent * gradient, kernel)
 
 
-def adjoint_above(
-    kernel: Array, correlation: Correlation, level: float, solve: Solve = DEFAULT
-) -> tuple[Array, Array, Array]:
-    """`S* [ U max(sigma - level, 0) V^H ]` and the sums of the lowered values and of their squares."""
+@dataclass(frozen=True)
+class Excess:
+    """What of a layer lies outside of the ball of radius `level`.
+
+    Attributes:
+        adjoint: `S* [ U max(sigma - level, 0) V^H ]`, and `kernel`, the same by the pseudoinverse `S^+`.
+        squares: the sum of the squares of the lowered values.
+        top: the largest singular value of the layer.
+    """
+
+    adjoint: Array
+    kernel: Array
+    squares: Array
+    top: Array
+
+
+def excess(kernel: Array, correlation: Correlation, level: float, solve: Solve = DEFAULT) -> Excess:
+    """What lies above `level`, without a derivative; blocks inside are not decomposed."""
     grid = frequency_grid(correlation)
     engine = choice.choose(solve["solver"], kernel, grid.block_shape, len(grid.index))
     if min(grid.block_shape) > threshold.LARGEST_SIDE_LOWERED and engine == "native":
         engine = "lapack"
     taken = choice.taken_by(engine, kernel)
     source = native.prepare(taken, correlation) if engine == "native" else taken
-    task = partial(_adjoint_above, engine, source, taken, correlation, grid, level)
+    task = partial(_excess, engine, source, taken, correlation, grid, level)
     parts = over_grid(
         task, taken, correlation, grid, solve["executor"], solve["memory"], engine, makes_blocks=True
     )
-    found, sums, squares = (_sum([part[i] for part in parts]) for i in range(3))
-    return _back(found, kernel), sums, squares
+    adjoint = _back(_sum([part[0] for part in parts]), kernel)
+    squares = _sum([part[1] for part in parts])
+    top = namespace(parts[0][2]).max(namespace(parts[0][2]).stack([part[2] for part in parts]))
+    return Excess(adjoint, _over_scale(adjoint, correlation), squares, _back(top, kernel))
 
 
-def _adjoint_above(
+def _excess(
     engine: Engine,
     source: Any,
     kernel: Array,
@@ -203,20 +228,15 @@ def _adjoint_above(
     stop: int,
 ) -> tuple[Array, Any, Any]:
     part = grid.at(slice(start, stop))
+    blocks = partial(symbol_blocks, kernel, correlation)
     if engine == "native":
-        part = part.at(native.above(source, part, level))
-        blocks, sums = native.lowered(source, part, level)
-        unfinished = np.flatnonzero(np.isnan(sums).any(axis=1))
-        if len(unfinished):
-            whole = symbol_blocks(kernel, correlation, part.at(np.flatnonzero(unfinished)))
-            blocks[unfinished], sums[unfinished] = threshold.lowered("lapack", whole, level)
+        found = threshold.lowered_symbol(source, part, level, blocks)
     else:
-        blocks, sums = threshold.lowered(engine, symbol_blocks(kernel, correlation, part), level)
-    xp = namespace(blocks)
-    weights = like(part.multiplicity[:, None], sums, sums.dtype)
-    squares = xp.sum(xp.abs(blocks) ** 2, axis=(-2, -1))
-    adjoint = symbol_adjoint(blocks, correlation, part)
-    return adjoint, xp.sum(weights * sums), xp.sum(xp.astype(weights, squares.dtype) * squares)
+        found = threshold.lowered(engine, blocks(part), level)
+    xp = namespace(found.blocks)
+    weights = like(part.multiplicity[:, None], found.sums, found.sums.dtype)
+    squares = xp.astype(xp.sum(xp.abs(found.blocks) ** 2, axis=(-2, -1)), found.sums.dtype)
+    return symbol_adjoint(found.blocks, correlation, part), xp.sum(weights * squares), xp.max(found.tops)
 
 
 def adjoint_of_function(
@@ -253,29 +273,32 @@ def _derivative(
     direction = _over_scale(
         like(to_numpy(cotangent), kernel) if kernel is not given else cotangent, correlation
     )
+    level = rounding_level(top_block(kernel, correlation, **solve).norm)
 
     def task(start: int, stop: int) -> Array:
         part = grid.at(slice(start, stop))
         decomposed = array_api.svd(symbol_blocks(kernel, correlation, part))
-        moved = _frechet(*decomposed, function, symbol_blocks(direction, correlation, part))
+        moved = _frechet(*decomposed, level, function, symbol_blocks(direction, correlation, part))
         return symbol_adjoint(moved, correlation, part)
 
     return _back(_sum(over_grid(task, kernel, correlation, grid, solve["executor"], solve["memory"])), given)
 
 
-def _frechet(left: Array, sigma: Array, right: Array, function: SpectralFunction, direction: Array) -> Array:
-    """`D[direction]` of this module's head."""
+def _frechet(
+    left: Array, sigma: Array, right: Array, level: Array, function: SpectralFunction, direction: Array
+) -> Array:
+    """`D[direction]` of this module's head; values of at most `level` are taken for zero."""
     xp = namespace(left)
     f, slope = function.of(sigma), function.slope(sigma)
     a, b = sigma[..., :, None], sigma[..., None, :]
     # Nearer than this the quotient loses more to rounding than the slope is off.
     near = math.sqrt(float(xp.finfo(sigma.dtype).eps))
-    tied = xp.abs(a - b) <= near * (a + b)
+    zero = a + b <= level
+    tied = zero | (xp.abs(a - b) <= near * (a + b))
     gap = xp.where(tied, 1 + 0 * a + 0 * b, a - b)
     symmetric = xp.where(
         tied, (slope[..., :, None] + slope[..., None, :]) / 2, (f[..., :, None] - f[..., None, :]) / gap
     )
-    zero = a + b <= 0
     at_zero = xp.where(f > 0, 0 * f, slope)
     both = xp.where(zero, 1 + 0 * a + 0 * b, a + b)
     skew = xp.where(zero, at_zero[..., :, None] + 0 * b, (f[..., :, None] + f[..., None, :]) / both)
@@ -288,7 +311,7 @@ def _frechet(left: Array, sigma: Array, right: Array, function: SpectralFunction
         + xp.astype(skew, complex_type) * (inner - flipped) / 2
     )
     rows, columns = direction.shape[-2:]
-    ratio = xp.where(sigma > 0, f / xp.where(sigma > 0, sigma, 1 + sigma), at_zero)
+    ratio = xp.where(sigma > level, f / xp.where(sigma > level, sigma, 1 + sigma), at_zero)
     ratio = xp.astype(ratio, complex_type)
     found = xp.matmul(xp.matmul(left, core), right)
     if rows > columns:

@@ -123,7 +123,7 @@ def lowered_by_gram(blocks: Array, level: float) -> Lowered:
 
 
 def _shares(blocks: Array, level: float) -> tuple[Array, Array, Array]:
-    """`V diag(max(1 - t / sigma, 0)) V^H` of the smaller side, the sums of the lowered values, and the tops."""
+    """`V diag(max(1 - t / sigma, 0)) V^H` of the smaller side, sums of the lowered values, and the tops."""
     xp = namespace(blocks)
     scaled, scale = array_api.with_entries_near_one(blocks)
     squares, vectors = xp.linalg.eigh(array_api.smaller_gram(scaled))

@@ -67,7 +67,10 @@ def clip(
     top, bottom = limit / held.factor, min_value / held.factor
     if bottom == 0 and not is_tracked(held.kernel):
         over = spectral_map.excess(held.kernel, held.torus, top, held.solve)
-        return held.projection(held.kernel - over.kernel, norm_before=over.top * held.factor, iterations=1)
+        before = over.top * held.factor
+        if bool(over.top <= top):  # nothing was taken off
+            return held.projection(held.kernel, norm_before=before, norm=before, iterations=1)
+        return held.projection(held.kernel - over.kernel, norm_before=before, iterations=1)
     if bottom == 0:
         moved = spectral_map.lowered(held.kernel, held.torus, top, held.solve)
         return held.projection(held.kernel - moved, iterations=1)

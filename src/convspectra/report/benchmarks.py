@@ -8,7 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..bench import Results
+from ..bench import projections
+from ..bench.spectra import Results
+from ..bench.training import TrainingCost
 from .files import atomic
 
 _MARKS = {
@@ -22,19 +24,14 @@ _MARKS = {
 
 def render(results: Results, console: Console) -> None:
     """Print everything."""
-    for name, value in results.machine.items():
-        console.print(f"{name.replace('_', ' ')}: {value}", highlight=False, markup=False)
+    _render_machine(results.machine, console)
     titles = {
         "spectrum": "All singular values, float32; times faster than the first of each group",
         "norm": "The norm alone; times faster than all singular values",
     }
     for kind, title in titles.items():
-        console.print(f"\n{title}", style="bold", highlight=False)
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for heading in ("layer", "method"):
-            table.add_column(heading, no_wrap=True)
-        for heading in ("milliseconds", "ratio", "lowest", "highest", "error", "of matmul rate"):
-            table.add_column(heading, justify="right", no_wrap=True)
+        numbers = ["milliseconds", "ratio", "lowest", "highest", "error", "of matmul rate"]
+        table = _table(console, title, ["layer", "method"], numbers)
         last = ""
         for row in results.rows:
             if row.kind != kind:
@@ -61,6 +58,77 @@ def render(results: Results, console: Console) -> None:
             f"(output {entry['output_mib']:.0f} MiB)",
             highlight=False,
         )
+
+
+def render_projections(results: projections.Results, console: Console) -> None:
+    """Print everything about projections."""
+    _render_machine(results.machine, console)
+    title = "Clips, float32; times faster than appendix A of the paper; norm by the limit"
+    numbers = ["milliseconds", "ratio", "lowest", "highest", "error", "norm after"]
+    table, last = _table(console, title, ["layer", "method"], numbers), ""
+    for row in results.clips:
+        group = f"{row.case}, limit {row.limit:g} of the norm"
+        table.add_row(
+            group if group != last else "",
+            row.method,
+            f"{sorted(row.seconds)[len(row.seconds) // 2] * 1e3:.2f}",
+            *(f"{number:.1f}" for number in row.ratio),
+            "" if row.error is None else f"{row.error:.0e}",
+            f"{row.norm:.4f}",
+        )
+        last = group
+    console.print(table)
+    title = f"The nearest kernel, half the norm, float64, to a gap of {projections.GAP:g}"
+    numbers = ["seconds", "sweeps", "gap", "times faster than Dykstra", "distance"]
+    table, last = _table(console, title, ["layer", "method"], numbers), ""
+    for one in results.nearest:
+        table.add_row(
+            one.case if one.case != last else "",
+            one.method.replace("_", " "),
+            f"{one.seconds:.2f}",
+            str(one.sweeps),
+            f"{one.gap:.1e}",
+            f"{one.ratio:.1f}",
+            f"{one.distance:.1e}",
+        )
+        last = one.case
+    console.print(table)
+    if results.training:
+        _render_training(results.training, console)
+
+
+def _render_training(costs: list[TrainingCost], console: Console) -> None:
+    title = "Training; what the clip of all layers adds to a step"
+    numbers = ["step, s", "clip, s", "every=1", "every=100", "norm after"]
+    table, last = _table(console, title, ["network", "way", "device"], numbers), ""
+    for cost in costs:
+        table.add_row(
+            cost.training if cost.training != last else "",
+            cost.way,
+            cost.device,
+            f"{cost.step:.3f}",
+            f"{cost.later:.3f}",
+            f"{cost.every_1:.1%}",
+            f"{cost.every_100:.2%}",
+            f"{cost.norm:.3f}",
+        )
+        last = cost.training
+    console.print(table)
+
+
+def _render_machine(machine: dict[str, Any], console: Console) -> None:
+    for name, value in machine.items():
+        console.print(f"{name.replace('_', ' ')}: {value}", highlight=False, markup=False)
+
+
+def _table(console: Console, title: str, words: list[str], numbers: list[str]) -> Table:
+    console.print(f"\n{title}", style="bold", highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in words:
+        table.add_column(heading, no_wrap=True)
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
 
 def draw(results: Results, path: Path) -> None:

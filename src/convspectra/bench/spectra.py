@@ -11,7 +11,6 @@ Barthelemy, Araujo and Allauzen (2023), Algorithm 3; the reshaped kernel, Yoshid
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,56 +23,19 @@ from typing import Any
 
 import numpy as np
 
-from ._solvers import choice, pool
-from ._version import __version__
-from .bounds import operator_norm
-from .geometry import ConvGeometry
-from .reference import dense_operator
-from .results import Spectrum
-from .spectrum import prepare, singular_values
-from .symbol import frequency_grid, symbol_blocks
+from .._solvers import pool
+from ..bounds import operator_norm
+from ..geometry import ConvGeometry
+from ..reference import dense_operator
+from ..results import Spectrum
+from ..spectrum import prepare, singular_values
+from ..symbol import frequency_grid, symbol_blocks
+from .measuring import Case, NumpyArray, has_torch, machine, seconds_of
 
-NumpyArray = np.ndarray[Any, Any]
 Method = Callable[[NumpyArray, ConvGeometry], Any]
 
 GRAM_ITERATIONS = 5
 POWER_STEPS = 50
-
-
-@dataclass(frozen=True)
-class Case:
-    """A layer to measure on: a random kernel in float32, boundary wrapped."""
-
-    name: str
-    kernel_shape: tuple[int, ...]
-    input_shape: tuple[int, ...]
-    stride: int = 1
-    groups: int = 1
-
-    @property
-    def geometry(self) -> ConvGeometry:
-        return ConvGeometry(
-            self.input_shape, self.stride, groups=self.groups, padding="same", padding_mode="circular"
-        )
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the paper's two lines are about this layer."""
-        fits = all(k <= n for k, n in zip(self.kernel_shape[2:], self.input_shape, strict=True))
-        return self.stride == 1 and self.groups == 1 and fits
-
-    def kernel(self) -> NumpyArray:
-        rng = np.random.default_rng(0)
-        scale = np.sqrt(np.prod(self.kernel_shape[1:]))
-        return np.asarray(rng.standard_normal(self.kernel_shape) / scale, dtype=np.float32)
-
-    def flops(self) -> float:
-        """Real operations of bidiagonalising the blocks of half of the frequencies."""
-        grid = frequency_grid(self.geometry.correlation(self.kernel_shape))
-        m, n = max(grid.block_shape), min(grid.block_shape)
-        if n == 1 or len(grid.index) == 1:
-            return 0.0
-        return (16.0 * m * n * n - 16.0 * n**3 / 3) * len(grid.index) * self.groups
 
 
 CASES = (
@@ -181,7 +143,7 @@ def spectrum_methods(case: Case, dense_limit: int = 1600) -> dict[str, Method]:
     inputs = case.kernel_shape[1] * case.groups * int(np.prod(case.input_shape))
     if case.is_plain:
         methods["two lines, NumPy"] = two_lines_numpy
-        if _has_torch():
+        if has_torch():
             methods["two lines, torch"] = two_lines_torch
     if inputs <= dense_limit:
         methods["dense matrix"] = dense_matrix
@@ -194,18 +156,10 @@ def norm_methods(case: Case) -> dict[str, Method]:
     methods: dict[str, Method] = {"all singular values": native_core, "convspectra": norm_exact}
     if min(case.kernel_shape[:2]) > 1 and case.groups == 1:
         methods[f"Gram iteration, {GRAM_ITERATIONS}"] = norm_gram
-    if case.is_plain and _has_torch():
+    if case.is_plain and has_torch():
         methods[f"power iteration, {POWER_STEPS}"] = norm_power
     methods["reshaped kernel"] = norm_reshaped
     return methods
-
-
-def _has_torch() -> bool:
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 # ---- measuring
@@ -245,29 +199,6 @@ class Results:
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
-def machine() -> dict[str, Any]:
-    """What was measured on, and its matrix-product rate in float32, GFLOP/s over all threads."""
-    a = np.random.default_rng(0).standard_normal((1536, 1536)).astype(np.float32)
-    best = min(_seconds(lambda: a @ a) for _ in range(5))
-    return {
-        "convspectra": __version__,
-        "solver": choice.describe(),
-        "threads": pool.available_cores(),
-        "processor": _processor(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "matrix_product_gflops": round(2 * len(a) ** 3 / best / 1e9, 1),
-    }
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
-            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def measure(case: Case, rate: float, rounds: int = 5, limit: float = 8.0) -> list[Row]:
     """All methods for the spectrum, then all for the norm, in turn, round by round.
 
@@ -288,7 +219,7 @@ def measure(case: Case, rate: float, rounds: int = 5, limit: float = 8.0) -> lis
             if done and time.perf_counter() - began > limit:
                 break
             for name, method in methods.items():
-                seconds[name].append(_seconds(partial(method, kernel, geometry)))
+                seconds[name].append(seconds_of(partial(method, kernel, geometry)))
         reference = seconds[next(iter(methods))]
         for name, times in seconds.items():
             ratios = [a / b for a, b in zip(reference, times, strict=True)]
@@ -312,12 +243,6 @@ def _error(found: Any, exact: Spectrum) -> float:
     return float(np.abs(values - expected).max()) / norm
 
 
-def _seconds(call: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
 def scaling(small: bool) -> Iterator[dict[str, Any]]:
     """The same layer on larger inputs, and with more threads: seconds, the best of three."""
     kernel = Case("", (8, 8, 3, 3) if small else (64, 64, 3, 3), (8, 8)).kernel()
@@ -325,16 +250,15 @@ def scaling(small: bool) -> Iterator[dict[str, Any]]:
         geometry = Case("", kernel.shape, (n, n)).geometry
         yield {
             "what": f"{len(kernel)} channels, {n}x{n}",
-            "seconds": min(_seconds(partial(singular_values, kernel, geometry)) for _ in range(3)),
+            "seconds": min(seconds_of(partial(singular_values, kernel, geometry)) for _ in range(3)),
         }
     threads = 1
     while threads <= pool.available_cores():
         with ThreadPoolExecutor(threads) as executor:
+            call = partial(singular_values, kernel, geometry, executor=executor)
             yield {
                 "what": f"{len(kernel)} channels, {n}x{n}, threads: {threads}",
-                "seconds": min(
-                    _seconds(partial(singular_values, kernel, geometry, executor=executor)) for _ in range(3)
-                ),
+                "seconds": min(seconds_of(call) for _ in range(3)),
             }
         threads *= 2
 
@@ -380,9 +304,9 @@ def curve(
             if points and (points[-1][1] > limit or points[-1][0] != _before(channels, count)):
                 continue
             call = partial(method, kernel, geometry)
-            times = [_seconds(call), _seconds(call)]
+            times = [seconds_of(call), seconds_of(call)]
             while len(times) < 7 and sum(times) < 1.0:
-                times.append(_seconds(call))
+                times.append(seconds_of(call))
             points.append((count, min(times)))
     return found
 

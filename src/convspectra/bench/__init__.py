@@ -1,0 +1,6 @@
+"""Benchmarks that anyone can run: ratios within one run, every method checked in it."""
+
+from . import projections, spectra
+from .measuring import Case
+
+__all__ = ["Case", "projections", "spectra"]

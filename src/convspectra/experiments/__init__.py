@@ -1,0 +1,1 @@
+"""The paper's experiments: networks and data; uses the public functions only."""
