@@ -10,10 +10,11 @@ import pytest
 # skip fails the run. Without it every skip is allowed.
 EXPECTED = {
     "none": (),
-    "full": ("CONVSPECTRA_DATA",),
+    "full": ("CONVSPECTRA_DATA", "could not import 'lightning"),
     "numpy": (
         "CONVSPECTRA_DATA",
         "could not import 'torch'",
+        "could not import 'lightning",
         "could not import 'jax",
         "could not import 'array_api_strict'",
         "could not import 'cvxpy'",

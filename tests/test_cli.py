@@ -241,6 +241,21 @@ def test_bench_checks_what_it_times(tmp_path):
     assert "figure 1" in convspectra("bench", "--help", cwd=tmp_path).stdout
 
 
+def test_bench_of_projections_checks_what_it_times(tmp_path):
+    ran = convspectra("bench", "--projection", "--small", "--out", "kept", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    kept = json.loads((tmp_path / "kept" / "projection.json").read_text())
+    assert {row["method"] for row in kept["clips"]} >= {"appendix A, NumPy", "clip", "rescale"}
+    assert all(row["error"] < 1e-5 for row in kept["clips"] if row["error"] is not None)
+    assert all(row["norm"] <= 1 for row in kept["clips"] if row["error"] is None)
+    assert {row["method"] for row in kept["nearest"]} == {
+        "augmented_lagrangian",
+        "accelerated_dual",
+        "dykstra",
+    }
+    assert all(row["gap"] <= 1e-3 and row["distance"] <= 0.05 for row in kept["nearest"])
+
+
 def test_the_solver_can_be_named(chain, tmp_path):
     tables = [convspectra("analyze", chain, "--solver", name, cwd=tmp_path) for name in ("auto", "lapack")]
     assert tables[0].stdout == tables[1].stdout

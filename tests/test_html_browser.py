@@ -9,8 +9,10 @@ import shutil
 
 import pytest
 
-from convspectra.report import html
-from reports import ODD_NAME, deep_report, mixed_report
+from convspectra.comparison import compare
+from convspectra.report import compare_html, html
+from reports import ODD_NAME, deep_report, mixed_model, mixed_report
+from test_compare import changed_model
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="could not import 'selenium'")
 
@@ -290,4 +292,53 @@ def test_it_prints_light_and_whole(browser, pages):
     assert len(heights) == 5
     assert min(heights) > 150
     assert browser.execute_script("return document.documentElement.dataset.theme") == "dark"
+    assert complaints(browser) == []
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    path = tmp_path_factory.mktemp("compared") / "compared.html"
+    found = compare(mixed_model(), changed_model())
+    with path.open("wb") as file:
+        compare_html.write(found, file)
+    return path, found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_two_models_on_one_page(browser, compared, width, scheme):
+    opened(browser, compared, width=width, scheme=scheme)
+    assert complaints(browser) == []
+    assert [url for url in requests(browser) if not url.startswith(("file:", "data:"))] == []
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert rows(browser) == list(range(len(compared[1].layers)))
+    sides = ("before", "after")
+    curves = sum(len([one for one in (c.before, c.after) if one and one.torus]) for c in compared[1].layers)
+    assert len(strokes(browser, "figure5")) >= curves - 2  # flat ones count as axes
+    dashes = browser.execute_script(
+        "return document.querySelectorAll('#figure5 svg path[stroke-dasharray]').length"
+    )
+    assert dashes == sum(
+        one.before is not None and one.before.torus is not None for one in compared[1].layers
+    )
+    options = [option.text for option in browser.find_elements("css selector", "#chosen option")]
+    assert options[:2] == [f"stem, {side}" for side in sides]
+    hover(browser, "norms", 90, 150)
+    text = element(browser, ".tip").text
+    assert "before" in text
+    assert "after" in text
+
+
+def test_a_layer_of_two_models_is_singled_out_on_both_sides(browser, compared):
+    opened(browser, compared)
+    element(browser, "#table tr[data-layer='0']").send_keys("\ue007")
+    assert element(browser, "#isolated").text == "stem"
+    strong = [opacity for opacity in strokes(browser, "figure5") if opacity > 0.5]
+    assert len(strong) == 2
+    assert browser.execute_script("return document.querySelector('#chosen').selectedOptions[0].text") in (
+        "stem, before",
+        "stem, after",
+    )
+    for option in browser.find_elements("css selector", "#chosen option"):
+        option.click()
     assert complaints(browser) == []

@@ -350,10 +350,61 @@ def test_other_libraries_get_their_own_arrays():
         found = method(theirs, geometry, limit)
         assert isinstance(found.kernel, torch.Tensor)
         np.testing.assert_allclose(found.kernel.numpy(), method(kernel, geometry, limit).kernel, atol=1e-9)
-    tracked = theirs.requires_grad_()
-    for method in (cs.project, cs.project_schatten):
-        with pytest.raises(cs.InputError, match="gives no gradient: detach the kernel"):
-            method(tracked, geometry, limit)
+    with pytest.raises(cs.InputError, match="gives no gradient: detach the kernel"):
+        cs.project_schatten(theirs.requires_grad_(), geometry, limit)
+
+
+@pytest.mark.parametrize("guarantee", ["torus", "any_size"])
+@pytest.mark.parametrize("name", ["plain", "two dimensions", "strided", "grouped", "transposed"])
+def test_the_derivative_of_the_nearest_kernel_is_that_of_finite_differences(name, guarantee):
+    torch = pytest.importorskip("torch")
+    kernel, geometry, limit = case(name)
+    rng = np.random.default_rng(11)
+    weights, directions = rng.standard_normal(kernel.shape), rng.standard_normal((4, *kernel.shape))
+
+    def nearest(given):
+        return cs.project(given, geometry, limit, tolerance=1e-13, max_iterations=10_000, guarantee=guarantee)
+
+    tracked = torch.from_numpy(kernel).requires_grad_()
+    (nearest(tracked).kernel * torch.from_numpy(weights)).sum().backward()
+    step = 1e-4  # kinks are nearby
+    for direction in directions:
+        ahead, back = (nearest(kernel + sign * step * direction) for sign in (1, -1))
+        expected = np.sum(weights * (ahead.kernel - back.kernel)) / (2 * step)
+        unsure = (ahead.distance_to_nearest + back.distance_to_nearest) / (2 * step)
+        found = np.sum(tracked.grad.numpy() * direction)
+        assert unsure <= 1e-2
+        assert abs(found - expected) <= (unsure + 1e-4) * np.linalg.norm(weights)
+
+
+def test_the_nearest_kernel_is_differentiable_in_jax_outside_jit():
+    jax = pytest.importorskip("jax")
+    kernel, geometry, limit = case("two dimensions")
+    torch = pytest.importorskip("torch")
+    tracked = torch.from_numpy(kernel).requires_grad_()
+    (cs.project(tracked, geometry, limit, tolerance=1e-8).kernel ** 2).sum().backward()
+    with jax.enable_x64(True):
+
+        def square(given):
+            return (cs.project(given, geometry, limit, tolerance=1e-8).kernel ** 2).sum()
+
+        gradient = jax.grad(square)(jax.numpy.asarray(kernel))
+        np.testing.assert_allclose(gradient, tracked.grad.numpy(), atol=1e-4)
+        with pytest.raises(cs.InputError, match="call it outside jax"):
+            jax.jit(square)(jax.numpy.asarray(kernel))
+
+
+def test_a_second_derivative_is_refused_and_a_changed_kernel_noticed():
+    torch = pytest.importorskip("torch")
+    kernel, geometry, limit = case("plain")
+    tracked = torch.from_numpy(kernel).requires_grad_()
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad(cs.clip(tracked, geometry, limit).kernel.sum(), tracked, create_graph=True)
+    clipped = cs.clip(tracked, geometry, limit).kernel.sum()
+    with torch.no_grad():
+        tracked.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        clipped.backward()
 
 
 @pytest.mark.parametrize("limit", [0.0, -1.0, float("nan"), float("inf")])

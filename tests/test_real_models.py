@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from convspectra.analysis import analyze
+from convspectra.cli import app
+from convspectra.control import Limit, clip_file
 from convspectra.models import read_model
 from convspectra.reference import dense_operator
 
@@ -124,3 +127,65 @@ def test_zero_padding_intervals_are_narrow_on_real_layers():
     larger = [ratios[layer.name] for layer in report.layers if min(layer.input_shape) >= 15]
     assert len(larger) >= 40
     assert max(larger) <= 1.05
+
+
+CLIPPED = {
+    "version-RFB-320.onnx": None,
+    "silero_vad_openvino_16k.onnx": None,
+    "silero_vad_16k.safetensors": (1, 64),
+    "resnet20-12fca82f.th": (3, 32, 32),
+}
+
+
+@pytest.mark.parametrize("name", CLIPPED)
+def test_a_clipped_model_keeps_the_promise_and_everything_else(name, tmp_path):
+    before = read_model(path(name), input_shape=CLIPPED[name])
+    written = tmp_path / name
+    report = clip_file(before, path(name), written, Limit(1.0))
+    assert {layer.status for layer in report.layers} <= {"changed", "inside"}
+    after = read_model(written, input_shape=CLIPPED[name])
+    for layer in analyze(after).layers:
+        norms = [layer.any_size.upper]
+        norms += [layer.torus.norm] if layer.torus else []
+        norms += [layer.zero_padding.upper] if layer.zero_padding else []
+        assert max(norms) <= 1, layer.name
+    for old, new, record in zip(before.layers, after.layers, report.layers, strict=True):
+        assert (old.name, old.kernel.dtype) == (new.name, new.kernel.dtype)
+        assert (record.status == "inside") == np.array_equal(old.kernel, new.kernel)
+        assert record.distance_to_nearest < 0.15
+    assert written.stat().st_size == pytest.approx(path(name).stat().st_size, rel=1e-3)
+
+
+def test_the_face_detector_runs_after_the_command(tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    written = tmp_path / "clipped.onnx"
+    command = ["clip", path("version-RFB-320.onnx"), "--max-norm", 1, "--output", written]
+    result = CliRunner().invoke(app, list(map(str, command)))
+    assert result.exit_code == 0, result.stderr
+    assert "46 of 52 layers changed, 6 were inside" in result.stdout
+    x = np.random.default_rng(0).standard_normal((1, 3, 240, 320)).astype(np.float32)
+    found = {}
+    for file in (path("version-RFB-320.onnx"), written):
+        session = runtime.InferenceSession(str(file))
+        found[file] = session.run(None, {session.get_inputs()[0].name: x})
+    first, second = found.values()
+    assert [one.shape for one in first] == [one.shape for one in second]
+    assert all(np.isfinite(one).all() for one in second)
+    assert not np.allclose(first[0], second[0])
+
+
+def test_nothing_but_the_named_layer_changes_what_the_runtime_computes(tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    model = read_model(path("version-RFB-320.onnx"))
+    clip_file(model, path(model.name), tmp_path / "same.onnx", Limit(100.0))
+    clip_file(model, path(model.name), tmp_path / "one.onnx", Limit(1.0), layers=["regression_headers.3"])
+    x = np.random.default_rng(0).standard_normal((1, 3, 240, 320)).astype(np.float32)
+    outputs = []
+    for file in (path(model.name), tmp_path / "same.onnx", tmp_path / "one.onnx"):
+        session = runtime.InferenceSession(str(file))
+        outputs.append(session.run(None, {session.get_inputs()[0].name: x}))
+    original, same, one = outputs
+    for first, second in zip(original, same, strict=True):
+        np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(original[0], one[0])  # the scores do not pass through that layer
+    assert not np.array_equal(original[1], one[1])

@@ -71,19 +71,24 @@ def with_vjp(
 @cache
 def _torch_function() -> Any:
     import torch
-    from torch.autograd.function import once_differentiable
 
     class WithVjp(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, array: Any, forward: Any, backward: Any) -> Any:
-            result, ctx.saved = forward(array.detach())
+            result, ctx.found = forward(array.detach())
+            ctx.save_for_backward(array)  # so that PyTorch notices if it is changed in place
             ctx.backward_of = backward
             return result
 
         @staticmethod
-        @once_differentiable
         def backward(ctx: Any, cotangent: Any) -> Any:
-            return ctx.backward_of(ctx.saved, cotangent), None, None
+            if torch.is_grad_enabled():
+                raise RuntimeError(
+                    "convspectra gives first derivatives only; leave out create_graph=True, or keep this "
+                    "term apart from what is differentiated twice"
+                )
+            ctx.saved_tensors  # noqa: B018
+            return ctx.backward_of(ctx.found, cotangent), None, None
 
     return WithVjp
 

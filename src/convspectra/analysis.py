@@ -147,7 +147,7 @@ def analyze(
     if resume is not None:
         checkpoint.open_folder(resume)
     layers = [_prepared(layer, dtype, fold_batch_norm) for layer in model.layers]
-    work = [_work(layer) for layer in layers]
+    work = [work_of(layer) for layer in layers]
     total, done, lock = sum(work), [0.0], threading.Lock()
 
     def report_layer(index: int) -> LayerReport:
@@ -292,6 +292,11 @@ def _least_upper(bound: Bound, any_size: Bound) -> Bound:
     return replace(bound, upper=upper, method=f"{bound.method}, {any_size.method}")
 
 
+def anywhere(layer: ConvLayer) -> ConvGeometry:
+    """The geometry whose bound for any size holds whatever the layer's own is; see below."""
+    return ConvGeometry((1,) * (layer.kernel.ndim - 2), padding="same", layout=layer.layout)
+
+
 def _any_size_without_geometry(layer: ConvLayer, solve: dict[str, Any]) -> Bound:
     """An upper bound that holds whatever the sizes, stride, dilation and groups are.
 
@@ -299,8 +304,7 @@ def _any_size_without_geometry(layer: ConvLayer, solve: dict[str, Any]) -> Bound
     frequency axis, a transposed layer is an adjoint, and with groups each group's rows act on inputs
     of their own: the operator of all rows stacked, with one group and stride 1, is no smaller.
     """
-    anywhere = ConvGeometry((1,) * (layer.kernel.ndim - 2), padding="same", layout=layer.layout)
-    bound = as_floats(bounds.pfister2018(layer.kernel, anywhere, **solve))
+    bound = as_floats(bounds.pfister2018(layer.kernel, anywhere(layer), **solve))
     assumes = f"{bound.assumes}; any stride, dilation and groups"
     return replace(bound, lower=None, exact=False, assumes=assumes)
 
@@ -310,7 +314,7 @@ def _prepared(layer: ConvLayer, dtype: Precision, fold: bool) -> ConvLayer:
     if dtype != "kernel":
         kernel = kernel.astype(dtype, copy=False)
     if fold and layer.batch_norm_scale is not None:
-        kernel = _scaled_outputs(kernel, layer)
+        kernel = kernel * batch_norm_factor(layer).astype(kernel.dtype)
     prepared = replace(layer, kernel=kernel)
     if layer.geometry is not None:
         try:
@@ -320,20 +324,21 @@ def _prepared(layer: ConvLayer, dtype: Precision, fold: bool) -> ConvLayer:
     return prepared
 
 
-def _scaled_outputs(kernel: np.ndarray[Any, Any], layer: ConvLayer) -> np.ndarray[Any, Any]:
-    """The kernel of convolution followed by batch norm: row `o` times `scale[o]`."""
-    scale = np.asarray(layer.batch_norm_scale, dtype=kernel.dtype)
+def batch_norm_factor(layer: ConvLayer) -> np.ndarray[Any, Any]:
+    """What the batch norm behind a layer multiplies each kernel entry by; it broadcasts to the kernel."""
+    scale = np.asarray(1.0 if layer.batch_norm_scale is None else layer.batch_norm_scale, dtype=np.float64)
+    if layer.batch_norm_scale is None:
+        return scale
     groups = 1 if layer.geometry is None else layer.geometry.groups
     out, into = layer.layout.index("O"), layer.layout.index("I")
-    ordered = np.moveaxis(kernel, (out, into), (0, 1))
     if layer.geometry is not None and layer.geometry.transposed:
         # The O axis holds the channels of one group, and the group is known from the I axis.
-        per_group = scale.reshape(groups, ordered.shape[0])
-        factor = np.repeat(per_group, ordered.shape[1] // groups, axis=0).T
+        per_group = scale.reshape(groups, layer.kernel.shape[out])
+        factor = np.repeat(per_group, layer.kernel.shape[into] // groups, axis=0).T
     else:
         factor = scale[:, None]
-    spatial = (1,) * (kernel.ndim - 2)
-    return np.moveaxis(ordered * factor.reshape(*factor.shape, *spatial), (0, 1), (out, into))
+    spatial = (1,) * (layer.kernel.ndim - 2)
+    return np.moveaxis(factor.reshape(*factor.shape, *spatial), (0, 1), (out, into))
 
 
 def _facts(layer: ConvLayer, folded: bool) -> LayerReport:
@@ -367,7 +372,7 @@ def _facts(layer: ConvLayer, folded: bool) -> LayerReport:
     )
 
 
-def _work(layer: ConvLayer) -> float:
+def work_of(layer: ConvLayer) -> float:
     """Multiply-adds of the decompositions of a layer, roughly: for progress and for scheduling."""
     if layer.geometry is None:
         return float(layer.kernel.size)

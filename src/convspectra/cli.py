@@ -17,12 +17,14 @@ from .errors import InputError
 if TYPE_CHECKING:
     from .analysis import Report
     from .models.records import Model
+    from .projection import Guarantee
 
 BAD_INPUT, SOME_LAYER_FAILED, INTERRUPTED = 2, 3, 130
 
 app = typer.Typer(
     help="Singular values of convolutional layers: exact spectra and proven bounds.",
-    epilog="Exit status: 0 done, 1 internal failure, 2 bad input, 3 some layer could not be analysed.",
+    epilog="Exit status: 0 done, 1 internal failure, 2 bad input, 3 some layer could not be analysed or "
+    "written.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -74,7 +76,50 @@ class SolverName(StrEnum):
     torch = "torch"
 
 
+class MethodName(StrEnum):
+    """How a kernel is moved into the ball."""
+
+    project = "project"
+    clip = "clip"
+    rescale = "rescale"
+
+
+class GuaranteeName(StrEnum):
+    """Whose norm is held."""
+
+    any_size = "any-size"
+    layer = "layer"
+    torus = "torus"
+
+
+_GUARANTEES: dict[GuaranteeName, Guarantee] = {
+    GuaranteeName.any_size: "any_size",
+    GuaranteeName.layer: "layer",
+    GuaranteeName.torus: "torus",
+}
+
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Self-contained page.")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Everything as JSON.")]
+Png = Annotated[Path | None, typer.Option("--png", metavar="DIR", help="The figures as PNG.")]
+Module = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="Build this module, load MODEL (if given) into it, and trace it at --input-shape.",
+    ),
+]
+InputShape = Annotated[
+    str | None, typer.Option(metavar="C,H,W", help="Shape of one input, channels first, such as 3,224,224.")
+]
+GeometryFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="TOML file with strides, padding and sizes by layer.")
+]
+FoldBatchNorm = Annotated[
+    bool, typer.Option("--fold-batch-norm", help="Take a convolution and its batch norm as one.")
+]
+Dtype = Annotated[Precision, typer.Option(help="Precision of the computation; kernel: as stored.")]
+SolverOption = Annotated[SolverName, typer.Option(help="Engine of the decompositions; see convspectra info.")]
 
 
 @app.command()
@@ -83,41 +128,22 @@ def analyze(
         Path | None,
         typer.Argument(help="ONNX, safetensors, PyTorch (.pt .pth .th .pt2) or TensorFlow file."),
     ] = None,
-    module: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="PACKAGE.MODULE:FACTORY",
-            help="Build this module, load MODEL (if given) into it, and trace it at --input-shape.",
-        ),
-    ] = None,
-    input_shape: Annotated[
-        str | None,
-        typer.Option(metavar="C,H,W", help="Shape of one input, channels first, such as 3,224,224."),
-    ] = None,
-    geometry: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="TOML file with strides, padding and sizes by layer."),
-    ] = None,
-    fold_batch_norm: Annotated[
-        bool, typer.Option("--fold-batch-norm", help="Analyse convolution and batch norm as one.")
-    ] = False,
-    dtype: Annotated[
-        Precision, typer.Option(help="Precision of the computation; kernel: as stored.")
-    ] = Precision.float64,
-    solver: Annotated[
-        SolverName, typer.Option(help="Engine of the decompositions; see convspectra info.")
-    ] = SolverName.auto,
+    module: Module = None,
+    input_shape: InputShape = None,
+    geometry: GeometryFile = None,
+    fold_batch_norm: FoldBatchNorm = False,
+    dtype: Dtype = Precision.float64,
+    solver: SolverOption = SolverName.auto,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Keep finished layers here, and start from those that are."),
     ] = None,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Everything as JSON.")] = None,
+    json: Json = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="The table as CSV.")] = None,
     parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="The table as Parquet.")] = None,
     npz: Annotated[Path | None, typer.Option(metavar="FILE", help="All singular values.")] = None,
     html: Html = None,
-    png: Annotated[Path | None, typer.Option(metavar="DIR", help="The figures as PNG.")] = None,
+    png: Png = None,
     svg: Annotated[Path | None, typer.Option(metavar="DIR", help="The figures as SVG.")] = None,
 ) -> None:
     """Report the singular values of every convolution in a model."""
@@ -139,6 +165,125 @@ def analyze(
 
 
 @app.command()
+def clip(
+    model: Annotated[Path, typer.Argument(help="ONNX, safetensors or PyTorch (.pt .pth .th) file.")],
+    max_norm: Annotated[float, typer.Option(metavar="C", help="The largest norm that a layer may have.")],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the model, in its format.")],
+    method: Annotated[
+        MethodName,
+        typer.Option(
+            help="project: the nearest kernel of such norm. rescale: the kernel divided. clip: the paper's, "
+            "whose norms end above C."
+        ),
+    ] = MethodName.project,
+    guarantee: Annotated[
+        GuaranteeName,
+        typer.Option(
+            help="Whose norm is at most C. any-size: at every input size, wrapped, zero-padded or not padded "
+            "(implies the others). layer: as the layer pads, at its own size. torus: with wrapped boundary "
+            "at its own size, as in the paper."
+        ),
+    ] = GuaranteeName.any_size,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Only layers of such names, as 'layer1.*.conv?'; can be repeated."),
+    ] = None,
+    module: Module = None,
+    input_shape: InputShape = None,
+    geometry: GeometryFile = None,
+    fold_batch_norm: FoldBatchNorm = False,
+    tolerance: Annotated[
+        float, typer.Option(help="Of project: how near the nearest kernel; smaller takes longer.")
+    ] = 1e-2,
+    solver: SolverOption = SolverName.auto,
+    json: Json = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", "--force", help="Replace FILE if it exists, be it MODEL itself.")
+    ] = False,
+) -> None:
+    """Write a model again with every convolution and linear layer held to a norm, and say what changed."""
+    with _one_line_errors():
+        from rich.console import Console
+
+        from .atomic import atomic
+        from .control import Limit, clip_file
+        from .models import read_model
+        from .models.writers import check_suffix, writable_format
+        from .report import clip_json, clip_text
+        from .report.files import check_output, check_targets
+        from .report.text import progress_bar
+
+        limit = Limit(
+            max_norm,
+            method.value,
+            _GUARANTEES[guarantee],
+            fold_batch_norm,
+            tolerance,
+        )
+        check_suffix(output, writable_format(model))
+        check_targets({"json": json}, {})
+        target = check_output(output, model, overwrite, others=[json])
+        read = read_model(model, input_shape=_sizes(input_shape), geometry=geometry, module=module)
+        with progress_bar(Console(stderr=True)) as progress:
+            report = clip_file(
+                read, model, target, limit, layers=layers or (), solver=solver.value, progress=progress
+            )
+        clip_text.render(report, Console())
+        print(f"wrote {output}", file=sys.stderr)
+        if json is not None:
+            with atomic(json) as file:
+                clip_json.write(report, file)
+            print(f"wrote {json}", file=sys.stderr)
+    if any(layer.status == "unwritable" for layer in report.layers):
+        raise typer.Exit(SOME_LAYER_FAILED)
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(help="A model file, as for analyze.")],
+    after: Annotated[Path, typer.Argument(help="Another one, with layers of the same names.")],
+    module: Module = None,
+    input_shape: InputShape = None,
+    geometry: GeometryFile = None,
+    fold_batch_norm: FoldBatchNorm = False,
+    dtype: Dtype = Precision.float64,
+    solver: SolverOption = SolverName.auto,
+    json: Json = None,
+    html: Html = None,
+    png: Png = None,
+) -> None:
+    """Report two models side by side: what became of the singular values of each layer."""
+    with _one_line_errors():
+        from rich.console import Console
+
+        from .comparison import compare as compare_models
+        from .models import read_model
+        from .report import compare_text
+        from .report.files import check_targets, write_comparison
+        from .report.text import progress_bar
+
+        files, folders = {"json": json, "html": html}, {"png": png}
+        check_targets(files, folders)
+        models = [
+            read_model(path, input_shape=_sizes(input_shape), geometry=geometry, module=module)
+            for path in (before, after)
+        ]
+        with progress_bar(Console(stderr=True)) as progress:
+            found = compare_models(
+                *models,
+                progress=progress,
+                dtype=dtype.value,
+                fold_batch_norm=fold_batch_norm,
+                solver=solver.value,
+            )
+        compare_text.render(found, Console())
+        for written in write_comparison(found, files, folders):
+            print(f"wrote {written}", file=sys.stderr)
+    if any(layer.status == "failed" for report in (found.before, found.after) for layer in report.layers):
+        raise typer.Exit(SOME_LAYER_FAILED)
+
+
+@app.command()
 def demo(html: Html = Path("convspectra-demo.html")) -> None:
     """Analyse a small trained network that comes with the package; no network, no arguments."""
     with _one_line_errors():
@@ -156,31 +301,44 @@ def demo(html: Html = Path("convspectra-demo.html")) -> None:
 
 @app.command()
 def bench(
-    full: Annotated[bool, typer.Option("--full", help="The paper's whole curves; about an hour.")] = False,
+    projection: Annotated[
+        bool, typer.Option("--projection", help="Clips, nearest kernels and training steps instead.")
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="The paper's whole curves, more rounds; about an hour.")
+    ] = False,
     small: Annotated[bool, typer.Option("--small", help="Toy layers, in seconds.")] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write bench.json here, and figure1.png.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Write bench.json and figure1.png here, or projection.json."),
     ] = None,
 ) -> None:
     """Time every way to the singular values side by side, each checked for accuracy: figure 1."""
     with _one_line_errors():
         from rich.console import Console
 
-        from .bench import run
+        from .atomic import atomic
+        from .bench import projections, spectra
         from .report import benchmarks
-        from .report.files import atomic, check_targets
+        from .report.files import check_targets
         from .report.text import progress_bar
 
         check_targets({}, {"png": out})
+        run = projections.run if projection else spectra.run
         with progress_bar(Console(stderr=True)) as progress:
             results = run(full=full, small=small, progress=progress)
         console = Console()
-        benchmarks.render(results, console if console.is_terminal else Console(width=130))
+        wide = console if console.is_terminal else Console(width=130)
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-            with atomic(out / "bench.json") as file:
+            with atomic(out / ("projection.json" if projection else "bench.json")) as file:
                 file.write(results.to_json().encode())
-            benchmarks.draw(results, out / "figure1.png")
+        if isinstance(results, spectra.Results):
+            benchmarks.render(results, wide)
+            if out is not None:
+                benchmarks.draw(results, out / "figure1.png")
+        else:
+            benchmarks.render_projections(results, wide)
 
 
 @app.command()

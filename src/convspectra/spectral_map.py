@@ -151,7 +151,7 @@ def lowered(kernel: Array, correlation: Correlation, level: float, solve: Solve 
     def forward(given: Array) -> tuple[Array, Array]:
         return excess(given, correlation, level, solve).kernel, given
 
-    function = SpectralFunction(partial(_lower, level), partial(_is_above, level))
+    function = SpectralFunction(partial(lower, level), partial(is_above, level))
     return with_vjp(forward, partial(_derivative, correlation, function, solve), kernel)
 
 
@@ -278,13 +278,13 @@ def _derivative(
     def task(start: int, stop: int) -> Array:
         part = grid.at(slice(start, stop))
         decomposed = array_api.svd(symbol_blocks(kernel, correlation, part))
-        moved = _frechet(*decomposed, level, function, symbol_blocks(direction, correlation, part))
+        moved = frechet(*decomposed, level, function, symbol_blocks(direction, correlation, part))
         return symbol_adjoint(moved, correlation, part)
 
     return _back(_sum(over_grid(task, kernel, correlation, grid, solve["executor"], solve["memory"])), given)
 
 
-def _frechet(
+def frechet(
     left: Array, sigma: Array, right: Array, level: Array, function: SpectralFunction, direction: Array
 ) -> Array:
     """`D[direction]` of this module's head; values of at most `level` are taken for zero."""
@@ -349,11 +349,11 @@ def _sum(parts: list[Array]) -> Array:
     return whole
 
 
-def _lower(level: float, sigma: Array) -> Array:
+def lower(level: float, sigma: Array) -> Array:
     return namespace(sigma).where(sigma > level, sigma - level, 0 * sigma)
 
 
-def _is_above(level: float, sigma: Array) -> Array:
-    """The slope of `_lower`; at the level it is that below, wherever rounding put the value."""
+def is_above(level: float, sigma: Array) -> Array:
+    """The slope of `lower`; at the level it is that below, wherever rounding put the value."""
     xp = namespace(sigma)
     return xp.where(sigma > level * (1 + 64 * float(xp.finfo(sigma.dtype).eps)), 1 + 0 * sigma, 0 * sigma)

@@ -18,16 +18,15 @@ it was: assumed, or stated by the graph.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from ..errors import GeometryError, InputError
 from ..geometry import ConvGeometry
+from .names import matching
 from .records import ConvLayer, Model
 from .weights import ASSUMED, NO_SIZE
 
@@ -54,13 +53,7 @@ def apply(model: Model, path: Path) -> Model:
     names = [layer.name for layer in model.layers]
     given: dict[str, dict[str, Any]] = {name: {} for name in names}
     for pattern, fields in table.items():
-        matched = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
-        if not matched:
-            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
-            raise InputError(
-                f"{path}: no layer is called {pattern!r}; near it are {', '.join(map(repr, near)) or 'none'}"
-            )
-        for name in matched:
+        for name in matching(pattern, names, str(path)):
             given[name].update(fields)
     return replace(model, layers=tuple(_with(layer, given[layer.name], path) for layer in model.layers))
 

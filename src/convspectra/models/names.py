@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from ..errors import InputError
 
 _SUFFIX = re.compile(r"[./_](weight|weights|kernel|depthwise_kernel|w)(:0)?$", re.IGNORECASE)
 _MEANINGLESS = re.compile(r"^([\d.:_/-]*|onnx::\w+|.*/?Constant(_\d+)?_output_\d+)$")
@@ -14,6 +19,24 @@ def layer_name(weight: str, fallback: str) -> str:
     if name != weight:
         return name
     return fallback if _MEANINGLESS.match(name) else name
+
+
+def matching(pattern: str, names: Sequence[str], where: str) -> list[str]:
+    """The names that a name or a pattern such as `"layer1.*.conv?"` stands for.
+
+    Arguments:
+        where: what the message begins with: the option or file that the pattern is in.
+
+    Raises:
+        InputError: none; it names those that come near.
+    """
+    matched = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
+    if not matched:
+        near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
+        raise InputError(
+            f"{where}: no layer is called {pattern!r}; near it are {', '.join(map(repr, near)) or 'none'}"
+        )
+    return matched
 
 
 class Names:

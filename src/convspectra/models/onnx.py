@@ -54,12 +54,12 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
     shapes.set_input_shape(proto.graph, input_shape)
     store = tensors.Store(path)
     proto = shapes.infer(proto, path)
-    reader = _Reader(store)
-    reader.graph(proto.graph, _Scope())
+    reader = Reader(store)
+    reader.graph(proto.graph, Scope())
     if any(layer.reason == UNKNOWN_SIZE for layer in reader.layers):
         folded = shapes.infer(shapes.fold(proto, store), path)
-        reader = _Reader(store)
-        reader.graph(folded.graph, _Scope())
+        reader = Reader(store)
+        reader.graph(folded.graph, Scope())
     return Model(
         name=path.name,
         format="onnx",
@@ -72,10 +72,10 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
 
 
 @dataclass
-class _Scope:
+class Scope:
     """What the nodes of a graph can see: its own values and, in sub-graphs, those around it."""
 
-    outer: _Scope | None = None
+    outer: Scope | None = None
     shapes: dict[str, list[int | None]] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
     producers: dict[str, Any] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class _Scope:
     outputs: set[str] = field(default_factory=set)
 
     def find(self, table: str, name: str) -> Any:
-        scope: _Scope | None = self
+        scope: Scope | None = self
         while scope is not None:
             found = getattr(scope, table).get(name)
             if found is not None:
@@ -92,7 +92,7 @@ class _Scope:
         return None
 
 
-class _Reader:
+class Reader:
     """One pass over a graph and its sub-graphs."""
 
     def __init__(self, store: tensors.Store) -> None:
@@ -102,8 +102,9 @@ class _Reader:
         self.notes: list[str] = []
         self.names = Names()
         self.kernels: dict[str, str] = {}
+        self.sources: dict[str, tuple[Any, str, Scope]] = {}  # by layer: its node, its weight, and where
 
-    def graph(self, graph: Any, scope: _Scope) -> None:
+    def graph(self, graph: Any, scope: Scope) -> None:
         """Collect the layers of one graph."""
         for value in (*graph.input, *graph.value_info, *graph.output):
             if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
@@ -120,16 +121,16 @@ class _Reader:
         for node in graph.node:
             self.node(node, scope)
 
-    def node(self, node: Any, scope: _Scope) -> None:
+    def node(self, node: Any, scope: Scope) -> None:
         """Take one node: a layer, a constant, something with sub-graphs, or something else."""
         if node.op_type in _CONVOLUTIONS and node.domain in ("", "ai.onnx"):
             self.take(node, scope, self.convolution)
         elif node.op_type in ("Gemm", "MatMul") and self.linear_weight(node, scope) is not None:
             self.take(node, scope, self.linear)
         for graph in tensors.subgraphs(node):
-            self.graph(graph, _Scope(outer=scope))
+            self.graph(graph, Scope(outer=scope))
 
-    def take(self, node: Any, scope: _Scope, read_layer: Any) -> None:
+    def take(self, node: Any, scope: Scope, read_layer: Any) -> None:
         layer = read_layer(node, scope)
         if layer is None:
             label = node.name or (node.output[0] if node.output else node.op_type)
@@ -138,14 +139,15 @@ class _Reader:
         self.layers.append(layer)
         self.taken[node.op_type] += 1
 
-    def named(self, node: Any, weight: str) -> str:
+    def named(self, node: Any, weight: str, scope: Scope) -> str:
         name = self.names.unique(layer_name(weight, fallback=node.name or node.op_type))
         if weight in self.kernels:
             self.notes.append(f"{name!r} uses the same weights as {self.kernels[weight]!r}")
         self.kernels.setdefault(weight, name)
+        self.sources[name] = (node, weight, scope)
         return name
 
-    def constant(self, name: str, scope: _Scope) -> np.ndarray[Any, Any] | None:
+    def constant(self, name: str, scope: Scope) -> np.ndarray[Any, Any] | None:
         """The value of a tensor that does not depend on the input."""
         tensor = scope.find("constants", name)
         if tensor is not None:
@@ -162,7 +164,7 @@ class _Reader:
             return None
         return tensors.evaluate(node, inputs)
 
-    def linear_weight(self, node: Any, scope: _Scope) -> str | None:
+    def linear_weight(self, node: Any, scope: Scope) -> str | None:
         """The name of the constant matrix of a MatMul or Gemm."""
         for name in reversed(node.input[:2]):
             value = self.constant(name, scope)
@@ -170,20 +172,17 @@ class _Reader:
                 return str(name)
         return None
 
-    def linear(self, node: Any, scope: _Scope) -> ConvLayer | None:
+    def linear(self, node: Any, scope: Scope) -> ConvLayer | None:
         """A linear layer as a 1x1 convolution on one point."""
         name = self.linear_weight(node, scope)
         matrix = None if name is None else self.constant(name, scope)
         if name is None or matrix is None:
             return None
-        attributes = tensors.attributes(node)
-        if node.op_type == "Gemm":
-            out_in = matrix if attributes.get("transB", 0) else matrix.T
-            out_in = out_in * np.asarray(attributes.get("alpha", 1.0), dtype=out_in.dtype)
-        else:
-            out_in = matrix.T if name == node.input[1] else matrix
+        out_in, alpha = out_in_of(node, name, matrix)
+        if alpha != 1:
+            out_in = out_in * np.asarray(alpha, dtype=out_in.dtype)
         return ConvLayer(
-            name=self.named(node, name),
+            name=self.named(node, name, scope),
             kind="linear",
             kernel=np.ascontiguousarray(out_in)[..., None],
             layout="OIW",
@@ -191,7 +190,7 @@ class _Reader:
             source="graph",
         )
 
-    def convolution(self, node: Any, scope: _Scope) -> ConvLayer | None:
+    def convolution(self, node: Any, scope: Scope) -> ConvLayer | None:
         """A Conv or ConvTranspose."""
         kernel = self.constant(node.input[1], scope)
         if kernel is None:
@@ -203,7 +202,7 @@ class _Reader:
                 f"{node.op_type} {node.name!r} has a kernel of shape {kernel.shape}; "
                 "kernels with 1 to 3 spatial axes are read"
             )
-        name = self.named(node, node.input[1])
+        name = self.named(node, node.input[1], scope)
         layout = ("IO" if transposed else "OI") + "DHW"[-axes:]
         geometry, reason = None, ""
         try:
@@ -221,7 +220,7 @@ class _Reader:
             reason=reason,
         )
 
-    def geometry(self, node: Any, scope: _Scope, taps: tuple[int, ...], name: str) -> ConvGeometry:
+    def geometry(self, node: Any, scope: Scope, taps: tuple[int, ...], name: str) -> ConvGeometry:
         """The geometry that a node states.
 
         Raises:
@@ -255,7 +254,7 @@ class _Reader:
         return ConvGeometry(size, padding=padding, **options)
 
     def merged_pad(
-        self, pad: Any, scope: _Scope, axes: int, own: tuple[tuple[int, int], ...]
+        self, pad: Any, scope: Scope, axes: int, own: tuple[tuple[int, int], ...]
     ) -> tuple[tuple[tuple[int, int], ...], PaddingMode] | None:
         """The padding of a Pad node and the convolution behind it, where the two are one padding."""
         found = tensors.attributes(pad)
@@ -278,7 +277,7 @@ class _Reader:
         spatial = sides[:, 2:].T + np.asarray(own)
         return tuple((int(before), int(after)) for before, after in spatial), mode
 
-    def batch_norm_scale(self, node: Any, scope: _Scope) -> np.ndarray[Any, Any] | None:
+    def batch_norm_scale(self, node: Any, scope: Scope) -> np.ndarray[Any, Any] | None:
         """`gamma / sqrt(var + eps)` of the only consumer, if that is a batch norm at inference."""
         for _ in range(8):
             name = node.output[0]
@@ -298,6 +297,14 @@ class _Reader:
             return None
         epsilon = found.get("epsilon", 1e-5)
         return np.asarray(gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon))
+
+
+def out_in_of(node: Any, weight: str, matrix: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], float]:
+    """The matrix of a Gemm or MatMul as (out, in), and the factor that comes before it."""
+    if node.op_type == "Gemm":
+        found = tensors.attributes(node)
+        return matrix if found.get("transB", 0) else matrix.T, float(found.get("alpha", 1.0))
+    return matrix.T if weight == node.input[1] else matrix, 1.0
 
 
 def _pairs(pads: list[int] | None, axes: int) -> tuple[tuple[int, int], ...]:

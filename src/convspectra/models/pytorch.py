@@ -54,10 +54,10 @@ def state_dict(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 
     Raises: as `read`.
     """
-    found = _tensors_in(_load(path))
+    found = tensors_in(load(path))
     if not found:
         raise ModelError(f"{path} holds no state dict: no tensors by name were found in it")
-    return {name: _array(tensor) for name, tensor in found.items()}
+    return {name: as_array(tensor) for name, tensor in found.items()}
 
 
 def require_torch() -> Any:
@@ -73,18 +73,22 @@ def require_torch() -> Any:
     return torch
 
 
-def load_without_code(file: Path | BinaryIO) -> Any:
+def load_without_code(file: Path | BinaryIO, map_location: Any = "cpu") -> Any:
     """What `torch.save` wrote, on the CPU, refusing everything but tensors and plain containers."""
     torch = require_torch()
     with warnings.catch_warnings():
         # That the protocol is unusual is no news for the user: the file is read or refused.
         warnings.simplefilter("ignore")
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location=map_location, weights_only=True)
 
 
-def _load(path: Path) -> Any:
+def load(path: Path, map_location: Any = "cpu") -> Any:
+    """What a checkpoint holds.
+
+    Raises: as `read`.
+    """
     try:
-        return load_without_code(path)
+        return load_without_code(path, map_location)
     except pickle.UnpicklingError as error:
         code = _code_in(path, str(error))
         if code:
@@ -121,7 +125,7 @@ def _code_in(path: Path, message: str) -> str:
     return ""
 
 
-def _tensors_in(loaded: Any) -> dict[str, Any]:
+def tensors_in(loaded: Any) -> dict[str, Any]:
     """The named tensors of a checkpoint: its own, or those of the first entry that holds some."""
     torch = require_torch()
     if not isinstance(loaded, Mapping):
@@ -131,13 +135,13 @@ def _tensors_in(loaded: Any) -> dict[str, Any]:
         return own
     for name in (*_INSIDE, *loaded):
         if "optim" not in str(name) and isinstance(loaded.get(name), Mapping):
-            found = _tensors_in(loaded[name])
+            found = tensors_in(loaded[name])
             if found:
                 return found
     return {}
 
 
-def _array(tensor: Any) -> np.ndarray[Any, Any]:
+def as_array(tensor: Any) -> np.ndarray[Any, Any]:
     torch = require_torch()
     tensor = tensor.detach()
     if tensor.is_sparse or tensor.is_quantized:

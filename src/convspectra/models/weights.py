@@ -11,6 +11,7 @@ import numpy as np
 from ..geometry import ConvGeometry
 from .names import Names
 from .records import ConvLayer
+from .writers import NotWritableError
 
 NumpyArray = np.ndarray[Any, Any]
 
@@ -168,3 +169,21 @@ def _kind_of(name: str, array: NumpyArray) -> str:
     if "emb" in layer.lower():
         return "embedding"
     return "scale" if last == "weight" and array.ndim == 1 else "other tensor"
+
+
+def kernel_tensor(layer: str, tensors: Mapping[str, Any]) -> str:
+    """The tensor that is the kernel of a layer, by the layer's name; wrappers' prefixes do not count.
+
+    A traced layer that runs at several sizes has the size behind an `@` in its name.
+
+    Raises:
+        NotWritableError: there is none.
+    """
+    plain = {without_wrappers(name): name for name in tensors}
+    for base in (layer, layer.partition("@")[0]):
+        for name in (f"{base}.weight", base):
+            if name in plain:
+                return plain[name]
+    parts = [name for name in plain if name.startswith(f"{layer}.") and not name.endswith(".bias")]
+    made_of = f" from {' and '.join(map(repr, sorted(parts)))}" if 0 < len(parts) <= 4 else ""
+    raise NotWritableError(f"the file holds no tensor '{layer}.weight': the kernel is computed{made_of}")

@@ -14,11 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .._compat import Array, is_concrete, is_tracked, like, to_numpy
+from .._compat import Array, is_concrete, like, to_numpy, with_vjp
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..errors import InputError
@@ -28,7 +29,8 @@ from ..spectral_map import solving
 from ..symbol import frequency_grid, symbol_blocks
 from .augmented_lagrangian import augmented_lagrangian
 from .dykstra import accelerated_dual, alternate, dykstra
-from .promise import Guarantee, check_limit, promise
+from .implicit import derivative
+from .promise import Guarantee, Promise, check_limit, promise
 from .search import Search
 
 Method = Literal["augmented_lagrangian", "accelerated_dual", "dykstra", "alternate"]
@@ -63,7 +65,9 @@ def project(
     nearest one.
 
     Arguments:
-        kernel, executor, memory, solver: as `singular_values`; no gradient.
+        kernel, executor, memory, solver: as `singular_values`; values that can be looked at.
+            Differentiable (see `implicit.py`; not with `"alternate"`): the derivative is that of the
+            nearest kernel itself, which the tolerance decides how near this one comes to.
         geometry: any that has the guarantee.
         max_norm: the radius `c`, positive.
         tolerance: stop when `gap` is at most this times half of the squared distance moved.
@@ -106,31 +110,73 @@ def project(
         raise ValueError(f"max_iterations must be at least 1; got {max_iterations}")
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
-    if not is_concrete(kernel) or is_tracked(kernel):
-        raise InputError("project gives no gradient: detach the kernel and call it outside jax.jit")
     held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
     given, grid = held.kernel, frequency_grid(held.torus)
     shape = (len(grid.index), *symbol_blocks(given, held.torus, grid, 0, 1).shape[1:])
     if dual is not None and tuple(dual.shape) != shape:
         raise ValueError(f"dual must come from a call with the same geometry; got shape {dual.shape}")
+    found: list[_Found] = []
+
+    def forward(concrete: Array) -> tuple[Array, Array]:
+        if not is_concrete(concrete):
+            raise InputError("project looks at values to know when to stop: call it outside jax.jit")
+        one = _find(concrete, held, limit, method, dual, tolerance, max_iterations)
+        found.append(one)
+        return one.kernel, concrete
+
+    def backward(_: Array, cotangent: Array) -> Array:
+        one = found[-1]
+        if one.search is None:
+            return cotangent  # inside the ball
+        if one.state is None:
+            raise InputError(f"method={method!r} gives no gradient; use another one")
+        kernel, moved = one.search.kernel, to_numpy(cotangent).astype(np.float64)
+        return like(derivative(one.search, kernel, one.state, moved), cotangent, cotangent.dtype)
+
+    nearest = with_vjp(forward, backward, given)
+    one = found[-1]
+    return held.projection(
+        nearest,
+        norm_before=one.norm_before,
+        norm=one.norm,
+        iterations=0 if one.search is None else one.search.sweeps,
+        gap=one.gap,
+        dual=None if one.state is None else like(one.state, one.kernel),
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The nearest kernel and how it was found; no search for a kernel inside the ball."""
+
+    kernel: Array
+    norm_before: Array
+    norm: Array
+    gap: float = 0.0
+    search: Search | None = None
+    state: np.ndarray[Any, Any] | None = None
+
+
+def _find(
+    given: Array,
+    held: Promise,
+    limit: float,
+    method: Method,
+    dual: Array | None,
+    tolerance: float,
+    max_iterations: int,
+) -> _Found:
     norm_before = held.norm(given)
     if float(norm_before) <= limit:
-        return held.projection(given, norm_before=norm_before, norm=norm_before, gap=0.0)
+        return _Found(given, norm_before, norm_before)
     # In units of the torus's limit, so that tiny and huge kernels stay in range.
     unit = limit / held.factor
     start = to_numpy(given).astype(np.float64) / unit
-    search = Search(start, held.torus, grid, held.solve, tolerance, max_iterations)
+    search = Search(start, held.torus, held.solve, tolerance, max_iterations)
     state = _METHODS[method](search, None if dual is None else to_numpy(dual))
     best = search.kernel
     inside, norm = held.inside(like(best * unit, given, given.dtype), limit)
     # What rounding to the kernel's precision and the last division added to the distance.
     drift = float(np.linalg.norm(to_numpy(inside).astype(np.float64) / unit - best))
     gap = max(search.upper - search.lower, 0.0) + drift * math.sqrt(2 * search.upper) + drift**2 / 2
-    return held.projection(
-        inside,
-        norm_before=norm_before,
-        norm=norm,
-        iterations=search.sweeps,
-        gap=gap * unit**2,
-        dual=None if state is None else like(state, given),
-    )
+    return _Found(inside, norm_before, norm, gap * unit**2, search, state)

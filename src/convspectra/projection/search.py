@@ -11,7 +11,7 @@ from .._solvers import choice, pool, threshold
 from ..geometry import Correlation
 from ..spectral_map import Solve
 from ..spectrum import top_block
-from ..symbol import FrequencyGrid, symbol_adjoint, symbol_blocks, tap_copies
+from ..symbol import frequency_grid, symbol_adjoint, symbol_blocks, tap_copies
 
 NumpyArray = np.ndarray[Any, Any]
 
@@ -32,11 +32,11 @@ class Search:
         self,
         given: NumpyArray,
         correlation: Correlation,
-        grid: FrequencyGrid,
         solve: Solve,
         tolerance: float,
         most_sweeps: int,
     ) -> None:
+        grid = frequency_grid(correlation)
         self.given, self._correlation, self._grid, self._solve = given, correlation, grid, solve
         self.weights = grid.multiplicity.astype(np.float64)[:, None, None, None]
         self.curvature = float(math.prod(grid.shape) * tap_copies(correlation).max())

@@ -19,16 +19,18 @@ def as_dict(report: Report) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "version": report.version,
-        "model": report.model,
-        "path": report.path,
-        "sha256": report.sha256,
-        "format": report.format,
+        **model_dict(report),
         "dtype": report.dtype,
         "fold_batch_norm": report.fold_batch_norm,
         "layers": [layer_dict(layer) for layer in report.layers],
         "other": dict(report.other),
         "notes": list(report.notes),
     }
+
+
+def model_dict(report: Report) -> dict[str, Any]:
+    """Which file the report is about."""
+    return {name: getattr(report, name) for name in ("model", "path", "sha256", "format")}
 
 
 def layer_dict(layer: LayerReport) -> dict[str, Any]:

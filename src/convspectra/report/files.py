@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO
 
 from ..analysis import Report
+from ..atomic import atomic as atomic
+from ..comparison import Comparison
 from ..errors import InputError
 
 # Format -> module of this package with `write(report, file)`, and the library that it needs.
@@ -55,6 +55,55 @@ def check_targets(files: Targets, folders: Targets) -> None:
             raise InputError(f"--{name} {path} cannot be written: {nearest} is no folder one can write to")
 
 
+def write_comparison(comparison: Comparison, files: Targets, folders: Targets) -> Iterator[Path]:
+    """Write every target of a comparison that is given; yields each path when it is complete.
+
+    Raises:
+        InputError: the disk refuses.
+    """
+    for name, path in files.items():
+        if path is not None:
+            write: Callable[[Comparison, BinaryIO], None] = import_module(
+                f".compare_{name}", __package__
+            ).write
+            with atomic(path) as file:
+                write(comparison, file)
+            yield path
+    for name, path in folders.items():
+        if path is not None:
+            from .compare_pictures import write_pictures
+
+            path.mkdir(parents=True, exist_ok=True)
+            yield from write_pictures(comparison, path, name)
+
+
+def check_output(output: Path, model: Path, overwrite: bool, others: Iterable[Path | None] = ()) -> Path:
+    """Find out before the work whether a changed model can be written.
+
+    Arguments:
+        others: what else will be written, which must be something else.
+
+    Returns:
+        Where to write: the file itself where `output` is a symbolic link to one.
+
+    Raises:
+        InputError: it cannot be; or it exists, or is the model itself, and nobody said to replace it.
+    """
+    if output.is_dir():
+        raise InputError(f"--output {output} is a folder; give a file name")
+    if any(other is not None and other.resolve() == output.resolve() for other in others):
+        raise InputError(f"--output {output} is also where a report goes; give two names")
+    if output.exists() and not overwrite:
+        what = "is the model itself" if model.exists() and output.samefile(model) else "exists"
+        raise InputError(f"--output {output} {what}; give another name, or --overwrite to replace it")
+    target = output.resolve()
+    if not target.parent.is_dir():
+        raise InputError(f"--output {output} cannot be written: the folder {target.parent} does not exist")
+    if not os.access(target.parent, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
+        raise InputError(f"--output {output} cannot be written: permission denied")
+    return target
+
+
 def require(library: str | None) -> None:
     """Raise the InputError of an optional library that is not installed."""
     if library is None:
@@ -86,29 +135,3 @@ def write_all(report: Report, files: Targets, folders: Targets) -> Iterator[Path
 
             path.mkdir(parents=True, exist_ok=True)
             yield from write_pictures(report, path, name)
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears under `path` when the block ends well, and leaves nothing when it does not.
-
-    Raises:
-        InputError: the disk refuses.
-    """
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from None
-    partial = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-        # mkstemp makes private files; a report is as readable as any other file of the user.
-        mask = os.umask(0)
-        os.umask(mask)
-        partial.chmod(0o666 & ~mask)
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 import json
+from collections.abc import Iterable
 from importlib import resources
 from typing import Any, BinaryIO
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from ..analysis import LayerReport, Report, TorusSummary
 from .data import layer_dict
-from .figures import colour, curves, frequency_maps, norms, positions
+from .figures import Curve, FrequencyMap, colour, curves, frequency_maps, norms, positions
 from .numbers import at_most, interval, number, one_or_all, sizes
 from .text import summary
 
@@ -25,18 +26,44 @@ def write(report: Report, file: BinaryIO) -> None:
 
 def render(report: Report) -> str:
     """The page as text."""
+    return filled_page(
+        page_data(report),
+        title=f"Singular values of {report.model}",
+        summary=summary(report),
+        notes=report.notes,
+        models=(("Model", report),),
+    )
+
+
+def filled_page(
+    data: dict[str, Any],
+    *,
+    title: str,
+    summary: str,
+    notes: Iterable[str],
+    models: Iterable[tuple[str, Report]],
+    **captions: str,
+) -> str:
+    """The page with its data in it.
+
+    Arguments:
+        data: what the script draws, as `page_data` has it.
+        models: the reports that it is about, with a heading for each.
+        captions: HTML that is added to the captions `curves`, `own_norm` and `norms`.
+    """
     page = resources.files(__package__) / "page"
     parts = {name: (page / name).read_text(encoding="utf-8") for name in ("page.html", "page.css")}
     scripts = [(page / name).read_text(encoding="utf-8") for name in ("echarts.min.js", "page.js")]
     filled = {
-        "title": html.escape(f"Singular values of {report.model}"),
-        "summary": html.escape(summary(report)),
-        "facts": _facts(report),
-        "notes": "".join(f"<li>{html.escape(note)}</li>" for note in report.notes),
+        "title": html.escape(title),
+        "summary": html.escape(summary),
+        "models": "".join(f'<h2>{word}</h2><dl class="facts">{_facts(one)}</dl>' for word, one in models),
+        "notes": "".join(f"<li>{html.escape(note)}</li>" for note in notes),
+        **{name: captions.get(name, "") for name in ("curves", "own_norm", "norms")},
         "css": parts["page.css"],
         "hashes": " ".join(f"'sha256-{_digest(script)}'" for script in scripts),
         "echarts": scripts[0],
-        "data": _embedded(page_data(report)),
+        "data": _embedded(data),
         "script": scripts[1],
     }
     text = parts["page.html"]
@@ -56,7 +83,7 @@ def page_data(report: Report) -> dict[str, Any]:
                 "name": layer.name,
                 "light": colour(place),
                 "dark": colour(place, dark=True),
-                "norms": [_short(value) for value in norms(layer)],
+                "norms": [short(value) for value in norms(layer)],
                 "exact": layer.zero_padding is not None and layer.zero_padding.exact,
                 "cells": _cells(layer),
                 "status": layer.status,
@@ -66,24 +93,28 @@ def page_data(report: Report) -> dict[str, Any]:
             for layer, place in zip(report.layers, places, strict=True)
         ],
         "columns": [{"title": title, "numeric": numeric} for title, numeric in _COLUMNS],
-        "curves": [
-            {
-                "layer": curve.layer,
-                "ranks": curve.ranks,
-                "values": [_short(value) for value in curve.values],
-                "count": curve.count,
-                "norm": _short(curve.norm),
-            }
-            for curve in curves(report)
-        ],
-        "maps": [
-            {
-                "layer": one.layer,
-                "pooled": one.pooled,
-                "values": [[_short(value) for value in row] for row in one.values.tolist()],
-            }
-            for one in frequency_maps(report)
-        ],
+        "curves": [curve_data(curve) for curve in curves(report)],
+        "maps": [map_data(one) for one in frequency_maps(report)],
+    }
+
+
+def curve_data(curve: Curve) -> dict[str, Any]:
+    """A curve as the page's script takes it."""
+    return {
+        "layer": curve.layer,
+        "ranks": curve.ranks,
+        "values": [short(value) for value in curve.values],
+        "count": curve.count,
+        "norm": short(curve.norm),
+    }
+
+
+def map_data(one: FrequencyMap) -> dict[str, Any]:
+    """A frequency map as the page's script takes it."""
+    return {
+        "layer": one.layer,
+        "pooled": one.pooled,
+        "values": [[short(value) for value in row] for row in one.values.tolist()],
     }
 
 
@@ -158,7 +189,8 @@ def _facts(report: Report) -> str:
     return "".join(rows)
 
 
-def _short(value: float | None) -> float | None:
+def short(value: float | None) -> float | None:
+    """Five digits, as much as a page shows."""
     return None if value is None else float(f"{value:.5g}")
 
 

@@ -22,6 +22,14 @@ def number(value: float | None, rounding: str = ROUND_HALF_EVEN) -> str:
     return f"{rounded:.{DIGITS}g}"
 
 
+def percent(part: float | None, rounding: str = ROUND_HALF_EVEN) -> str:
+    """A part of 1 as a percentage to two significant digits; `-` for None."""
+    if part is None or not math.isfinite(part):
+        return number(part)
+    rounded = float(Context(prec=2, rounding=rounding).create_decimal(100 * part))
+    return f"{rounded:g} %"
+
+
 def lower(value: float | None) -> str:
     """A lower bound, rounded down."""
     return number(value, ROUND_FLOOR)

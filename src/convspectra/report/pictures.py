@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,16 @@ def write_pictures(report: Report, folder: Path, suffix: str) -> Iterator[Path]:
     Arguments:
         suffix: `png` (300 dots an inch) or `svg`.
     """
+    yield from write_figures({name: partial(draw, report) for name, draw in _FIGURES.items()}, folder, suffix)
+
+
+def write_figures(figures: Mapping[str, Callable[[], Any]], folder: Path, suffix: str) -> Iterator[Path]:
+    """Write what each function draws under its name; yields each path when written."""
     import matplotlib as mpl
 
     with mpl.rc_context(_STYLE):
-        for name, draw in _FIGURES.items():
-            figure = draw(report)
+        for name, draw in figures.items():
+            figure = draw()
             path = folder / f"{name}.{suffix}"
             metadata = {"Date": None} if suffix == "svg" else {"Software": None}
             with atomic(path) as file:
@@ -43,19 +49,20 @@ def write_pictures(report: Report, folder: Path, suffix: str) -> Iterator[Path]:
             yield path
 
 
-def _canvas(width: float = 3.5, height: float = 2.6) -> tuple[Any, Any]:
+def canvas(width: float = 3.5, height: float = 2.6, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    """A figure, sizes in inches, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots()
+    return figure, figure.subplots(rows, columns)
 
 
 def _curves(report: Report, points: Points, x_label: str, y_label: str) -> Any:
     from matplotlib.ticker import EngFormatter
 
-    figure, axes = _canvas()
+    figure, axes = canvas()
     places = positions(report)
     for curve in curves(report):
         x, y = points(curve)
@@ -97,7 +104,7 @@ def _normalised(curve: Curve) -> tuple[list[float], list[float]]:
 
 def _norms(report: Report) -> Any:
     shown = [i for i, layer in enumerate(report.layers) if any(v is not None for v in norms(layer))]
-    figure, axes = _canvas(width=max(3.5, 0.16 * len(shown) + 1), height=3.4)
+    figure, axes = canvas(width=max(3.5, 0.16 * len(shown) + 1), height=3.4)
     places = positions(report)
     for x, index in enumerate(shown):
         torus, lower, upper, anywhere = norms(report.layers[index])
@@ -109,13 +116,18 @@ def _norms(report: Report) -> Any:
         if anywhere is not None and math.isfinite(anywhere):
             axes.hlines(anywhere, x - 0.38, x + 0.38, color="black", linewidth=0.8, linestyle=(0, (2, 1)))
     names = [report.layers[index].name for index in shown]
-    labels = [name if len(name) <= 24 else f"…{name[-23:]}" for name in names]
-    axes.set_xticks(range(len(shown)), labels, rotation=90, fontsize=5, parse_math=False)
+    name_ticks(axes, names)
     axes.set_ylabel("norm")
     axes.set_title("bar: wrapped; whisker: zero padding; dashed: any size", fontsize=7, loc="left")
-    axes.set_xlim(-0.6, max(len(shown) - 0.4, 0.6))
-    axes.grid(visible=False, axis="x")
     return figure
+
+
+def name_ticks(axes: Any, names: Sequence[str]) -> None:
+    """The layers' names along the x axis."""
+    labels = [name if len(name) <= 24 else f"…{name[-23:]}" for name in names]
+    axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=5, parse_math=False)
+    axes.set_xlim(-0.6, max(len(names) - 0.4, 0.6))
+    axes.grid(visible=False, axis="x")
 
 
 _FIGURES: dict[str, Callable[[Report], Any]] = {

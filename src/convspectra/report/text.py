@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -22,10 +23,10 @@ _LONGEST_NAME = 44
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its title, what it shows of a layer, and how soon it gives way (large: soon)."""
+    """One column: its title, what it shows of a row's record, and how soon it gives way (large: soon)."""
 
     title: str
-    cell: Callable[[LayerReport], str]
+    cell: Callable[[Any], str]
     gives_way: int
     right: bool = True
 
@@ -116,11 +117,18 @@ def progress_bar(console: Console) -> Iterator[Callable[[float, str], None]]:
 
 def _table(report: Report, width: int) -> Table:
     names = [layer.name + ("*" if layer.assumed else "") for layer in report.layers]
-    with_status = any(MARK[layer.status] for layer in report.layers)
     columns = list(COLUMNS)
-    if with_status:
+    if any(MARK[layer.status] for layer in report.layers):
         columns.append(Column("status", lambda layer: MARK[layer.status], 0, right=False))
-    cells = [[column.cell(layer) for layer in report.layers] for column in columns]
+    bad = [layer.status == "failed" for layer in report.layers]
+    return layer_table(names, report.layers, columns, bad, width)
+
+
+def layer_table(
+    names: Sequence[str], layers: Sequence[Any], columns: Sequence[Column], bad: Sequence[bool], width: int
+) -> Table:
+    """A table with a row for each layer, the `bad` ones in red, of as many columns as there is room for."""
+    cells = [[column.cell(layer) for layer in layers] for column in columns]
     widths = [max(len(column.title), *map(len, texts)) for column, texts in zip(columns, cells, strict=True)]
     shown = [index for index in range(len(columns)) if any(cells[index])]
     wanted = min(max(map(len, names)), _LONGEST_NAME)
@@ -137,9 +145,9 @@ def _table(report: Report, width: int) -> Table:
     for index in shown:
         column = columns[index]
         table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True)
-    for row, layer in enumerate(report.layers):
-        texts = [Text(_shortened(names[row], room)), *(Text(cells[i][row]) for i in shown)]
-        table.add_row(*texts, style="red" if layer.status == "failed" else None)
+    for row, name in enumerate(names):
+        texts = [Text(_shortened(name, room)), *(Text(cells[i][row]) for i in shown)]
+        table.add_row(*texts, style="red" if bad[row] else None)
     return table
 
 
@@ -157,17 +165,26 @@ def _footnotes(report: Report) -> Iterator[str]:
         )
     if any(_options(layer) for layer in report.layers):
         yield "options: s stride, d dilation, g groups."
-    assumed = {field: None for layer in report.layers for field in layer.assumed}
+    yield from assumptions(report.layers)
+
+
+def assumptions(layers: Iterable[Any]) -> Iterator[str]:
+    """The footnote of the layers whose geometry the file does not state."""
+    assumed = {field: None for layer in layers for field in layer.assumed}
     if assumed:
         yield f"* assumed, as the file does not state it: {', '.join(assumed)}."
 
 
 def _reasons(report: Report) -> Iterator[str]:
-    """Each reason once, with the layers that it concerns."""
+    left = (layer for layer in report.layers if layer.status != "ok")
+    yield from with_names((f"{layer.status}: {layer.reason}", layer.name) for layer in left)
+
+
+def with_names(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Each reason once, with the names of the layers that it concerns."""
     concerned: dict[str, list[str]] = {}
-    for layer in report.layers:
-        if layer.status != "ok":
-            concerned.setdefault(f"{layer.status}: {layer.reason}", []).append(layer.name)
+    for reason, name in pairs:
+        concerned.setdefault(reason, []).append(name)
     for reason, names in concerned.items():
         listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         yield f"{listed}: {reason}"

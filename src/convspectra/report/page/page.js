@@ -21,7 +21,7 @@
     figure7: { x: "rank / number of singular values", y: "ratio to the largest", log: { x: false, y: false }, point: (c, i) => [c.ranks[i] / c.count, c.values[i] / c.norm] },
   };
   for (const figure of Object.values(figures)) {
-    figure.curves = data.curves.filter((c) => c.norm > 0).map((c) => ({ layer: c.layer, points: c.ranks.map((_, i) => figure.point(c, i)) }));
+    figure.curves = data.curves.filter((c) => c.norm > 0).map((c) => ({ layer: c.layer, when: c.when, points: c.ranks.map((_, i) => figure.point(c, i)) }));
   }
 
   const axis = (name, log, floor, room) => ({
@@ -56,9 +56,9 @@
         const faded = isolated !== null && isolated !== c.layer;
         const strong = c.layer === isolated || c.layer === hovered;
         return {
-          id: String(c.layer), type: "line", showSymbol: false, silent: true, z: strong ? 5 : 2,
+          id: `${c.layer} ${c.when ?? ""}`, type: "line", showSymbol: false, silent: true, z: strong ? 5 : 2,
           data: figure.log.y || figure.log.x ? c.points.filter((p) => p[1] >= lowest || !figure.log.y) : c.points,
-          lineStyle: { color: colour(c.layer), width: strong ? 3 : 1.4, opacity: faded ? 0.07 : hovered !== null && !strong ? 0.35 : 0.95 },
+          lineStyle: { color: colour(c.layer), type: c.when === "before" ? "dashed" : "solid", width: strong ? 3 : 1.4, opacity: faded ? 0.07 : hovered !== null && !strong ? 0.35 : 0.95 },
         };
       }),
     }, { replaceMerge: ["series"] });
@@ -78,7 +78,7 @@
           const share = px === previous[0] ? 0 : (x - previous[0]) / (px - previous[0]);
           const at = px - previous[0] < 2 ? Math.min(Math.max(y, Math.min(py, previous[1])), Math.max(py, previous[1])) : previous[1] + share * (py - previous[1]);
           const distance = Math.abs(at - y);
-          if (distance < closest) { closest = distance; best = { layer: c.layer, point: share < 0.5 ? previous[2] : p }; }
+          if (distance < closest) { closest = distance; best = { layer: c.layer, when: c.when, point: share < 0.5 ? previous[2] : p }; }
         }
         previous = [px, py, p];
       }
@@ -88,10 +88,10 @@
 
   // ---- norms with bounds ------------------------------------------------------------------
   const norms = { log: { y: false } };
-  const withNorms = layers.map((_, i) => i).filter((i) => layers[i].norms.some((v) => v !== null));
+  const withNorms = layers.map((_, i) => i).filter((i) => layers[i].norms.some((v) => v !== null) || layers[i].before > 0);
 
   function drawNorms() {
-    const values = withNorms.flatMap((i) => layers[i].norms.filter((v) => v > 0));
+    const values = withNorms.flatMap((i) => [...layers[i].norms, layers[i].before].filter((v) => v > 0));
     const least = values.length ? Math.pow(10, Math.floor(Math.log10(Math.min(...values)))) : 0.1;
     const bottom = norms.log.y ? least : 0;
     charts.norms.setOption({
@@ -106,19 +106,23 @@
       },
       yAxis: axis("norm", norms.log.y, least, 42),
       series: [{
-        type: "custom", silent: true, data: withNorms.map((_, i) => [i, ...layers[withNorms[i]].norms.map((v) => v ?? NaN)]),
-        encode: { x: 0, y: [1, 2, 3, 4] },
+        type: "custom", silent: true, data: withNorms.map((_, i) => [i, ...layers[withNorms[i]].norms.map((v) => v ?? NaN), layers[withNorms[i]].before ?? NaN]),
+        encode: { x: 0, y: [1, 2, 3, 4, 5] },
         renderItem: (_, api) => {
           const place = api.value(0), layer = withNorms[place];
           const width = Math.max(2, Math.min(26, api.size([1, 0])[0] * 0.62));
           const at = (v) => api.coord([place, Math.max(v, bottom)]);
-          const [torus, lower, upper, any] = [1, 2, 3, 4].map((k) => api.value(k));
+          const [torus, lower, upper, any, before] = [1, 2, 3, 4, 5].map((k) => api.value(k));
           const x = at(bottom)[0], ink = css("--ink");
           const faded = isolated !== null && isolated !== layer ? 0.15 : 1;
           const parts = [];
           if (torus > 0) {
             const top = at(torus)[1];
             parts.push({ type: "rect", shape: { x: x - width / 2, y: top, width, height: Math.max(0, at(bottom)[1] - top) }, style: { fill: colour(layer), opacity: 0.75 * faded } });
+          }
+          if (before > 0) {
+            const top = at(before)[1];
+            parts.push({ type: "rect", shape: { x: x - width / 2, y: top, width, height: Math.max(0, at(bottom)[1] - top) }, style: { fill: null, stroke: colour(layer), lineWidth: 1, lineDash: [2, 2], opacity: faded } });
           }
           const line = (x1, y1, x2, y2, dash) => parts.push({ type: "line", shape: { x1, y1, x2, y2 }, style: { stroke: ink, lineWidth: dash ? 1.3 : 1.8, lineDash: dash ? [3, 2] : null, opacity: faded } });
           if (upper > 0) {
@@ -136,14 +140,17 @@
 
   // ---- frequency map ----------------------------------------------------------------------
   const select = element("chosen");
-  for (const map of data.maps) select.append(new Option(layers[map.layer].name, String(map.layer)));
+  data.maps.forEach((map, i) => select.append(new Option(layers[map.layer].name + (map.when ? `, ${map.when}` : ""), String(i))));
 
   function drawMap() {
-    const map = data.maps.find((m) => String(m.layer) === select.value);
+    const map = data.maps[Number(select.value || -1)];
     if (!map) { charts.map.clear(); element("pooled").textContent = data.maps.length ? "" : "No layer here has more than one frequency."; return; }
     element("pooled").textContent = map.pooled ? "Each cell shows the largest value of several frequencies." : "";
     const rows = map.values.length, columns = map.values[0].length;
-    const flat = map.values.flat(), low = Math.min(...flat), high = Math.max(...flat);
+    const flat = map.values.flat();
+    // Of two models, a layer's two maps have one scale of colours.
+    const both = data.maps.filter((m) => m.layer === map.layer).flatMap((m) => m.values.flat());
+    const low = Math.min(...both), high = Math.max(...both);
     const soft = { color: css("--soft"), fontSize: 12 };
     const place = (n) => (i) => { const f = (i - Math.floor(n / 2)) / n; return f === 0 ? "0" : String(Number(f.toFixed(2))).replace("-", "−"); };
     const some = (n) => (i) => (i - Math.floor(n / 2)) % Math.max(1, Math.round(n / 8)) === 0;
@@ -253,9 +260,14 @@
     hovered = null;
     element("isolated").textContent = isolated === null ? "" : layers[isolated].name;
     element("restore").hidden = isolated === null;
-    if (isolated !== null && data.maps.some((m) => m.layer === isolated)) select.value = String(isolated);
+    const shown = () => data.maps[Number(select.value || -1)]?.layer;
+    // The last of them: of two models, that of the second.
+    if (isolated !== null && shown() !== isolated) {
+      const found = data.maps.findLastIndex((m) => m.layer === isolated);
+      if (found >= 0) select.value = String(found);
+    }
     draw();
-    if (isolated !== null && String(isolated) !== select.value) element("pooled").textContent = `${layers[isolated].name} has no map: it is the same at every frequency, or has no spectrum.`;
+    if (isolated !== null && shown() !== isolated) element("pooled").textContent = `${layers[isolated].name} has no map: it is the same at every frequency, or has no spectrum.`;
     for (const row of body.children) row.classList.toggle("chosen", Number(row.dataset.layer) === isolated && "layer" in row.dataset);
   }
 
@@ -293,7 +305,8 @@
     const layer = withNorms[place];
     if (layer === undefined) return null;
     const [torus, lower, upper, any] = layers[layer].norms;
-    const lines = [`wrapped: ${text(torus)}`];
+    const before = layers[layer].before;
+    const lines = [before === undefined ? `wrapped: ${text(torus)}` : `wrapped: ${text(before)} before, ${text(torus)} after`];
     if (upper !== null) lines.push(layers[layer].exact ? `zero padding: = ${text(upper)}` : `zero padding: ${text(lower)} to ${text(upper)}`);
     if (any !== null) lines.push(`any size: at most ${text(any)}`);
     return { layer, lines };
@@ -319,7 +332,7 @@
   for (const id of Object.keys(figures)) {
     watch(id, (x, y) => {
       const found = nearest(id, x, y);
-      return found && { layer: found.layer, lines: [`${figures[id].x} ${text(found.point[0])}`, `${figures[id].y} ${text(found.point[1])}`] };
+      return found && { layer: found.layer, lines: [...(found.when ? [found.when] : []), `${figures[id].x} ${text(found.point[0])}`, `${figures[id].y} ${text(found.point[1])}`] };
     }, () => drawCurves(id));
   }
   watch("norms", findNorm, () => {});

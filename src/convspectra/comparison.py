@@ -1,0 +1,113 @@
+"""Two models side by side: their layers matched by name, and how far each kernel moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from .analysis import LayerReport, Progress, Report, analyze
+from .models.records import ConvLayer, Model
+
+Match = Literal["both", "only before", "only after", "other shape"]
+
+
+@dataclass(frozen=True)
+class LayerComparison:
+    """One layer of two models.
+
+    Attributes:
+        match: `other shape` where the kernels of one name have different shapes or layouts.
+        before, after: the reports; None where the layer is in one model only.
+        relative_change: `||K - W|| / ||W||` over the taps; None where that says nothing.
+    """
+
+    name: str
+    match: Match
+    before: LayerReport | None
+    after: LayerReport | None
+    relative_change: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two reports, and their layers in pairs, in the order of `before`, then what only `after` has."""
+
+    before: Report
+    after: Report
+    layers: tuple[LayerComparison, ...]
+
+
+def compare(before: Model, after: Model, *, progress: Progress | None = None, **options: Any) -> Comparison:
+    """Analyse two models and match their layers by name.
+
+    A layer whose geometry one model states and the other only assumes has that of the first in both, if
+    the kernels have one shape: what `clip` writes has no geometry file beside it.
+
+    Arguments:
+        progress: as for `analyze`, over both.
+        options: of `analyze`.
+
+    Raises:
+        GeometryError, InputError: as `analyze`.
+    """
+    before, after = _lent(before, after), _lent(after, before)
+    reports = []
+    for index, model in enumerate((before, after)):
+
+        def halfway(share: float, name: str, index: int = index) -> None:
+            if progress is not None:
+                progress((index + share) / 2, name)
+
+        reports.append(analyze(model, progress=halfway, **options))
+    first, second = _by_name(before, reports[0]), _by_name(after, reports[1])
+    names = [*first, *(name for name in second if name not in first)]
+    pairs = tuple(_pair(name, first.get(name), second.get(name)) for name in names)
+    return Comparison(reports[0], reports[1], pairs)
+
+
+def _by_name(model: Model, report: Report) -> dict[str, tuple[ConvLayer, LayerReport]]:
+    return {layer.name: (layer, found) for layer, found in zip(model.layers, report.layers, strict=True)}
+
+
+def _lent(model: Model, other: Model) -> Model:
+    """The model with the geometry that the other states of the layers whose own is assumed or missing."""
+    known = {layer.name: layer for layer in other.layers if layer.geometry is not None and not layer.assumed}
+    layers = tuple(_with_geometry(layer, known) for layer in model.layers)
+    return replace(model, layers=layers)
+
+
+def _with_geometry(layer: ConvLayer, known: Mapping[str, ConvLayer]) -> ConvLayer:
+    other = known.get(layer.name)
+    complete = layer.geometry is not None and not layer.assumed
+    if other is None or complete or other.kernel.shape != layer.kernel.shape:
+        return layer
+    return replace(
+        layer,
+        kind=other.kind,
+        layout=other.layout,
+        geometry=other.geometry,
+        assumed=(),
+        source=f"{other.source}, of the other model",
+        reason="",
+    )
+
+
+def _pair(
+    name: str, first: tuple[ConvLayer, LayerReport] | None, second: tuple[ConvLayer, LayerReport] | None
+) -> LayerComparison:
+    if first is None or second is None:
+        match: Match = "only after" if first is None else "only before"
+        return LayerComparison(name, match, first and first[1], second and second[1])
+    (given, before), (moved, after) = first, second
+    if given.kernel.shape != moved.kernel.shape or given.layout != moved.layout:
+        return LayerComparison(name, "other shape", before, after)
+    wide = given.kernel.astype(np.float64)
+    length = float(np.linalg.norm(wide))
+    away = float(np.linalg.norm(moved.kernel.astype(np.float64) - wide))
+    change = None
+    if np.isfinite(length) and np.isfinite(away) and (length > 0 or away == 0):
+        change = away / length if away else 0.0
+    return LayerComparison(name, "both", before, after, change)

@@ -1,0 +1,117 @@
+"""PyTorch checkpoints with other values in some tensors: the same structure, the same sharing."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ..errors import ModelError
+from .floats import STORED_TYPES, StoredType
+from .pytorch import as_array, load, require_torch, tensors_in
+from .records import ConvLayer
+from .weights import kernel_tensor
+from .writers import Home, NotWritableError
+
+
+def open_file(path: Path) -> PytorchWriter:
+    """The writer of a checkpoint that `torch.save` wrote.
+
+    Raises:
+        ModelError: no checkpoint, a damaged one, or one that holds code.
+        InputError: PyTorch is not installed.
+    """
+    return PytorchWriter(path)
+
+
+class PytorchWriter:
+    """A loaded checkpoint, whose tensors are changed where they lie."""
+
+    def __init__(self, path: Path) -> None:
+        self.devices: set[str] = set()
+        self.is_zip = zipfile.is_zipfile(path)
+
+        def keep(storage: Any, device: str) -> Any:
+            self.devices.add(device)
+            return storage
+
+        self.loaded = load(path, keep)
+        self.tensors = tensors_in(self.loaded)
+        if not self.tensors:
+            raise ModelError(f"{path} holds no state dict: no tensors by name were found in it")
+        self.everything = list(_tensors(self.loaded))
+
+    def home(self, layer: ConvLayer) -> Home:
+        name = kernel_tensor(layer.name, self.tensors)
+        tensor = self.tensors[name]
+        if tensor.is_sparse or tensor.is_quantized or _stored(tensor) is None:
+            raise NotWritableError(f"tensor {name!r} is stored as {tensor.dtype}, {tensor.layout}")
+        if any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)):
+            raise NotWritableError(f"tensor {name!r} repeats its entries in memory")
+        # Tensors that are one tensor under several names are changed together; they go by the first.
+        same = [other for other, one in self.tensors.items() if _view(one) == _view(tensor)]
+        others = [one for one in self.everything if _overlap(one, tensor)]
+        if any(_view(one) != _view(tensor) for one in others):
+            raise NotWritableError(f"tensor {name!r} shares a part of its memory with another one")
+        tied = ", ".join(repr(one) for one in same if one != name)
+        note = f"{name!r} is the same tensor as {tied}, which changes with it" if tied else ""
+        return Home(same[0], _stored(tensor) or "float32", note=note)
+
+    def values(self, tensor: str) -> np.ndarray[Any, Any]:
+        return as_array(self.tensors[tensor]).astype(np.float64).reshape(-1)
+
+    def write(self, changed: Mapping[str, np.ndarray[Any, Any]], file: BinaryIO, output: Path) -> list[Path]:
+        torch = require_torch()
+        with torch.no_grad():
+            for name, values in changed.items():
+                tensor = self.tensors[name]
+                tensor.copy_(torch.from_numpy(values).reshape(tensor.shape))
+        # A file in the format from before PyTorch 1.6 stays one: what reads it may be as old.
+        torch.save(self.loaded, file, _use_new_zipfile_serialization=self.is_zip)
+        return []
+
+    def notes(self) -> Iterator[str]:
+        away = sorted(self.devices - {"cpu"})
+        if away:
+            yield f"tensors saved from {', '.join(away)} are written as tensors of the CPU"
+
+
+def _stored(tensor: Any) -> StoredType | None:
+    name = str(tensor.dtype).removeprefix("torch.")
+    return next((stored for stored in STORED_TYPES if stored == name), None)
+
+
+def _tensors(loaded: Any) -> Iterator[Any]:
+    """Every tensor in a checkpoint, however deep."""
+    if isinstance(loaded, require_torch().Tensor):
+        yield loaded
+    elif isinstance(loaded, Mapping):
+        for value in loaded.values():
+            yield from _tensors(value)
+    elif isinstance(loaded, (list, tuple, set)):
+        for value in loaded:
+            yield from _tensors(value)
+
+
+def _view(tensor: Any) -> tuple[Any, ...]:
+    """Two tensors with the same are one: memory, place, shape and type."""
+    if tensor.is_sparse:
+        return (id(tensor),)
+    return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+
+def _overlap(first: Any, second: Any) -> bool:
+    if first.is_sparse or second.is_sparse or first.numel() * second.numel() == 0:
+        return False
+    (start, end), (other_start, other_end) = _range(first), _range(second)
+    return start < other_end and other_start < end
+
+
+def _range(tensor: Any) -> tuple[int, int]:
+    """The bytes from the first to behind the last entry."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum((size - 1) * step for size, step in steps)
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()

@@ -1,0 +1,124 @@
+"""Penalties of the largest and of the smallest singular value."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import Executor
+
+from .. import spectral_map
+from .._compat import Array, namespace
+from .._solvers.choice import Solver
+from .._solvers.pool import DEFAULT_MEMORY
+from ..geometry import ConvGeometry
+from ..projection.promise import Guarantee, promise
+from ..spectral_map import ROUNDING, solving
+
+
+def operator_norm(
+    kernel: Array,
+    geometry: ConvGeometry,
+    *,
+    guarantee: Guarantee = "torus",
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Array:
+    """The exact operator norm `max sigma`, with a subgradient from the top singular pair.
+
+        gradient = S* [ u v^H ],    u, v the singular vectors of a block that reaches the norm
+
+    Arguments:
+        kernel, executor, memory, solver: as `singular_values`. Where several values share the norm, the
+            gradient is that of one of them (of their mean, where JAX traces); for the zero operator zero.
+        geometry: any that has the guarantee.
+        guarantee: which operator's norm: exact for `"torus"`, a proven upper bound for `"layer"` and
+            `"any_size"`.
+
+    Raises:
+        GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
+
+    Not guaranteed: a gradient that changes continuously where the largest values cross.
+
+    Reference: Sedghi, Gupta and Long (2019), Theorem 6; Lewis (1995) for the subgradient.
+
+    >>> import numpy as np
+    >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
+    >>> float(operator_norm(twice, ConvGeometry((8, 8))))
+    2.0
+    """
+    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
+    return spectral_map.norm(held.kernel, held.torus, held.solve) * held.factor
+
+
+def squared_norm(
+    kernel: Array,
+    geometry: ConvGeometry,
+    *,
+    guarantee: Guarantee = "torus",
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Array:
+    """The square of the exact operator norm, `max sigma^2`: spectral norm regularisation.
+
+    What Yoshida and Miyato add to the loss, half of it, from power iteration on the reshaped kernel
+    (`reshaped_squared_norm`); here of the operator itself.
+
+    Arguments, errors, gradient: as `operator_norm`.
+
+    Not guaranteed: a gradient that changes continuously where the largest values cross.
+
+    Reference: Yoshida and Miyato (2017).
+
+    >>> import numpy as np
+    >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
+    >>> float(squared_norm(twice, ConvGeometry((8, 8))))
+    4.0
+    """
+    norm = operator_norm(
+        kernel, geometry, guarantee=guarantee, executor=executor, memory=memory, solver=solver
+    )
+    return norm * norm
+
+
+def condition_number(
+    kernel: Array,
+    geometry: ConvGeometry,
+    *,
+    guarantee: Guarantee = "torus",
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Array:
+    """`max sigma / min sigma` over all singular values, infinite for a singular operator.
+
+        gradient = S* [ u v^H ] / min sigma - S* [ u' v'^H ] max sigma / (min sigma)^2
+
+    from the pairs of the largest and the smallest value.
+
+    Arguments:
+        kernel, executor, memory, solver: as `singular_values`. Where several values share an extreme,
+            the gradient is that of one of them. A singular operator has none: it is zero there.
+        geometry: any that has the guarantee.
+        guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+
+    A smallest value of at most 8 epsilons times the largest is taken for the zero that rounding moved: in
+    float32 an operator that is worse conditioned than 1e6 counts as singular.
+
+    Raises:
+        GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
+
+    Not guaranteed: that a step against the gradient helps where several values are the smallest.
+
+    >>> import numpy as np
+    >>> kernel = np.diag([1.0, 4.0]).reshape(2, 2, 1, 1)
+    >>> float(condition_number(kernel, ConvGeometry((8, 8))))
+    4.0
+    """
+    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
+    largest = spectral_map.norm(held.kernel, held.torus, held.solve)
+    smallest = spectral_map.smallest(held.kernel, held.torus, held.solve)
+    xp = namespace(held.kernel)
+    singular = smallest <= ROUNDING * float(xp.finfo(held.kernel.dtype).eps) * largest
+    ratio = largest / xp.where(singular, 1 + 0 * smallest, smallest)
+    return xp.where(singular, math.inf + 0 * largest, ratio)

@@ -1,0 +1,105 @@
+"""The same penalties of the kernel reshaped to a `C_out x (C_in k^D)` matrix: for comparison.
+
+Earlier regularisers put this matrix in the operator's place. Its norm is at most the operator's where the
+kernel fits the input, and can be `sqrt(prod(k))` times smaller. Each function is the one of the same name
+without `reshaped_`, of a layer without spatial extent: the same gradient, the same exceptions. With groups
+each group is a matrix of its own; the layer's input size, boundary and stride play no part.
+
+Reference: Yoshida and Miyato (2017); Sedghi, Gupta and Long (2019), Sections 1 and 4.4.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from typing import TypedDict, Unpack
+
+from .._compat import Array
+from .._solvers.choice import Solver
+from ..geometry import ConvGeometry
+from ..projection.promise import check_limit
+from ..projection.reshaped import as_pointwise
+from ..spectrum import prepare
+from . import extremes, gram, sums
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of every function here, as `singular_values`."""
+
+    executor: Executor | None
+    memory: int
+    solver: Solver
+
+
+def reshaped_norm(kernel: Array, geometry: ConvGeometry, **options: Unpack[Options]) -> Array:
+    """The largest singular value of the reshaped kernel: not the operator's norm.
+
+    Reference: Miyato, Kataoka, Koyama and Yoshida (2018), who divide kernels by it.
+
+    >>> import numpy as np
+    >>> ones = np.ones((1, 1, 3, 3))
+    >>> geometry = ConvGeometry((8, 8), padding=1, padding_mode="circular")
+    >>> float(reshaped_norm(ones, geometry)), float(extremes.operator_norm(ones, geometry))
+    (3.0, 9.0)
+    """
+    return extremes.operator_norm(*_as_layer(kernel, geometry), **options)
+
+
+def reshaped_squared_norm(kernel: Array, geometry: ConvGeometry, **options: Unpack[Options]) -> Array:
+    """The square of the reshaped kernel's largest singular value, exact where theirs is iterated.
+
+    Reference: Yoshida and Miyato (2017), who add half of it.
+    """
+    return extremes.squared_norm(*_as_layer(kernel, geometry), **options)
+
+
+def reshaped_hinge(
+    kernel: Array, geometry: ConvGeometry, max_reshaped_norm: float, **options: Unpack[Options]
+) -> Array:
+    """`sum max(0, sigma - c)^2` over the reshaped kernel's singular values.
+
+    Raises:
+        ValueError: max_reshaped_norm is not positive and finite.
+    """
+    limit = check_limit("max_reshaped_norm", max_reshaped_norm)
+    return sums.hinge(*_as_layer(kernel, geometry), limit, **options)
+
+
+def reshaped_orthogonality(kernel: Array, geometry: ConvGeometry, **options: Unpack[Options]) -> Array:
+    """`sum (sigma^2 - 1)^2` over the reshaped kernel's singular values.
+
+    `|| W W^T - I ||_F^2`, less a constant where the matrix has more rows than columns.
+
+    Reference: Cisse, Bojanowski, Grave, Dauphin and Usunier (2017), who add half of it.
+    """
+    return gram.orthogonality(*_as_layer(kernel, geometry), **options)
+
+
+def reshaped_nuclear_norm(kernel: Array, geometry: ConvGeometry, **options: Unpack[Options]) -> Array:
+    """The sum of the reshaped kernel's singular values."""
+    return sums.nuclear_norm(*_as_layer(kernel, geometry), **options)
+
+
+def reshaped_schatten_norm(
+    kernel: Array, geometry: ConvGeometry, p: float, **options: Unpack[Options]
+) -> Array:
+    """`(sum sigma^p)^(1/p)` over the reshaped kernel's singular values.
+
+    Raises:
+        ValueError: p is below 1.
+    """
+    return sums.schatten_norm(*_as_layer(kernel, geometry), p, **options)
+
+
+def reshaped_log_volume(kernel: Array, geometry: ConvGeometry, **options: Unpack[Options]) -> Array:
+    """`sum log sigma` over the reshaped kernel's singular values."""
+    return sums.log_volume(*_as_layer(kernel, geometry), **options)
+
+
+def reshaped_condition_number(kernel: Array, geometry: ConvGeometry, **options: Unpack[Options]) -> Array:
+    """The reshaped kernel's largest singular value over its smallest."""
+    return extremes.condition_number(*_as_layer(kernel, geometry), **options)
+
+
+def _as_layer(kernel: Array, geometry: ConvGeometry) -> tuple[Array, ConvGeometry]:
+    ready, correlation = prepare(kernel, geometry)
+    return as_pointwise(ready, correlation)[0], ConvGeometry((1,), groups=correlation.groups)

@@ -1,0 +1,237 @@
+"""Penalties that are sums over all singular values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from .. import spectral_map
+from .._compat import Array, is_tracked, like, namespace, with_vjp
+from .._solvers.choice import Solver
+from .._solvers.pool import DEFAULT_MEMORY
+from ..geometry import ConvGeometry
+from ..projection.promise import Guarantee, Promise, check_limit, promise
+from ..spectral_map import rounding_level, solving
+from ..spectrum import spectrum_of, top_block
+from ..symbol import frequency_grid
+from .extremes import operator_norm
+
+Summand = Callable[[Array, Array], Array]
+"""Of singular values, and of the level up to which they are rounding."""
+
+
+def hinge(
+    kernel: Array,
+    geometry: ConvGeometry,
+    max_norm: float,
+    *,
+    guarantee: Guarantee = "torus",
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Array:
+    """`sum max(0, sigma - c)^2`: zero inside the ball of radius `max_norm`, and smooth.
+
+        gradient = 2 S* [ U max(0, sigma - c) V^H ]
+
+    It is the squared distance, in the Frobenius norm of operators, from the nearest one in the ball.
+    Blocks inside are not decomposed.
+
+    Arguments:
+        kernel, executor, memory, solver: as `singular_values`. The gradient is continuous: no exception
+            at ties, at zeros or at the limit.
+        geometry: any that has the guarantee.
+        max_norm: the limit `c`, positive. For `"any_size"` slightly less is used, as in `clip`.
+        guarantee: which operator has a norm of at most `max_norm` where the penalty is zero; the
+            singular values are those of its torus.
+
+    Raises:
+        ValueError: max_norm is not positive and finite.
+        GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
+
+    Not guaranteed: that a small penalty means a norm near `max_norm`.
+
+    >>> import numpy as np
+    >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
+    >>> round(float(hinge(twice, ConvGeometry((8, 8)), max_norm=1.5)), 9)  # 3 * 8 * 8 times 0.5^2
+    48.0
+    """
+    limit = check_limit("max_norm", max_norm)
+    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
+    return spectral_map.total_squares_above(held.kernel, held.torus, limit / held.factor, held.solve)
+
+
+def nuclear_norm(
+    kernel: Array,
+    geometry: ConvGeometry,
+    *,
+    guarantee: Guarantee = "torus",
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Array:
+    """`sum sigma`: the nuclear norm of the operator, which drives it to low rank.
+
+        subgradient = S* [ U V^H ]
+
+    Arguments:
+        kernel, executor, memory, solver: as `singular_values`. Zero singular values have no part in the
+            gradient (those of at most 8 epsilons times the norm), which makes it the shortest
+            subgradient there; at ties it is the derivative.
+        geometry: any that has the guarantee.
+        guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+
+    Raises:
+        GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
+
+    Not guaranteed: low rank by gradient steps alone, which pass over the zeros; `soft_threshold` is the
+    proximal step.
+
+    Reference: Watson (1992) for the subgradient; Lefkimmiatis, Ward and Unser (2013) for Schatten norms as
+    regularisers.
+
+    >>> import numpy as np
+    >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
+    >>> round(float(nuclear_norm(twice, ConvGeometry((8, 8)))), 9)
+    384.0
+    """
+    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
+    return _total(held, held.kernel, lambda sigma, _: sigma, _is_above)
+
+
+def schatten_norm(
+    kernel: Array,
+    geometry: ConvGeometry,
+    p: float,
+    *,
+    guarantee: Guarantee = "torus",
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Array:
+    """`(sum sigma^p)^(1/p)`: the nuclear norm at 1, Frobenius at 2, the operator norm at `math.inf`.
+
+        gradient = S* [ U (sigma / norm)^(p - 1) V^H ]
+
+    Arguments:
+        kernel, executor, memory, solver: as `singular_values`. The gradient exists for finite p > 1
+            except at the zero operator, where it is zero; for p = 1 as `nuclear_norm`, for `math.inf` as
+            `operator_norm`.
+        geometry: any that has the guarantee.
+        p: at least 1.
+        guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+
+    Raises:
+        ValueError: p is below 1.
+        GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
+
+    Not guaranteed: accuracy of the gradient's parts far below the largest for large p, as everywhere.
+
+    Reference: Lefkimmiatis, Ward and Unser (2013).
+
+    >>> import numpy as np
+    >>> twice = 2 * np.eye(4).reshape(4, 4, 1, 1)
+    >>> round(float(schatten_norm(twice, ConvGeometry((8, 8)), p=2)), 9)  # 2 times the root of 4 * 8 * 8
+    32.0
+    """
+    if not p >= 1:
+        raise ValueError(f"p must be at least 1 for a norm; got {p!r}")
+    if math.isinf(p):
+        return operator_norm(
+            kernel, geometry, guarantee=guarantee, executor=executor, memory=memory, solver=solver
+        )
+    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
+    slope = _is_above if p == 1 else lambda sigma, _: p * sigma ** (p - 1)
+    # The norm of the scaled kernel times the scale: no power leaves the floating range. The scale is
+    # without a derivative, and needs none.
+    scale = with_vjp(lambda given: (_scale(given), given), lambda given, _: 0 * given, held.kernel)
+    powers = _total(held, held.kernel / scale, lambda sigma, _: sigma**p, slope)
+    xp = namespace(held.kernel)
+    positive = powers > 0
+    root = xp.where(positive, powers, 1 + 0 * powers) ** (1 / p)
+    return scale * xp.where(positive, root, 0 * powers)
+
+
+def log_volume(
+    kernel: Array,
+    geometry: ConvGeometry,
+    *,
+    guarantee: Guarantee = "torus",
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Array:
+    """`sum log sigma`, which is `log |det|` for a square operator; -inf for a singular one.
+
+        gradient = S* [ U sigma^-1 V^H ]
+
+    Its negative is a barrier that keeps a layer invertible.
+
+    Arguments:
+        kernel, executor, memory, solver: as `singular_values`. At ties the gradient is the derivative. A
+            singular operator has none: zero singular values (those of at most 8 epsilons times the norm)
+            have no part in it there, so that it stays finite.
+        geometry: any that has the guarantee.
+        guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+
+    Raises:
+        GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
+
+    Not guaranteed: a gradient of moderate size: it grows as one over the smallest singular value.
+
+    Reference: Karami, Schuurmans, Sohl-Dickstein, Dinh and Duckworth (2019) for convolutions on the torus.
+
+    >>> import numpy as np
+    >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
+    >>> volume = log_volume(twice, ConvGeometry((8, 8)))
+    >>> bool(np.isclose(volume, 192 * np.log(2)))
+    True
+    """
+    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
+    volume = _total(held, held.kernel, _log, _inverse)
+    grid = frequency_grid(held.torus)
+    if min(grid.block_shape) > spectral_map.rank_with_taps(held.torus):
+        return volume - math.inf
+    return volume
+
+
+def _total(held: Promise, kernel: Array, value: Summand, slope: Summand) -> Array:
+    """`sum multiplicity value(sigma)` with the gradient `S* [ U slope(sigma) V^H ]`."""
+    torus, solve = held.torus, held.solve
+    if not is_tracked(kernel):  # no vectors are needed
+        spectrum = spectrum_of(kernel, torus, **solve)
+        sigma = spectrum.values
+        weights = like(spectrum.multiplicity[:, None], sigma, sigma.dtype)
+        xp = namespace(sigma)
+        return xp.sum(weights * value(sigma, rounding_level(xp.max(sigma))))
+
+    def forward(given: Array) -> tuple[Array, Array]:
+        level = rounding_level(top_block(given, torus, **solve).norm)
+        gradient, number = spectral_map.adjoint_of_function(
+            given, torus, lambda sigma: slope(sigma, level), solve, lambda sigma: value(sigma, level)
+        )
+        return number, gradient
+
+    return with_vjp(forward, lambda gradient, cotangent: cotangent * gradient, kernel)
+
+
+def _scale(kernel: Array) -> Array:
+    xp = namespace(kernel)
+    largest = xp.max(xp.abs(kernel))
+    return xp.where(largest > 0, largest, 1 + 0 * largest)
+
+
+def _is_above(sigma: Array, level: Array) -> Array:
+    return namespace(sigma).where(sigma > level, 1 + 0 * sigma, 0 * sigma)
+
+
+def _log(sigma: Array, level: Array) -> Array:
+    xp = namespace(sigma)
+    above = sigma > level
+    return xp.where(above, xp.log(xp.where(above, sigma, 1 + 0 * sigma)), 0 * sigma - math.inf)
+
+
+def _inverse(sigma: Array, level: Array) -> Array:
+    above = sigma > level
+    return namespace(sigma).where(above, 1 / namespace(sigma).where(above, sigma, 1 + 0 * sigma), 0 * sigma)

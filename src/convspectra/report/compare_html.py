@@ -1,0 +1,111 @@
+"""Two models side by side as one page, that of one model with both in each figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+from ..analysis import Report
+from ..comparison import Comparison, LayerComparison
+from .compare_text import COLUMNS, sides, summary
+from .figures import colour, curves, frequency_maps, norms
+from .html import curve_data, filled_page, map_data, short
+
+_WORSE = ("ok", "partial", "skipped", "failed")
+
+
+def write(comparison: Comparison, file: BinaryIO) -> None:
+    """Write the page, UTF-8."""
+    file.write(render(comparison).encode())
+
+
+def render(comparison: Comparison) -> str:
+    """The page as text."""
+    models = (("Before", comparison.before), ("After", comparison.after))
+    return filled_page(
+        page_data(comparison),
+        title=f"Singular values of {comparison.before.model} and {comparison.after.model}",
+        summary=summary(comparison).replace("->", "→"),
+        notes=[f"{word.lower()}: {note}" for word, report in models for note in report.notes],
+        models=models,
+        curves=" Dashed before, solid after.",
+        own_norm=" in the same model",
+        norms=', after <span class="key outline"></span> the same before',
+    )
+
+
+def page_data(comparison: Comparison) -> dict[str, Any]:
+    """What the page's script draws: one entry a layer, two curves and two maps."""
+    last = max(1, len(comparison.layers) - 1)
+    return {
+        "layers": [_layer(layer, index / last) for index, layer in enumerate(comparison.layers)],
+        "columns": [
+            {"title": "layer", "numeric": False},
+            *({"title": column.title or "in", "numeric": column.right} for column in COLUMNS),
+        ],
+        "curves": [
+            {**curve_data(curve), **place(curve.layer)}
+            for report, place in _sides(comparison)
+            for curve in curves(report)
+        ],
+        "maps": sorted(
+            (
+                {**map_data(one), **place(one.layer)}
+                for report, place in _sides(comparison)
+                for one in frequency_maps(report)
+            ),
+            key=lambda one: int(one["layer"]),
+        ),
+    }
+
+
+def _sides(comparison: Comparison) -> Iterator[tuple[Report, Callable[[int], dict[str, Any]]]]:
+    """Each report, and what says where one of its layers stands in the comparison."""
+    row = {layer.name: index for index, layer in enumerate(comparison.layers)}
+    for when, report in (("before", comparison.before), ("after", comparison.after)):
+
+        def place(index: int, when: str = when, report: Report = report) -> dict[str, Any]:
+            return {"layer": row[report.layers[index].name], "when": when}
+
+        yield report, place
+
+
+def _layer(layer: LayerComparison, place: float) -> dict[str, Any]:
+    found = sides(layer)
+    before, after = layer.before, layer.after
+    torus = None if before is None else before.torus
+    reasons = dict.fromkeys(one.reason for one in found if one.status != "ok")
+    worst = max(found, key=lambda one: _WORSE.index(one.status))
+    return {
+        "name": layer.name,
+        "light": colour(place),
+        "dark": colour(place, dark=True),
+        "norms": [short(value) for value in (norms(after) if after else (None,) * 4)],
+        "before": None if torus is None else short(torus.norm),
+        "exact": after is not None and after.zero_padding is not None and after.zero_padding.exact,
+        "cells": [[layer.name, layer.name], *_cells(layer)],
+        "status": worst.status,
+        "reason": "; ".join(reasons),
+        "assumed": sorted({field for one in found for field in one.assumed}),
+    }
+
+
+def _cells(layer: LayerComparison) -> Iterator[list[Any]]:
+    """What is shown and by what it is sorted: the numbers after, or before where there are no others."""
+    last = sides(layer)[-1]
+    torus, padded, anywhere = last.torus, last.zero_padding, last.any_size
+    keys: dict[str, Any] = {
+        "kernel": math.prod(last.kernel_shape),
+        "norm": None if torus is None else torus.norm,
+        "smallest": None if torus is None else torus.smallest,
+        # JSON has no infinity: the largest number sorts in its place.
+        "condition": None if torus is None else min(torus.condition_number, 1e308),
+        "eff. rank": None if torus is None else torus.effective_rank,
+        "zero padding": None if padded is None else padded.upper,
+        "any size": None if anywhere is None else anywhere.upper,
+        "change": layer.relative_change,
+        "": layer.match,
+    }
+    for column in COLUMNS:
+        yield [column.cell(layer).replace("->", "→"), keys[column.title]]

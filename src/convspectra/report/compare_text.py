@@ -1,0 +1,109 @@
+"""Two models side by side in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+from ..analysis import LayerReport, TorusSummary
+from ..comparison import Comparison, LayerComparison
+from .numbers import at_most, interval, number, percent, sizes
+from .text import Column, assumptions, layer_table, with_names
+
+Cell = Callable[[LayerComparison], str]
+
+
+def render(comparison: Comparison, console: Console) -> None:
+    """Print a comparison."""
+    if comparison.layers:
+        names = [layer.name + ("*" if _assumed(layer) else "") for layer in comparison.layers]
+        bad = [any(one.status == "failed" for one in sides(layer)) for layer in comparison.layers]
+        console.print(layer_table(names, comparison.layers, COLUMNS, bad, console.width))
+    for line in _footnotes(comparison):
+        console.print(Text(line), style="dim", soft_wrap=True, highlight=False)
+    console.print(Text(summary(comparison)), style="bold", soft_wrap=True, highlight=False)
+
+
+def summary(comparison: Comparison) -> str:
+    """One line: how many layers match, how many changed, the largest norm before and after."""
+    layers = comparison.layers
+    both = [layer for layer in layers if layer.match == "both"]
+    changed = sum(layer.relative_change != 0 for layer in both)
+    parts = [f"{len(both)} layers in both, {changed} changed"]
+    norms = [
+        max((one.torus.norm for one in report.layers if one.torus is not None), default=None)
+        for report in (comparison.before, comparison.after)
+    ]
+    if any(norm is not None for norm in norms):
+        parts.append(f"largest norm {arrow(*map(number, norms))}")
+    for match, words in (
+        ("other shape", "of another shape"),
+        ("only before", "only before"),
+        ("only after", "only after"),
+    ):
+        count = sum(layer.match == match for layer in layers)
+        if count:
+            parts.append(f"{count} {words}")
+    return f"{comparison.before.model} -> {comparison.after.model}: {'; '.join(parts)}."
+
+
+def arrow(before: str, after: str) -> str:
+    """What was and what is, once where they are the same."""
+    return before if before == after else f"{before} -> {after}"
+
+
+def sides(layer: LayerComparison) -> list[LayerReport]:
+    """The reports of a layer that there are."""
+    return [one for one in (layer.before, layer.after) if one is not None]
+
+
+def pair(get: Callable[[LayerReport], str]) -> Cell:
+    """A cell with a text of both sides, `-` for a side that is missing."""
+    return lambda layer: arrow(*("-" if one is None else get(one) for one in (layer.before, layer.after)))
+
+
+def statistic(get: Callable[[TorusSummary], float]) -> Callable[[LayerReport], str]:
+    """The text of a number of the spectrum."""
+    return lambda one: "-" if one.torus is None else number(float(get(one.torus)))
+
+
+def change(layer: LayerComparison) -> str:
+    """How far the kernel moved."""
+    return "same" if layer.relative_change == 0 else percent(layer.relative_change)
+
+
+def match(layer: LayerComparison) -> str:
+    """In which model the layer is, where it is not in both."""
+    return "" if layer.match == "both" else layer.match
+
+
+def _assumed(layer: LayerComparison) -> bool:
+    return any(one.assumed for one in sides(layer))
+
+
+COLUMNS = (
+    Column("kernel", pair(lambda one: sizes(one.kernel_shape)), 5),
+    Column("norm", pair(statistic(lambda torus: torus.norm)), 0),
+    Column("smallest", pair(statistic(lambda torus: torus.smallest)), 7),
+    Column("condition", pair(statistic(lambda torus: torus.condition_number)), 3),
+    Column("eff. rank", pair(statistic(lambda torus: torus.effective_rank)), 4),
+    Column("zero padding", pair(lambda one: interval(one.zero_padding)), 8),
+    Column("any size", pair(lambda one: at_most(one.any_size)), 2),
+    Column("change", change, 1),
+    Column("", match, 0, right=False),
+)
+
+
+def _footnotes(comparison: Comparison) -> Iterator[str]:
+    yield (
+        "norm, smallest, condition, effective rank: exact for the layer with wrapped boundary. "
+        "zero padding, any size: proven bounds. change: of the kernel, in parts of its Euclidean norm."
+    )
+    found = [one for layer in comparison.layers for one in sides(layer)]
+    yield from assumptions(found)
+    for when, report in (("before", comparison.before), ("after", comparison.after)):
+        left = (one for one in report.layers if one.status != "ok")
+        yield from with_names((f"{one.status} {when}: {one.reason}", one.name) for one in left)
+        yield from (f"Note, {when}: {note}." for note in report.notes)
