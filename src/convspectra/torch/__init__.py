@@ -1,5 +1,19 @@
-"""PyTorch modules: their convolutions with the geometry they run at."""
+"""PyTorch: geometry read off modules, and norms held, constrained or initialised."""
 
+from .initialise import initialise_
 from .modules import geometry_of, trace
+from .parametrizations import OperatorNorm, Orthogonal, operator_norm, orthogonal
+from .records import LayerRecord
+from .spectral_clip import SpectralClip
 
-__all__ = ["geometry_of", "trace"]
+__all__ = [
+    "LayerRecord",
+    "OperatorNorm",
+    "Orthogonal",
+    "SpectralClip",
+    "geometry_of",
+    "initialise_",
+    "operator_norm",
+    "orthogonal",
+    "trace",
+]

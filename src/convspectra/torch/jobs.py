@@ -1,0 +1,102 @@
+"""From layers to work: which weights are to be moved, for which operators, and what forbids it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from ..projection import Guarantee
+from . import sharing
+from .holding import Use
+from .layers import Layer, Weight, batch_norm_scale, output_scale, promised_geometries, weights_of
+from .watching import Watch
+
+
+@dataclass(frozen=True)
+class Job:
+    """A weight to be moved, with what it is used for."""
+
+    weight: Weight
+    uses: list[Use]
+
+
+def jobs_of(layers: list[Layer], watch: Watch, guarantee: Guarantee) -> list[Job]:
+    """A job for each weight that is held.
+
+    Raises:
+        InputError: no convolution has run and one must have, or nothing is held.
+    """
+    weights = weights_of(layers, guarantee)
+    held, idle = ([w for w in weights if w.status == status] for status in ("held", "never run"))
+    sized = [weight for weight in (*held, *idle) if not isinstance(weight.layers[0].module, nn.Linear)]
+    if sized and all(weight in idle for weight in sized):
+        raise InputError(
+            f"no convolution has run yet, so input sizes are not known (the first of {len(sized)} is "
+            f"{sized[0].name!r}): run one forward pass before the first step, or observe(batch) where the "
+            "model was compiled after SpectralClip was made, or take guarantee='any_size'"
+        )
+    if not held:
+        some = ", ".join(f"{weight.name!r} is {weight.status}" for weight in weights[:3])
+        raise InputError(f"none of {len(weights)} weights can be held: {some}; see SpectralClip")
+    return [Job(weight, uses_of(weight, watch, guarantee)) for weight in held]
+
+
+def uses_of(weight: Weight, watch: Watch, guarantee: Guarantee) -> list[Use]:
+    """Every operator that the weight stands for: each layer, at each size, with each batch norm after it.
+
+    Raises:
+        InputError: sizes that do not fit, or a batch norm without running statistics.
+    """
+    found: list[Use] = []
+    for layer in weight.layers:
+        with named(layer.name):
+            scales: list[torch.Tensor | None] = [
+                output_scale(weight.tensor, _scale_by(norm, watch), layer.module)
+                for norm in watch.norms_after(layer.name)
+            ]
+            geometries = promised_geometries(layer, guarantee)
+        for use in (Use(geometry, scale) for geometry in geometries for scale in scales or [None]):
+            if use.scale is not None or use not in found:
+                found.append(use)
+    return found
+
+
+def _scale_by(norm: str, watch: Watch) -> torch.Tensor:
+    scale = batch_norm_scale(watch.module(norm))
+    if scale is None:
+        raise InputError(
+            f"fold_batch_norm needs the running variance of {norm!r}, which keeps none "
+            "(track_running_stats=False): exclude the layer"
+        )
+    return scale
+
+
+def not_finite(layers: list[Layer]) -> str:
+    """What is wrong with the weights of this process, in one line; empty if nothing is."""
+    bad = []
+    for weight in weights_of(layers, "any_size"):
+        if weight.status == "held":
+            count = int((~torch.isfinite(sharing.own_part(weight.tensor))).sum())
+            if count:
+                bad.append(f"{weight.name!r} has {count}")
+    if not bad:
+        return ""
+    more = f" and {len(bad) - 3} more layers" if len(bad) > 3 else ""
+    return (
+        f"NaN or infinite weights: layer {', layer '.join(bad[:3])}{more}; no weight was changed; go back to "
+        "an earlier checkpoint, or lower the learning rate"
+    )
+
+
+@contextmanager
+def named(layer: str) -> Iterator[None]:
+    """Errors inside say which layer they are about."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(f"layer {layer!r}: {error}; no weight was changed") from None

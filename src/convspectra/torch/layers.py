@@ -1,0 +1,234 @@
+"""The layers of a live model: names without wrappers, weights, and the geometry that a promise is about."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.parameter import UninitializedParameter
+
+from ..errors import InputError
+from ..geometry import ConvGeometry
+from ..projection import Guarantee
+from .modules import geometry_of
+from .sharing import whole
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_WRAPPERS = (
+    nn.DataParallel,
+    nn.parallel.DistributedDataParallel,
+    torch.optim.swa_utils.AveragedModel,
+)
+_WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module")
+
+MOST_SIZES = 4
+"""Different sizes of one layer that are held one by one; more of them are better held all at once."""
+
+Status = Literal["held", "frozen", "computed", "never run"]
+
+
+class SeenSizes:
+    """A forward pre-hook: the spatial sizes at which one convolution ran, in the order of their coming.
+
+    Attributes:
+        sizes: at most `MOST_SIZES`.
+        dropped: one that came after those, None if there was none.
+    """
+
+    def __init__(self, axes: int) -> None:
+        self.axes = axes
+        self.sizes: list[tuple[int, ...]] = []
+        self.dropped: tuple[int, ...] | None = None
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        if not (torch.compiler.is_compiling() or tracing):
+            given = args[0] if args else kwargs["input"]
+            self.add(tuple(given.shape[-self.axes :]))
+
+    def add(self, size: tuple[int, ...]) -> None:
+        if size in self.sizes:
+            return
+        if len(self.sizes) < MOST_SIZES:
+            self.sizes.append(size)
+        else:
+            self.dropped = size
+
+
+@dataclass(eq=False)
+class Layer:
+    """A convolution or linear module, and the sizes at which it ran (None where none are looked for)."""
+
+    name: str
+    module: nn.Module
+    seen: SeenSizes | None = None
+
+
+@dataclass(eq=False)
+class Weight:
+    """One weight with all layers that use it.
+
+    Attributes:
+        status: `"held"`, or why it is left alone: `"frozen"` takes no gradient, `"computed"` from other
+            parameters (parametrizations, weight norm, pruning), `"never run"`.
+    """
+
+    layers: list[Layer]
+    status: Status
+
+    @property
+    def name(self) -> str:
+        return self.layers[0].name
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        weight = self.layers[0].module.weight
+        assert isinstance(weight, torch.Tensor)  # of every class that `find_layers` takes
+        return weight
+
+
+def spatial_axes(module: nn.Module) -> int:
+    assert isinstance(module, _ConvNd)
+    return len(module.kernel_size)
+
+
+def names_of(model: nn.Module) -> dict[nn.Module, str]:
+    """Every module by its name in the user's model: without what DDP, EMA and `torch.compile` put before."""
+    dropped, found = set(), {}
+    for full, part in model.named_modules():
+        if isinstance(part, _WRAPPERS):
+            dropped.add(f"{full}.module".lstrip("."))
+        parts = full.split(".")
+        found[part] = ".".join(
+            word
+            for i, word in enumerate(parts)
+            if word not in _WRAPPED and ".".join(parts[: i + 1]) not in dropped
+        )
+    return found
+
+
+def find_layers(model: nn.Module, include: str | Sequence[str], exclude: str | Sequence[str]) -> list[Layer]:
+    """The convolutions and linear layers whose name a pattern of `include` matches and none of `exclude`.
+
+    Raises:
+        InputError: no such layer at all, a pattern that matches none, or nothing left.
+    """
+    if any(type(part).__name__ == "FullyShardedDataParallel" for part in model.modules()):
+        raise InputError(
+            "model is wrapped in FullyShardedDataParallel, which flattens weights; shard it with "
+            "torch.distributed.fsdp.fully_shard (FSDP2)"
+        )
+    names = names_of(model)
+    every = [Layer(names[part], part) for part in names if isinstance(part, (_ConvNd, nn.Linear))]
+    if not every:
+        raise InputError(
+            f"model has no convolution or linear layer: {type(model).__name__} holds "
+            f"{len(names) - 1} modules; give the model that has them"
+        )
+    wanted, unwanted = (_matched(patterns, every) for patterns in (include, exclude))
+    chosen = [layer for layer in every if layer in wanted and layer not in unwanted]
+    if not chosen:
+        raise InputError(f"include={include!r} and exclude={exclude!r} leave none of {len(every)} layers")
+    return chosen
+
+
+def _matched(patterns: str | Sequence[str], layers: list[Layer]) -> list[Layer]:
+    found = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        matches = [layer for layer in layers if fnmatchcase(layer.name, pattern)]
+        if not matches:
+            some = ", ".join(repr(layer.name) for layer in layers[:5])
+            raise InputError(
+                f"no layer matches the pattern {pattern!r}; of {len(layers)} layers the first are {some}"
+            )
+        found.extend(matches)
+    return found
+
+
+def weights_of(layers: Iterable[Layer], guarantee: Guarantee) -> list[Weight]:
+    """The layers by their weight: those that share a parameter stand together, at the first one's place."""
+    found: dict[int, Weight] = {}
+    for layer in layers:
+        # In `_parameters`, because a weight that is computed is made anew whenever it is asked for.
+        parameter = layer.module._parameters.get("weight")
+        key = id(layer) if parameter is None else id(parameter)
+        if key in found:
+            found[key].layers.append(layer)
+            continue
+        status: Status = "held"
+        if parameter is None:
+            status = "computed"
+        elif isinstance(parameter, UninitializedParameter):
+            status = "never run"
+        elif not parameter.requires_grad:
+            status = "frozen"
+        found[key] = Weight([layer], status)
+    for weight in found.values():
+        if weight.status == "held" and not any(map(has_geometry, weight.layers)) and guarantee != "any_size":
+            weight.status = "never run"
+    return list(found.values())
+
+
+def has_geometry(layer: Layer) -> bool:
+    """Whether the layer has run, or needs not to."""
+    return isinstance(layer.module, nn.Linear) or bool(layer.seen and layer.seen.sizes)
+
+
+def promised_geometries(layer: Layer, guarantee: Guarantee) -> list[ConvGeometry]:
+    """What a promise is about, for each size at which the layer ran; see `promised_geometry`."""
+    if isinstance(layer.module, nn.Linear) or guarantee == "any_size":
+        return [promised_geometry(layer.module, None, guarantee)]
+    sizes = layer.seen.sizes if layer.seen else []
+    return [promised_geometry(layer.module, size, guarantee) for size in sizes]
+
+
+def promised_geometry(
+    module: nn.Module, input_shape: tuple[int, ...] | None, guarantee: Guarantee
+) -> ConvGeometry:
+    """The geometry of a layer that a guarantee is about.
+
+    `layer`: as it runs. `torus`: with the boundary wrapped, on the input rounded up to a multiple of the
+    stride where that does not divide it. `any_size`: on a torus of any size. A linear layer has one point.
+
+    Raises:
+        GeometryError: another kind of module, sizes that do not fit.
+        InputError: no input_shape, where one is needed.
+    """
+    if isinstance(module, nn.Linear):
+        return ConvGeometry((1,))
+    if not isinstance(module, _ConvNd):
+        return geometry_of(module, input_shape or ())
+    if guarantee == "any_size":
+        input_shape = tuple(d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True))
+    elif input_shape is None:
+        raise InputError(f"input_shape is needed for guarantee={guarantee!r}, sizes only, such as (32, 32)")
+    if guarantee == "layer":
+        return geometry_of(module, input_shape)
+    if not isinstance(module, _ConvTransposeNd) and len(input_shape) == len(module.stride):
+        input_shape = tuple(math.ceil(n / s) * s for n, s in zip(input_shape, module.stride, strict=True))
+    return geometry_of(module, input_shape).on_torus()
+
+
+def batch_norm_scale(norm: nn.Module) -> torch.Tensor | None:
+    """`|gamma| / sqrt(running_var + eps)` in double precision; None where there is no running variance."""
+    variance, gamma = getattr(norm, "running_var", None), getattr(norm, "weight", None)
+    if variance is None:
+        return None
+    scale = torch.rsqrt(whole(variance).double() + float(norm.eps))  # type: ignore[arg-type]
+    return scale if gamma is None else scale * whole(gamma).double().abs()
+
+
+def output_scale(weight: torch.Tensor, scale: torch.Tensor, module: nn.Module) -> torch.Tensor:
+    """A factor for each output channel, shaped so that it multiplies the weight."""
+    taps = (1,) * (weight.ndim - 2)
+    if not isinstance(module, _ConvTransposeNd):
+        return scale.reshape(-1, 1, *taps)
+    # (C_in, C_out / groups, taps): the input channels of a group see the output channels of that group.
+    of_group = scale.reshape(module.groups, 1, -1)
+    return of_group.expand(-1, weight.shape[0] // module.groups, -1).reshape(*weight.shape[:2], *taps)

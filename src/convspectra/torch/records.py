@@ -1,0 +1,40 @@
+"""What `SpectralClip` says of each weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..projection import Guarantee
+from .layers import Status
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """What `SpectralClip.report` says of one weight.
+
+    Attributes:
+        name: of the layer, without what wrappers put before it.
+        shared_with: the other layers that use the same weight.
+        status: `"held"`, or why it is left alone: `"frozen"`, `"computed"` (from other parameters) or
+            `"never run"`.
+        input_shapes: the spatial sizes at which its layers ran, in the order of their coming.
+        tori: the torus that the promise is held on, one for each; of a transposed layer its output's.
+        batch_norms: those whose scaling is taken into account.
+        norm: the largest operator norm of all its uses, of the weight as it is now; proven for what
+            `guarantee` names. None if it never ran.
+        norm_before, norm_after: at the last action, where they were computed (see `SpectralClip`).
+        gap: as `Projection.gap` at the last action.
+    """
+
+    name: str
+    shared_with: tuple[str, ...]
+    status: Status
+    guarantee: Guarantee
+    max_norm: float
+    input_shapes: tuple[tuple[int, ...], ...]
+    tori: tuple[tuple[int, ...], ...]
+    batch_norms: tuple[str, ...]
+    norm: float | None
+    norm_before: float | None
+    norm_after: float | None
+    gap: float | None

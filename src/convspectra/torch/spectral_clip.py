@@ -1,0 +1,301 @@
+"""`SpectralClip`: two lines that keep every convolution of a training loop in an operator-norm ball."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from ..errors import InputError, KernelError
+from ..projection import Guarantee
+from ..projection.promise import check_limit
+from . import sharing
+from .holding import Dual, Held, Limits, Method, cost_of, hold, norm_of, torus_of
+from .jobs import Job, jobs_of, named, not_finite, uses_of
+from .layers import MOST_SIZES, Weight, find_layers, weights_of
+from .records import LayerRecord
+from .watching import Watch
+
+Log = Callable[[dict[str, float], int], object]
+
+
+class SpectralClip:
+    """Keeps the convolutions and linear layers of a model in the ball `norm <= max_norm` while it trains.
+
+        clip = SpectralClip(model, max_norm=1.0, every=100)
+        optimizer.register_step_post_hook(clip)
+
+    Learns at forward passes at which sizes each layer runs, and after every `every`-th optimizer step moves
+    each weight, in place, by `method`. A weight that several layers share is moved once, for all of them
+    (see `holding.hold`). All new weights are computed before the first is written.
+
+    Left alone, and reported: weights without `requires_grad`; weights that are computed from other parameters
+    (parametrizations, weight norm, pruning); layers that never ran. Weights are those of the optimizer: with
+    AMP the float32 ones; float16 and bfloat16 weights are computed in float32 and rounded so that the promise
+    holds. Under `torch.distributed` the weights are shared out over the processes by cost and broadcast; all
+    processes must step together, with the same layers. Weights that FSDP2 cut up are put together, and cut up
+    again; then `report` must be called by all processes, too.
+
+    Arguments:
+        model: any module; may be compiled, DDP, FSDP2, an EMA copy.
+        max_norm: the radius, positive.
+        every: act after so many steps.
+        method: `"clip"` (the paper's: one clip, after which the norm can exceed `max_norm` again, by 15 to
+            40 % on a random kernel, less and less when repeated), `"project"` (the nearest kernel in the
+            ball, slower), `"rescale"` (divide by what exceeds), or for comparison `"reshaped"`, the clip of
+            the reshaped kernel, which bounds no operator.
+        guarantee: which operator's norm. `"torus"`: the layer with its boundary wrapped, at each size seen,
+            rounded up to a multiple of the stride (`LayerRecord.tori`). `"layer"`: as it pads, zero-padded
+            or wrapped. `"any_size"`: every size, wrapped or zero-padded; needs no forward pass.
+        include, exclude: names of layers, or patterns as of `fnmatch`; one or several.
+        fold_batch_norm: bound each layer together with the batch norm that follows it, as it acts in
+            evaluation: rows times `gamma / sqrt(running_var + eps)`. Rows of scale zero are left alone. Which
+            follows which is learnt until the first action.
+        log: called after each action with the norms, `{"spectral_norm/<layer>": ..., and where known
+            "spectral_norm_before/<layer>": ...}`, and the step. Without it `"clip"` and `"reshaped"` save the
+            time that these norms take. Copies and pickles of this object have none. For TensorBoard:
+            `lambda norms, step: [writer.add_scalar(k, v, step) for k, v in norms.items()]`.
+        share_work: False where processes hold different models.
+
+    Raises:
+        ValueError: max_norm not positive, every below 1, an unknown method or guarantee.
+        InputError: no layer, a pattern that matches none, FSDP1.
+
+    Not guaranteed: norms between actions. At a size first seen after an action, before the next. With
+    `"any_size"`, anything about layers padded by reflection or replication: their torus is bounded.
+
+    Reference: Sedghi, Gupta and Long (2019), Section 3.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        max_norm: float,
+        every: int = 1,
+        method: Method = "clip",
+        guarantee: Guarantee = "torus",
+        include: str | Sequence[str] = "*",
+        exclude: str | Sequence[str] = (),
+        fold_batch_norm: bool = False,
+        *,
+        log: Log | None = None,
+        share_work: bool = True,
+    ) -> None:
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"every must be an integer of at least 1; got {every!r}")
+        for name, word, words in (("method", method, Method), ("guarantee", guarantee, Guarantee)):
+            if word not in get_args(words):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(words))}; got {word!r}")
+        self.limits = Limits(check_limit("max_norm", max_norm), method, guarantee)
+        self.every, self.log, self.share_work = every, log, share_work
+        self.steps = 0
+        self.layers = find_layers(model, include, exclude)
+        self._watch = Watch(model, self.layers, pairs=fold_batch_norm, sizes=guarantee != "any_size")
+        self._duals: dict[str, Dual] = {}
+        self._last: dict[str, tuple[float | None, float | None, float | None]] = {}  # norms and gap
+        self._warned: set[str] = set()
+
+    def __call__(self, optimizer: Any = None, args: Any = None, kwargs: Any = None) -> None:
+        """`step`, as a hook that an optimizer calls."""
+        self.step()
+
+    def step(self) -> bool:
+        """Count one optimizer step, and act if it is an `every`-th one; whether it acted.
+
+        Raises:
+            InputError: as `act`; then nothing is counted.
+        """
+        due = (self.steps + 1) % self.every == 0
+        if due:
+            self._act(self.steps + 1)
+        self.steps += 1
+        return due
+
+    def act(self) -> None:
+        """Move all weights now, whatever the count says: before a model is saved, say.
+
+        Raises:
+            InputError: no layer ran so far; a NaN or infinite weight; a layer that has no such
+                guarantee. The layer is named, and no weight was changed.
+        """
+        self._act(self.steps)
+
+    def observe(self, *args: Any, **kwargs: Any) -> None:
+        """Learn from one pass of the model on these arguments: in evaluation mode, no gradients.
+
+        Only needed where the model runs compiled, and was compiled after this object was made.
+        """
+        self._watch.observe(*args, **kwargs)
+
+    def remove(self) -> None:
+        """Take all hooks off the model. What was learnt stays."""
+        self._watch.remove()
+
+    def report(self) -> list[LayerRecord]:
+        """A record for each weight, of its norm now (which is computed here)."""
+        return [self._record(weight) for weight in weights_of(self.layers, self.limits.guarantee)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that is stopped needs to go on as if it had not been: count, sizes, warm starts."""
+        return {
+            "steps": self.steps,
+            "method": self.limits.method,
+            "guarantee": self.limits.guarantee,
+            "sizes": {layer.name: list(layer.seen.sizes) for layer in self.layers if layer.seen},
+            "batch_norms": dict(self._watch.pairing.norms) if self._watch.pairing else {},
+            "duals": dict(self._duals),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            InputError: it is of no `SpectralClip`, or of one with other layers.
+        """
+        missing = {"steps", "sizes", "batch_norms", "duals", "method", "guarantee"} - set(state)
+        if missing:
+            raise InputError(f"state must come from SpectralClip.state_dict(); it lacks {sorted(missing)}")
+        layers = {layer.name: layer for layer in self.layers}
+        unknown = sorted({*state["sizes"], *state["duals"]} - set(layers))
+        if unknown:
+            raise InputError(
+                f"state has layer {unknown[0]!r}, which this SpectralClip does not hold (of {len(unknown)} "
+                "such); make it with the same model, include and exclude"
+            )
+        self.steps = int(state["steps"])
+        for name, sizes in state["sizes"].items():
+            seen = layers[name].seen
+            if seen is not None:
+                seen.sizes = [tuple(size) for size in sizes]
+        if self._watch.pairing:
+            self._watch.pairing.norms = {name: list(norms) for name, norms in state["batch_norms"].items()}
+        same = (state["method"], state["guarantee"]) == (self.limits.method, self.limits.guarantee)
+        self._duals = {name: (tuple(size), dual) for name, (size, dual) in state["duals"].items() if same}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "log": None}
+
+    def _act(self, step: int) -> None:
+        processes = sharing.processes() if self.share_work else 1
+        measure = self._agree(processes)
+        jobs = jobs_of(self.layers, self._watch, self.limits.guarantee)
+        self._warn_of_sizes()
+        results = self._computed(jobs, processes, measure)
+        self._watch.end_pairing()
+        for job, result in zip(jobs, results, strict=True):
+            sharing.write(job.weight.tensor, result.weight)
+            self._last[job.weight.name] = (result.norm_before, result.norm, result.gap)
+            self._duals.pop(job.weight.name, None)
+            if result.dual is not None:
+                self._duals[job.weight.name] = result.dual
+        if self.log:
+            self.log(self._numbers(jobs), step)
+
+    def _agree(self, processes: int) -> bool:
+        """All processes: the same layers, every size that one of them saw; whether anyone logs norms.
+
+        Raises:
+            InputError: on all of them, if a weight of one is not finite.
+        """
+        sizes = {layer.name: layer.seen.sizes if layer.seen else [] for layer in self.layers}
+        norms = self._watch.pairing.norms if self._watch.pairing else {}
+        mine = (not_finite(self.layers), sizes, norms, self.log is not None)
+        everyone = sharing.gathered(mine) if processes > 1 else [mine]
+        for rank, (problem, their_sizes, _, _) in enumerate(everyone):
+            if problem:
+                raise KernelError(problem + (f" (process {rank})" if processes > 1 else ""))
+            if list(their_sizes) != list(sizes):
+                raise InputError(
+                    f"process {rank} holds other layers: give SpectralClip the same model, include and "
+                    "exclude on all of them, or share_work=False"
+                )
+        for layer in self.layers:
+            if layer.seen and processes > 1:
+                layer.seen.sizes = []
+                for theirs in everyone:
+                    for size in theirs[1][layer.name]:
+                        layer.seen.add(size)
+        if self._watch.pairing and processes > 1:
+            found = {name for theirs in everyone for name in theirs[2]}
+            self._watch.pairing.norms = {
+                name: list(dict.fromkeys(norm for theirs in everyone for norm in theirs[2].get(name, [])))
+                for name in sorted(found)
+            }
+        return any(theirs[3] for theirs in everyone)
+
+    def _computed(self, jobs: list[Job], processes: int, measure: bool) -> list[Held]:
+        """Each job's result; the work of one process is that of all, with the others' broadcast."""
+        costs = [cost_of(job.weight.tensor, job.uses) for job in jobs]
+        owners = sharing.owners(costs, processes)
+        done: dict[int, Held] = {}
+        problem: InputError | None = None
+        for i, job in enumerate(jobs):
+            whole = sharing.whole(job.weight.tensor)  # all processes take part
+            if problem or owners[i] != sharing.rank() % processes:
+                continue
+            name = job.weight.name
+            try:
+                with named(name):
+                    done[i] = hold(whole, job.uses, self.limits, dual=self._duals.get(name), measure=measure)
+            except InputError as error:
+                problem = error
+        if processes > 1:
+            return sharing.exchanged(done, problem, [job.weight.tensor for job in jobs], owners)
+        if problem:
+            raise problem
+        return [done[i] for i in range(len(jobs))]
+
+    def _warn_of_sizes(self) -> None:
+        for layer in self.layers:
+            seen = layer.seen
+            for kind, text in (
+                ("several", f"ran at several sizes, {seen.sizes}: it is held at each" if seen else ""),
+                ("dropped", f"ran at more than {MOST_SIZES} sizes: it is held at the first of them only"),
+            ):
+                applies = seen and (len(seen.sizes) > 1 if kind == "several" else seen.dropped)
+                if applies and kind not in self._warned:
+                    self._warned.add(kind)
+                    warnings.warn(
+                        f"layer {layer.name!r} {text}; guarantee='any_size' holds all sizes at once "
+                        "(said once, other layers may do the same)",
+                        stacklevel=4,
+                    )
+
+    def _numbers(self, jobs: list[Job]) -> dict[str, float]:
+        found = {}
+        for name in (job.weight.name for job in jobs):
+            before, after, _ = self._last[name]
+            if after is not None:
+                found[f"spectral_norm/{name}"] = after
+            if before is not None:
+                found[f"spectral_norm_before/{name}"] = before
+        return found
+
+    def _record(self, weight: Weight) -> LayerRecord:
+        uses = [] if weight.status == "never run" else uses_of(weight, self._watch, self.limits.guarantee)
+        norm, tori, guarantee = None, [], self.limits.guarantee
+        if uses:
+            with torch.no_grad(), named(weight.name):
+                whole = sharing.whole(weight.tensor)
+                norm = max(norm_of(whole, use, guarantee) for use in uses)
+                tori = [torus_of(whole, use, guarantee) for use in uses]
+        sizes = [size for layer in weight.layers if layer.seen for size in layer.seen.sizes]
+        norms = [norm for layer in weight.layers for norm in self._watch.norms_after(layer.name)]
+        before, after, gap = self._last.get(weight.name, (None, None, None))
+        return LayerRecord(
+            name=weight.name,
+            shared_with=tuple(layer.name for layer in weight.layers[1:]),
+            status=weight.status,
+            guarantee=guarantee,
+            max_norm=self.limits.max_norm,
+            input_shapes=tuple(dict.fromkeys(sizes)),
+            tori=tuple(dict.fromkeys(tori)),
+            batch_norms=tuple(dict.fromkeys(norms)),
+            norm=norm,
+            norm_before=before,
+            norm_after=after,
+            gap=gap,
+        )

@@ -1,0 +1,156 @@
+"""What forward passes tell: the sizes at which layers run, and which batch norm follows which layer.
+
+The hooks hold no module and no `SpectralClip`, so that a copy or a pickle of a model takes only a few
+numbers with it. While `torch.compile` traces they do nothing: no graph breaks, no guard.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from .layers import BATCH_NORMS, MOST_SIZES, Layer, SeenSizes, names_of, spatial_axes
+
+
+class Pairing:
+    """Batch norms found to be given the very tensor that a layer returned.
+
+    Whether something else reads that tensor too is not seen.
+
+    Attributes:
+        norms: of each layer's name, the names of those batch norms.
+    """
+
+    def __init__(self) -> None:
+        self.norms: dict[str, list[str]] = {}
+        # Kept with its tensor, so that the id cannot be given to another one; emptied after each pass.
+        self.returned: dict[int, tuple[torch.Tensor, str]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"norms": self.norms, "returned": {}}
+
+
+class Returned:
+    """A forward hook of a layer, for `Pairing`."""
+
+    def __init__(self, pairing: Pairing, name: str) -> None:
+        self.pairing, self.name = pairing, name
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self.pairing.returned[id(output)] = (output, self.name)
+
+
+class Given:
+    """A forward pre-hook of a batch norm, for `Pairing`."""
+
+    def __init__(self, pairing: Pairing, name: str) -> None:
+        self.pairing, self.name = pairing, name
+
+    def __call__(self, module: nn.Module, inputs: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        source = self.pairing.returned.get(id(inputs[0]))
+        norms = [] if source is None else self.pairing.norms.setdefault(source[1], [])
+        if source is not None and self.name not in norms:
+            norms.append(self.name)
+
+
+class PassEnded:
+    """A forward hook of the whole model, for `Pairing`: no tensor is kept from one pass to the next."""
+
+    def __init__(self, pairing: Pairing) -> None:
+        self.pairing = pairing
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.pairing.returned.clear()
+
+
+class Watch:
+    """The hooks on a model, and what they learn.
+
+    Attributes:
+        pairing: None where nobody asked for batch norms.
+    """
+
+    def __init__(self, model: nn.Module, layers: list[Layer], pairs: bool, sizes: bool) -> None:
+        self.model = model
+        self.pairing = Pairing() if pairs else None
+        self._hooks: list[RemovableHandle] = []
+        self._pairing_hooks: list[RemovableHandle] = []
+        self._rehearsed: list[str] = []
+        self._rehearsing = False
+        if sizes:
+            self._watch_sizes(layers)
+        if self.pairing:
+            self._watch_pairs(layers, self.pairing)
+        if sizes or pairs:
+            self._hooks.extend(
+                part.register_forward_pre_hook(self._before_compiled, with_kwargs=True)
+                for part in model.modules()
+                if hasattr(part, "_orig_mod")
+            )
+
+    def norms_after(self, layer: str) -> list[str]:
+        """The batch norms that follow a layer, by name."""
+        return self.pairing.norms.get(layer, []) if self.pairing else []
+
+    def module(self, name: str) -> nn.Module:
+        return next(part for part, found in names_of(self.model).items() if found == name)
+
+    def observe(self, *args: Any, **kwargs: Any) -> None:
+        """One pass of the model on these arguments, uncompiled, in evaluation mode, without gradients."""
+        self._rehearse(self.model, args, kwargs)
+
+    def end_pairing(self) -> None:
+        """Take the hooks off that keep the tensors of a forward pass until its end."""
+        for handle in self._pairing_hooks:
+            handle.remove()
+        self._pairing_hooks = []
+        if self.pairing:
+            self.pairing.returned.clear()
+
+    def remove(self) -> None:
+        self.end_pairing()
+        for handle in self._hooks:
+            handle.remove()
+        self._hooks = []
+
+    def _watch_sizes(self, layers: list[Layer]) -> None:
+        for layer in layers:
+            if not isinstance(layer.module, nn.Linear):
+                layer.seen = SeenSizes(spatial_axes(layer.module))
+                self._hooks.append(layer.module.register_forward_pre_hook(layer.seen, with_kwargs=True))
+
+    def _watch_pairs(self, layers: list[Layer], pairing: Pairing) -> None:
+        hooks = [layer.module.register_forward_hook(Returned(pairing, layer.name)) for layer in layers]
+        hooks += [
+            part.register_forward_pre_hook(Given(pairing, name))
+            for part, name in names_of(self.model).items()
+            if isinstance(part, BATCH_NORMS)
+        ]
+        self._pairing_hooks = [*hooks, self.model.register_forward_hook(PassEnded(pairing))]
+
+    def _before_compiled(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A forward pre-hook of a compiled module: what its own hooks will not see, seen beforehand."""
+        if torch.compiler.is_compiling() or self._rehearsing:
+            return
+        shapes = str([tuple(part.shape[1:]) for part in args if isinstance(part, torch.Tensor)])
+        if shapes not in self._rehearsed and len(self._rehearsed) <= MOST_SIZES:
+            self._rehearsed.append(shapes)
+            self._rehearse(module, args, kwargs)
+
+    def _rehearse(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        training = {part: part.training for part in module.modules()}
+        self._rehearsing = True
+        try:
+            module.eval()
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
+                module(*args, **kwargs)
+        finally:
+            self._rehearsing = False
+            for part, mode in training.items():
+                part.training = mode

@@ -1,0 +1,261 @@
+"""Parametrizations and initial weights: their operators against the dense reference."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+from torch.nn.utils import parametrize  # noqa: E402
+
+from convspectra import GeometryError, InputError, singular_values  # noqa: E402
+from convspectra.reference import dense_operator  # noqa: E402
+from convspectra.torch import (  # noqa: E402
+    OperatorNorm,
+    SpectralClip,
+    geometry_of,
+    initialise_,
+    operator_norm,
+    orthogonal,
+)
+
+LAYERS = {
+    "square": (nn.Conv2d(4, 4, 3, padding=1), (5, 6)),
+    "wide": (nn.Conv2d(6, 3, 3, padding=1), (4, 5)),
+    "tall": (nn.Conv2d(3, 8, (3, 2)), (4, 5)),
+    "kernel larger than input": (nn.Conv2d(3, 4, 5, padding=2), (3, 4)),
+    "1d, dilated": (nn.Conv1d(3, 4, 5, dilation=2, padding=4), (9,)),
+    "3d": (nn.Conv3d(2, 3, 2, padding=1), (3, 2, 3)),
+    "strided": (nn.Conv2d(4, 3, 3, stride=2, padding=1), (4, 6)),
+    "grouped": (nn.Conv2d(4, 8, 3, groups=2, padding=1), (4, 5)),
+    "depthwise": (nn.Conv2d(4, 4, 3, groups=4, padding=1), (4, 5)),
+    "transposed": (nn.ConvTranspose2d(3, 4, 4, stride=2, padding=1), (3, 4)),
+    "grouped transposed": (nn.ConvTranspose1d(4, 8, 3, stride=2, groups=2), (5,)),
+    "linear": (nn.Linear(5, 4), (1,)),
+}
+layers = pytest.mark.parametrize("name", LAYERS)
+
+
+def layer(name):
+    torch.manual_seed(0)
+    module, size = copy.deepcopy(LAYERS[name])
+    module.reset_parameters()
+    return module, size
+
+
+def dense_values(module, size, *, wrapped=True):
+    kernel = module.weight.detach().double().numpy()
+    geometry = geometry_of(module, size)
+    geometry = geometry.on_torus() if wrapped else geometry
+    return np.linalg.svd(
+        dense_operator(kernel[..., None] if kernel.ndim == 2 else kernel, geometry), compute_uv=False
+    )
+
+
+class TestOperatorNorm:
+    @layers
+    @pytest.mark.parametrize("guarantee", ["torus", "layer", "any_size"])
+    def test_the_dense_norm_is_at_most_the_limit(self, name, guarantee):
+        module, size = layer(name)
+        assert operator_norm(module, 0.5, input_shape=size, guarantee=guarantee) is module
+        wrapped = guarantee != "layer"
+        assert dense_values(module, size, wrapped=wrapped)[0] <= 0.5 * (1 + 1e-6)
+        if guarantee == "torus":
+            assert dense_values(module, size)[0] == pytest.approx(0.5, rel=1e-4)
+        if guarantee == "any_size":
+            assert dense_values(module, size, wrapped=False)[0] <= 0.5 * (1 + 1e-6)
+
+    def test_the_one_that_torch_ships_bounds_another_matrix(self):
+        torch.manual_seed(0)
+        theirs, ours = (nn.Conv2d(64, 64, 3, padding=1, bias=False) for _ in range(2))
+        nn.utils.parametrizations.spectral_norm(theirs, n_power_iterations=100)
+        operator_norm(ours, 1.0, input_shape=(32, 32))
+        true = [
+            float(singular_values(module.weight.detach(), geometry_of(module, (32, 32)).on_torus()).norm)
+            for module in (theirs, ours)
+        ]
+        assert 1.4 < true[0] < 1.6
+        assert 0.999 < true[1] <= 1
+
+    def test_a_weight_inside_the_ball_is_left_as_it_is(self):
+        module, size = layer("square")
+        before = module.weight.detach().clone()
+        operator_norm(module, 100.0, input_shape=size)
+        assert torch.equal(module.weight, before)
+
+    def test_it_trains_and_stays_inside(self):
+        module, size = layer("square")
+        operator_norm(module, 0.7, input_shape=size)
+        optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+        before = module.parametrizations.weight.original.detach().clone()
+        for _ in range(3):
+            optimizer.zero_grad()
+            (-module(torch.ones(1, 4, *size)).square().mean()).backward()
+            optimizer.step()
+            assert dense_values(module, size)[0] <= 0.7 * (1 + 1e-6)
+        assert not torch.equal(module.parametrizations.weight.original, before)
+
+    def test_its_gradient_is_that_of_the_formula(self):
+        module, size = nn.Conv1d(2, 2, 3, dtype=torch.float64), (6,)
+        bounded = OperatorNorm(0.3, geometry_of(module, size).on_torus())
+        weight = module.weight.detach().requires_grad_()
+        assert torch.autograd.gradcheck(bounded, (weight,), eps=1e-6, atol=1e-5)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision_is_inside_after_rounding(self, dtype):
+        module, size = layer("square")
+        operator_norm(module.to(dtype), 0.5, input_shape=size)
+        assert module.weight.dtype == dtype
+        assert 0.97 * 0.5 < dense_values(module, size)[0] <= 0.5
+        module.weight.sum().backward()
+        assert torch.isfinite(module.parametrizations.weight.original.grad).all()
+
+    def test_assignment_state_and_removal(self):
+        module, size = layer("square")
+        operator_norm(module, 0.5, input_shape=size)
+        small = 0.01 * torch.randn(4, 4, 3, 3)
+        with torch.no_grad():
+            module.weight = small
+        assert torch.equal(module.weight, small)
+        other, _ = layer("square")
+        operator_norm(other, 0.5, input_shape=size).load_state_dict(module.state_dict())
+        assert torch.equal(other.weight, small)
+        parametrize.remove_parametrizations(module, "weight")
+        assert torch.equal(module.weight, small)
+        assert isinstance(module.weight, nn.Parameter)
+
+    def test_a_stride_that_does_not_divide_is_held_on_the_next_larger_torus(self):
+        module, _ = layer("strided")
+        operator_norm(module, 0.5, input_shape=(5, 5))
+        assert module.parametrizations.weight[0].geometry.input_shape == (6, 6)
+        assert dense_values(module, (6, 6))[0] <= 0.5 * (1 + 1e-6)
+
+    def test_a_clip_leaves_it_alone(self):
+        module, size = layer("square")
+        model = nn.Sequential(operator_norm(module, 0.5, input_shape=size), nn.Conv2d(4, 4, 3))
+        clip = SpectralClip(model, 0.1, method="rescale", guarantee="any_size")
+        clip.step()
+        assert [record.status for record in clip.report()] == ["computed", "held"]
+        assert clip.report()[0].norm > 0.4
+
+    def test_bad_input(self):
+        with pytest.raises(ValueError, match="max_norm must be positive and finite"):
+            operator_norm(nn.Conv2d(1, 1, 1), 0.0, input_shape=(3, 3))
+        with pytest.raises(InputError, match=r"input_shape is needed for guarantee='torus'"):
+            operator_norm(nn.Conv2d(1, 1, 3), 1.0)
+        with pytest.raises(GeometryError, match="must be a convolution or linear layer; got ReLU"):
+            operator_norm(nn.ReLU(), 1.0)
+        with pytest.raises(InputError, match=r"name must be that .* got 'kernel'.* weight, bias"):
+            operator_norm(nn.Linear(2, 2), 1.0, name="kernel")
+
+
+class TestOrthogonal:
+    @layers
+    def test_all_singular_values_are_one(self, name):
+        module, size = layer(name)
+        orthogonal(module)
+        for points in (size, tuple(2 * n for n in size)) if name != "linear" else (size,):
+            values = dense_values(module, points)
+            assert abs(values - 1).max() < 1e-5, points
+
+    @layers
+    def test_zero_padded_it_does_not_expand(self, name):
+        module, size = layer(name)
+        orthogonal(module)
+        assert dense_values(module, size, wrapped=False)[0] < 1 + 1e-5
+
+    @layers
+    def test_gradients_are_finite_and_training_keeps_it_orthogonal(self, name):
+        module, size = layer(name)
+        orthogonal(module)
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        target = torch.randn_like(module.weight)
+        losses = []
+        for _ in range(10):
+            optimizer.zero_grad()
+            loss = (module.weight - target).square().sum()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        assert losses[-1] < losses[0] or name == "depthwise"  # which has nothing to learn
+        assert abs(dense_values(module, size) - 1).max() < 1e-5
+
+    def test_its_gradient_is_that_of_the_formula(self):
+        module = orthogonal(nn.Conv1d(3, 4, 3, dtype=torch.float64))
+        weight = module.parametrizations.weight.original.detach().requires_grad_()
+        assert torch.autograd.gradcheck(module.parametrizations.weight[0], (weight,))
+
+    def test_a_stride_that_cannot_be(self):
+        with pytest.raises(GeometryError, match=r"stride \(2, 2\) takes 8 rows of 3 columns apart"):
+            orthogonal(nn.Conv2d(3, 8, 3, stride=2))
+
+
+class TestInitialise:
+    @layers
+    @pytest.mark.parametrize("norm", [1.0, 0.3])
+    def test_all_singular_values_are_the_norm(self, name, norm):
+        module, size = layer(name)
+        bias = module.bias.detach().clone()
+        assert initialise_(module, norm) is module
+        values = dense_values(module, size)
+        assert abs(values - norm).max() < 1e-6
+        assert torch.equal(module.bias, bias)
+        assert dense_values(module, size, wrapped=False)[0] <= norm * (1 + 1e-6)
+
+    @pytest.mark.parametrize("name", ["square", "tall", "wide", "1d, dilated", "grouped"])
+    def test_padding_by_what_the_middle_tap_reaches_changes_nothing(self, name):
+        module, size = layer(name)
+        initialise_(module)
+        taps = module.weight.detach().flatten(2).abs().sum(dim=(0, 1))
+        assert int((taps > 0).sum()) == 1
+        if name != "tall":
+            assert abs(dense_values(module, size, wrapped=False) - 1).max() < 1e-6
+
+    def test_a_strided_layer_reads_every_pixel_its_kernel_covers(self):
+        module = initialise_(nn.Conv2d(3, 12, 3, stride=2, padding=1))
+        assert abs(dense_values(module, (6, 6), wrapped=False) - 1).max() < 1e-6
+        pointwise = initialise_(nn.Conv2d(3, 5, 1, stride=2))
+        values = dense_values(pointwise, (4, 4), wrapped=False)
+        assert abs(values[:12] - 1).max() < 1e-6
+        assert abs(values[12:]).max() < 1e-6
+
+    def test_a_whole_model_and_a_generator(self):
+        def made(seed):
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Linear(3, 2))
+            return initialise_(model, generator=torch.Generator().manual_seed(seed))
+
+        assert torch.equal(made(1)[0].weight, made(1)[0].weight)
+        assert not torch.equal(made(1)[0].weight, made(2)[0].weight)
+        assert abs(dense_values(made(1)[2], (1,)) - 1).max() < 1e-6
+
+    @layers
+    def test_scaled_to_a_norm(self, name):
+        module, size = layer(name)
+        before = module.weight.detach().clone()
+        initialise_(module, 2.0, method="scaled", input_shape=size)
+        assert dense_values(module, size)[0] == pytest.approx(2.0, rel=1e-5)
+        ratio = module.weight.detach() / before
+        assert torch.allclose(ratio, ratio.flatten()[0])
+
+    def test_bad_input(self):
+        with pytest.raises(ValueError, match="norm must be positive and finite; got -1"):
+            initialise_(nn.Linear(2, 2), -1)
+        with pytest.raises(ValueError, match="method must be one of delta_orthogonal, scaled; got 'delta'"):
+            initialise_(nn.Linear(2, 2), method="delta")
+        with pytest.raises(InputError, match="must be or hold a convolution or linear layer; got ReLU"):
+            initialise_(nn.ReLU())
+        with pytest.raises(InputError, match="takes one layer with its input_shape; got 2 layers"):
+            initialise_(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), method="scaled")
+        with pytest.raises(InputError, match="input_shape is needed"):
+            initialise_(nn.Conv2d(2, 2, 3), method="scaled")
+        with pytest.raises(InputError, match="is computed from other parameters"):
+            initialise_(orthogonal(nn.Linear(2, 2)))
+        zero = nn.Linear(2, 2)
+        nn.init.zeros_(zero.weight)
+        with pytest.raises(InputError, match="is zero and cannot be scaled"):
+            initialise_(zero, method="scaled")
