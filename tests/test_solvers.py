@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import convspectra as cs
-from convspectra._solvers import choice, native, threshold
+from convspectra._solvers import choice, native, products, threshold
 from convspectra.spectrum import prepare
 from convspectra.symbol import frequency_grid
 
@@ -141,6 +141,25 @@ def test_every_engine_lowers_alike(engine, dtype):
         tolerance = 20 * TOLERANCE[few.real.dtype]
         np.testing.assert_allclose(found.blocks, blocks.reshape(few.shape), atol=tolerance)
         np.testing.assert_allclose(found.sums[:, 0], sums, atol=5 * tolerance)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_matrix_products_alone_give_the_same(dtype):
+    for shape in SHAPES:
+        stack = hard_matrices(shape, dtype)
+        tolerance = TOLERANCE[stack.real.dtype]
+        for level in (1e-3, 1.0, 4.0, 1e9):
+            found = products.lowered(stack, level)
+            blocks, sums, tops = lowered_by_svd(stack, level)
+            scale = np.maximum(tops, np.finfo(np.float64).tiny)
+            assert (np.abs(found.tops - tops) / scale).max() <= tolerance, (shape, level)
+            # A level far above the values leaves rounding of its own size.
+            room = np.maximum(scale, np.where(tops > level, level, 0))
+            assert (np.abs(found.blocks - blocks).max(axis=(1, 2)) / room).max() <= 3 * tolerance, (
+                shape,
+                level,
+            )
+            assert (np.abs(found.sums - sums) / room).max() <= 3 * max(shape) * tolerance, (shape, level)
 
 
 @needs_native

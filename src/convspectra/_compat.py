@@ -38,6 +38,11 @@ def is_untracked_on_cpu(array: Array) -> bool:
     return is_numpy(array)
 
 
+def is_on_gpu(array: Array) -> bool:
+    """Whether it is a PyTorch tensor on a GPU."""
+    return is_torch(array) and array.device.type == "cuda"
+
+
 def is_tracked(array: Array) -> bool:
     """Whether what is computed from `array` is wanted with its derivative."""
     if is_torch(array):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ._compat import Array, is_concrete, is_numpy, like, namespace, real_kernel, to_numpy
-from ._solvers import array_api, choice, native, pool
+from ._solvers import array_api, choice, native, pool, products
 from ._solvers.choice import Engine, Solver
 from ._solvers.pool import DEFAULT_MEMORY
 from .geometry import ConvGeometry, Correlation
@@ -228,7 +228,9 @@ def _largest(
 ) -> Array:
     if engine == "native":
         return native.singular_values(source, grid, start, stop)[..., 0]
-    return array_api.largest_singular_value(_blocks(source, correlation, grid, start, stop))
+    blocks = _blocks(source, correlation, grid, start, stop)
+    by = products if products.pay(blocks) else array_api
+    return by.largest_singular_value(blocks)
 
 
 def _blocks(kernel: Array, correlation: Correlation, grid: FrequencyGrid, start: int, stop: int) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._compat import Array, is_numpy, like, namespace, to_numpy
 from ..symbol import FrequencyGrid
-from . import array_api, choice, native
+from . import array_api, choice, native, products
 from .choice import Engine
 from .native import Lowered, NumpyArray
 
@@ -26,7 +26,8 @@ _LOOKS = 32
 def lowered(engine: Engine, blocks: Array, level: float) -> Lowered:
     """The blocks, shape (..., m, n), lowered by `level > 0`.
 
-    By the smaller Gram matrix, or by the core: either way only values above the level are divided by.
+    By the smaller Gram matrix, or by the core: either way only values above the level are divided by; or,
+    on a GPU, by matrix products alone.
     """
     shape, xp = blocks.shape, namespace(blocks)
     flat = xp.reshape(blocks, (-1, *shape[-2:]))
@@ -39,6 +40,8 @@ def lowered(engine: Engine, blocks: Array, level: float) -> Lowered:
             lambda places: taken[places],
             level,
         )
+    elif products.pay(flat):
+        found = products.lowered(flat, level)
     else:
         found = lowered_by_gram(choice.taken_by(engine, flat), level)
     if not isinstance(found.blocks, type(blocks)):
