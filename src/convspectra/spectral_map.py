@@ -177,7 +177,7 @@ def total_squares_above(
     """`sum multiplicity max(sigma - level, 0)^2`; differentiable."""
 
     def forward(given: Array) -> tuple[Array, Array]:
-        found = excess(given, correlation, level, solve)
+        found = excess(given, correlation, level, solve, squares=True)
         return like(found.squares, given, given.dtype), 2 * found.adjoint
 
     return with_vjp(forward, lambda gradient, cotangent: cotangent * gradient, kernel)
@@ -189,17 +189,19 @@ class Excess:
 
     Attributes:
         adjoint: `S* [ U max(sigma - level, 0) V^H ]`, and `kernel`, the same by the pseudoinverse `S^+`.
-        squares: the sum of the squares of the lowered values.
+        squares: the sum of the squares of the lowered values; None unless asked for.
         top: the largest singular value of the layer.
     """
 
     adjoint: Array
     kernel: Array
-    squares: Array
+    squares: Array | None
     top: Array
 
 
-def excess(kernel: Array, correlation: Correlation, level: float, solve: Solve = DEFAULT) -> Excess:
+def excess(
+    kernel: Array, correlation: Correlation, level: float, solve: Solve = DEFAULT, squares: bool = False
+) -> Excess:
     """What lies above `level`, without a derivative; blocks inside are not decomposed."""
     grid = frequency_grid(correlation)
     engine = choice.choose(solve["solver"], kernel, grid.block_shape, len(grid.index))
@@ -207,14 +209,15 @@ def excess(kernel: Array, correlation: Correlation, level: float, solve: Solve =
         engine = "lapack"
     taken = choice.taken_by(engine, kernel)
     source = native.prepare(taken, correlation) if engine == "native" else taken
-    task = partial(_excess, engine, source, taken, correlation, grid, level)
+    mostly = engine == "native" and threshold.is_mostly_outside(source, grid, level)
+    task = partial(_excess, engine, source, taken, correlation, grid, level, mostly, squares)
     parts = over_grid(
         task, taken, correlation, grid, solve["executor"], solve["memory"], engine, makes_blocks=True
     )
     adjoint = _back(_sum([part[0] for part in parts]), kernel)
-    squares = _sum([part[1] for part in parts])
+    total = _sum([part[1] for part in parts]) if squares else None
     top = namespace(parts[0][2]).max(namespace(parts[0][2]).stack([part[2] for part in parts]))
-    return Excess(adjoint, _over_scale(adjoint, correlation), squares, _back(top, kernel))
+    return Excess(adjoint, _over_scale(adjoint, correlation), total, _back(top, kernel))
 
 
 def _excess(
@@ -224,19 +227,23 @@ def _excess(
     correlation: Correlation,
     grid: FrequencyGrid,
     level: float,
+    mostly_outside: bool,
+    squares: bool,
     start: int,
     stop: int,
 ) -> tuple[Array, Any, Any]:
     part = grid.at(slice(start, stop))
     blocks = partial(symbol_blocks, kernel, correlation)
     if engine == "native":
-        found = threshold.lowered_symbol(source, part, level, blocks)
+        found = threshold.lowered_symbol(source, part, level, blocks, mostly_outside)
     else:
         found = threshold.lowered(engine, blocks(part), level)
-    xp = namespace(found.blocks)
-    weights = like(part.multiplicity[:, None], found.sums, found.sums.dtype)
-    squares = xp.astype(xp.sum(xp.abs(found.blocks) ** 2, axis=(-2, -1)), found.sums.dtype)
-    return symbol_adjoint(found.blocks, correlation, part), xp.sum(weights * squares), xp.max(found.tops)
+    xp, total = namespace(found.blocks), None
+    if squares:
+        weights = like(part.multiplicity[:, None], found.sums, found.sums.dtype)
+        each = xp.astype(xp.sum(xp.abs(found.blocks) ** 2, axis=(-2, -1)), found.sums.dtype)
+        total = xp.sum(weights * each)
+    return symbol_adjoint(found.blocks, correlation, part), total, xp.max(found.tops)
 
 
 def adjoint_of_function(

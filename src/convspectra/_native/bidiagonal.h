@@ -160,9 +160,44 @@ struct NoRotations {
   void sweep_ends(int) {}
 };
 
+// One sweep of implicit QR over the entries 0 to `high`, with a shift, or without where it is zero. `right.turn(k, c,
+// s)` is told of each rotation from the right, of columns k and k + 1.
+template <class P, class Right> inline void qr_sweep(P *d, P *e, int high, P shift, Right &right) {
+  const P zero(0);
+  const auto plain = shift == zero;
+  P f(0), g(0), s_left(0), now = e[0];
+  auto begins = zero == zero;
+  for (int k = 0; k < high; k++) {
+    P diagonal = d[k], above = e[k], next = d[k + 1];
+    f = select(begins, select(plain, diagonal, (diagonal - shift) * (diagonal + shift)), f);
+    g = select(begins, select(plain, above, diagonal * above), g);
+    P c, s, r;
+    rotation(f, g, c, s, r);
+    right.turn(k, c, s);
+    if (k > 0)
+      e[k - 1] = select(begins, zero, select(plain, s_left * r, r));
+    P f2 = c * diagonal + s * above, g2 = s * next;
+    P left_over = select(plain, zero, c * above - s * diagonal);
+    next = c * next;
+    P c2, s2, r2;
+    rotation(f2, g2, c2, s2, r2);
+    d[k] = r2;
+    d[k + 1] = c2 * next - s2 * left_over;
+    P coming = k + 1 < high ? e[k + 1] : zero;
+    f = select(plain, next, c2 * left_over + s2 * next);
+    g = select(plain, coming, s2 * coming);
+    if (k + 1 < high)
+      e[k + 1] = c2 * coming;
+    begins = now == zero;
+    now = coming;
+    s_left = s2;
+  }
+  e[high - 1] = select(begins, zero, select(plain, s_left * f, f));
+}
+
 // Diagonalises the bidiagonal matrices d, e in place: d becomes the singular values up to sign, unordered.
-// Entries of at most about 1. Returns whether all converged. `right.turn(k, c, s)` is told of each rotation
-// from the right, of columns k and k + 1, and `right.sweep_ends(count)` when it was `count` of them in order.
+// Entries of at most about 1. Returns whether all converged. `right` hears of rotations as in `qr_sweep`, and by
+// `right.sweep_ends(count)` when it was `count` of them in order.
 template <class P, class Right = NoRotations>
 bool implicit_qr(P *d, P *e, int n, double negligible, int64_t most, Right right = {}) {
   const P small(negligible), zero(0), floor(0x1p-80);
@@ -193,37 +228,7 @@ bool implicit_qr(P *d, P *e, int n, double negligible, int64_t most, Right right
     // entry, or where there is a zero on the diagonal.
     P shift = smaller_of_two(first, off, second);
     auto vain = (shift * shift <= small * top * top) | (least <= small * top);
-    shift = select(vain, zero, shift);
-    auto plain = shift == zero;
-
-    P f(0), g(0), s_left(0), now = e[0];
-    begins = zero == zero;
-    for (int k = 0; k < high; k++) {
-      P diagonal = d[k], above = e[k], next = d[k + 1];
-      f = select(begins, select(plain, diagonal, (diagonal - shift) * (diagonal + shift)), f);
-      g = select(begins, select(plain, above, diagonal * above), g);
-      P c, s, r;
-      rotation(f, g, c, s, r);
-      right.turn(k, c, s);
-      if (k > 0)
-        e[k - 1] = select(begins, zero, select(plain, s_left * r, r));
-      P f2 = c * diagonal + s * above, g2 = s * next;
-      P left_over = select(plain, zero, c * above - s * diagonal);
-      next = c * next;
-      P c2, s2, r2;
-      rotation(f2, g2, c2, s2, r2);
-      d[k] = r2;
-      d[k + 1] = c2 * next - s2 * left_over;
-      P coming = k + 1 < high ? e[k + 1] : zero;
-      f = select(plain, next, c2 * left_over + s2 * next);
-      g = select(plain, coming, s2 * coming);
-      if (k + 1 < high)
-        e[k + 1] = c2 * coming;
-      begins = now == zero;
-      now = coming;
-      s_left = s2;
-    }
-    e[high - 1] = select(begins, zero, select(plain, s_left * f, f));
+    qr_sweep(d, e, high, select(vain, zero, shift), right);
     right.sweep_ends(high);
   }
 }

@@ -6,8 +6,10 @@
 //
 //     U max(sigma - t, 0) V^H = Q [ B Z diag(max(1 - t / sigma, 0)) Z^T ] P^H
 //
-// needs no left singular vectors, and divides by no value below t; where few values are above, the same is
-// summed pair by pair. Everything after B works on a few rows that
+// needs no left singular vectors, and divides by no value below t. Where few values are above, it is summed pair
+// by pair, and only their vectors are found: the values by dqds, then for each in turn a sweep or two of implicit
+// QR with that very value as shift, which brings it to the end of the matrix; the rotations of the sweeps, applied
+// to a unit vector, are its singular vector. Everything after B works on a few rows that
 // stay in the nearest cache: reflectors from the right go through the rows one after the other, and those from
 // the left through the rows of the transpose.
 #pragma once
@@ -196,6 +198,7 @@ template <class Layout, class P> struct Room {
   V *lefts, *rights, *z, *pairs;
   S *left_factors, *right_factors, *turns, *shares;
   P *d, *e, *off, *values;
+  P *q, *f, *other_q, *other_f, *squares;
   int *order; // of the vectors whose value is above
 
   static int64_t size_of_a(int64_t m, int64_t n) {
@@ -211,7 +214,7 @@ template <class Layout, class P> struct Room {
   static std::size_t bytes(int64_t m, int64_t n) {
     const int64_t r = row_length<Layout>(n), c = row_length<Layout>(m);
     return sizeof(V) * (size_of_a(m, n) + 3 * r + ROWS * r + n * (c + r) + size_of_z(n) + size_of_pairs(m, n)) +
-           sizeof(S) * (4 * n + 2 * n * RightVectors<Layout>::SWEEPS + n) + (4 * sizeof(P) + sizeof(int)) * n + 16 * 64;
+           sizeof(S) * (4 * n + 2 * n * RightVectors<Layout>::SWEEPS + n) + (9 * sizeof(P) + sizeof(int)) * n + 24 * 64;
   }
   Room(Arena &arena, int64_t m, int64_t n) {
     const int64_t r = row_length<Layout>(n), c = row_length<Layout>(m);
@@ -221,33 +224,144 @@ template <class Layout, class P> struct Room {
     pairs = arena.take<V>(size_of_pairs(m, n));
     left_factors = arena.take<S>(2 * n), right_factors = arena.take<S>(2 * n);
     turns = arena.take<S>(2 * n * RightVectors<Layout>::SWEEPS), shares = arena.take<S>(n);
-    for (P **packs : {&d, &e, &off, &values})
+    for (P **packs : {&d, &e, &off, &values, &q, &f, &other_q, &other_f, &squares})
       *packs = arena.take<P>(n);
     order = arena.take<int>(n);
   }
 };
 
-// The transposes of sum_p (share_p B z_p by the left reflectors) (z_p by the right ones)^H, in room.a: what is
-// left of the matrices, by a few singular pairs.
+// Rotations from the right, in the order in which they were made, as many as there is room for.
+template <class S> struct Rotations {
+  S *at; // cosine and sine in turn
+  int64_t used = 0;
+  template <class P> void turn(int, P c, P s) {
+    at[2 * used] = in_lanes<S>(c), at[2 * used + 1] = in_lanes<S>(s);
+    used++;
+  }
+};
+
+// Whether few values of each matrix are above `level`, and their right singular vectors were found: then how
+// many, at most, else -1. The vectors are the first rows of room.pairs, room.shares theirs, `sums` and `top` as in
+// `lower`. room.values and room.off hold the bidiagonal matrices by their largest entry, `most`, and are used up.
 template <class Layout, class P>
-void add_pairs(const Room<Layout, P> &room, const RightVectors<Layout> &z, const Reflectors<Layout> &lefts,
-               const Reflectors<Layout> &rights, int m, int n, int above) {
+int few_vectors(const Room<Layout, P> &room, int n, P most, P level, P &sums, P &top) {
+  using S = typename Layout::Scalar;
+  using T = typename Layout::T;
+  constexpr int WIDE = 4, ATTEMPTS = 4, lanes = sizeof(P::v[0]) / sizeof(double);
+  const P zero(0), one(1), near(16 * std::sqrt(Limits<T>::negligible));
+  const auto reversed = magnitude(room.values[n - 1]) > magnitude(room.values[0]);
+  for (int k = 0; k < n; k++) {
+    const P x = select(reversed, room.values[n - 1 - k], room.values[k]);
+    room.q[k] = larger(x * x, P(least_square));
+    if (k + 1 < n) {
+      const P y = select(reversed, room.off[n - 2 - k], room.off[k]);
+      room.f[k] = y * y;
+    }
+  }
+  if (!squared_values<P>(room.q, room.f, room.other_q, room.other_f, room.squares, n, Limits<T>::negligible, 8 * n + 20))
+    return -1;
+  P count(0);
+  for (int k = 0; k < n; k++)
+    count = count + select(most * root(room.squares[k]) > level, one, zero);
+  int above = 0;
+  for (const auto &part : count.v)
+    for (int l = 0; l < lanes; l++)
+      above = std::max(above, static_cast<int>(part[l]));
+  if (4 * above > n)
+    return -1;
+
+  Rotations<S> rotations{reinterpret_cast<S *>(room.z)};
+  const int64_t most_rotations = Room<Layout, P>::size_of_z(n) * static_cast<int64_t>(sizeof(typename Layout::V)) /
+                                 static_cast<int64_t>(2 * sizeof(S));
+  int sweeps = 0;
+  sums = top = zero;
+  for (int p = 0; p < std::max(above, 1); p++) {
+    P square(0);
+    for (int k = 0; k < n; k++)
+      square = larger(square, room.squares[k]);
+    auto found = zero > one;
+    for (int k = 0; k < n; k++) {
+      const auto hit = (room.squares[k] == square) & !found;
+      room.squares[k] = select(hit, P(-1), room.squares[k]);
+      found = found | hit;
+    }
+    const P shift = root(square), value = most * shift;
+    const auto inside = !(value > level);
+    if (p == 0)
+      top = value;
+    if (p >= above)
+      break;
+    sums = sums + select(inside, zero, value - level);
+    room.shares[p] = in_lanes<S>(select(inside, zero, one - level / select(inside, one, value)));
+    const int high = n - 1 - p;
+    auto good = inside;
+    for (int attempt = 0; attempt < ATTEMPTS && high > 0; attempt++) {
+      if (rotations.used + high > most_rotations)
+        return -1;
+      qr_sweep(room.values, room.off, high, shift, rotations);
+      room.order[sweeps++] = high; // at most 4 n / 4
+      good = inside | ((magnitude(room.off[high - 1]) <= near) & (magnitude(magnitude(room.values[high]) - shift) <= near));
+      if (all(good))
+        break;
+    }
+    if (!all(good))
+      return -1;
+  }
+  const int64_t r = row_length<Layout>(n);
+  S *vectors = room.turns; // WIDE of them, interleaved
+  for (int first = 0; first < above; first += WIDE) {
+    for (int64_t i = 0; i < int64_t(WIDE) * n; i++)
+      vectors[i] = S{};
+    for (int w = 0; w < WIDE && first + w < above; w++)
+      vectors[(n - 1 - first - w) * WIDE + w] = S{} + T(1);
+    // Sweeps that came after a value was found do not reach its place.
+    const S *at = rotations.at + 2 * rotations.used;
+    for (int sweep = sweeps - 1; sweep >= 0; sweep--)
+      for (int k = room.order[sweep] - 1; k >= 0; k--) {
+        at -= 2;
+        const S c = at[0], s = at[1];
+        S *x = vectors + k * WIDE;
+#pragma GCC unroll 4
+        for (int w = 0; w < WIDE; w++) {
+          const S y = x[w], z = x[WIDE + w];
+          x[w] = c * y - s * z;
+          x[WIDE + w] = s * y + c * z;
+        }
+      }
+    for (int w = 0; w < WIDE && first + w < above; w++)
+      for (int i = 0; i < n; i++)
+        Layout::put(room.pairs + (first + w) * r, i, 0, vectors[i * WIDE + w]);
+  }
+  return above;
+}
+
+// The transposes of sum_p (share_p B z_p by the left reflectors) (z_p by the right ones)^H, in room.a: what is
+// left of the matrices, by a few singular pairs. The real parts of the first rows of room.pairs are the z_p.
+template <class Layout, class P>
+void add_pairs(const Room<Layout, P> &room, const Reflectors<Layout> &lefts, const Reflectors<Layout> &rights, int m,
+               int n, int above) {
   using S = typename Layout::Scalar;
   using V = typename Layout::V;
   constexpr int ROWS = Room<Layout, P>::ROWS, WIDE = 4;
   const int64_t r = row_length<Layout>(n), c = row_length<Layout>(m);
   const int whole = (above + ROWS - 1) / ROWS * ROWS, vectors_m = static_cast<int>(c / 2);
   V *right = room.pairs, *left = right + whole * r;
-  for (int64_t e = 0; e < whole * (r + c); e++)
+  for (int64_t e = 0; e < whole * c; e++)
+    left[e] = V{};
+  for (int64_t e = above * r; e < whole * r; e++)
     right[e] = V{};
-  for (int p = 0; p < above; p++)
+  for (int p = 0; p < above; p++) {
+    for (int i = n; i % Layout::per_vector; i++)
+      Layout::put(right + p * r, i, 0, S{});
+    for (int64_t j = 0; j < r; j += 2)
+      right[p * r + j + 1] = V{};
     for (int i = 0; i < n; i++) {
-      const S entry = z.entry(room.order[p], i);
-      S image = in_lanes<S>(room.d[i]) * entry;
+      S image = in_lanes<S>(room.d[i]) * Layout::get(right + p * r, i, 0);
       if (i + 1 < n)
-        image += in_lanes<S>(room.e[i]) * z.entry(room.order[p], i + 1);
-      Layout::put(right + p * r, i, 0, entry), Layout::put(left + p * c, i, 0, room.shares[p] * image);
+        image += in_lanes<S>(room.e[i]) * Layout::get(right + p * r, i + 1, 0);
+      Layout::put(left + p * c, i, 0, room.shares[p] * image);
     }
+  }
   for (int p = 0; p < whole; p += ROWS) {
     reflect<Layout, ROWS>(right + p * r, r, static_cast<int>(r / 2), rights);
     reflect<Layout, ROWS>(left + p * c, c, vectors_m, lefts);
@@ -303,6 +417,22 @@ bool lower(const Room<Layout, P> &room, int m, int n, P level, int64_t max_sweep
     room.values[k] = select(finite, room.d[k], zero) * inverse;
     room.off[k] = k + 1 < n ? select(finite, room.e[k], zero) * inverse : zero;
   }
+  // What is not known is NaN, in the sums as well.
+  const P unknown = select(finite, zero, P(std::numeric_limits<double>::quiet_NaN()));
+  {
+    const FlushSubnormals flush;
+    const int few = few_vectors<Layout, P>(room, n, select(finite, most, zero), level, sums, top);
+    if (few > 0)
+      add_pairs(room, lefts, rights, m, n, few);
+    if (few >= 0) {
+      sums = sums + unknown, top = top + unknown;
+      return true;
+    }
+    for (int k = 0; k < n; k++) {
+      room.values[k] = select(finite, room.d[k], zero) * inverse;
+      room.off[k] = k + 1 < n ? select(finite, room.e[k], zero) * inverse : zero;
+    }
+  }
   RightVectors<Layout> vectors(room.z, room.turns, n);
   bool done;
   {
@@ -311,8 +441,6 @@ bool lower(const Room<Layout, P> &room, int m, int n, P level, int64_t max_sweep
                           Collect<RightVectors<Layout>>{&vectors});
   }
   vectors.apply();
-  // What is not known is NaN, in the sums as well.
-  const P unknown = select(finite, zero, P(std::numeric_limits<double>::quiet_NaN()));
   sums = top = unknown;
   int above = 0;
   for (int k = 0; k < n; k++) {
@@ -331,7 +459,10 @@ bool lower(const Room<Layout, P> &room, int m, int n, P level, int64_t max_sweep
 
   const FlushSubnormals flush;
   if (2 * above <= n) {
-    add_pairs(room, vectors, lefts, rights, m, n, above);
+    for (int p = 0; p < above; p++)
+      for (int i = 0; i < n; i++)
+        Layout::put(room.pairs + p * r, i, 0, vectors.entry(room.order[p], i));
+    add_pairs(room, lefts, rights, m, n, above);
     return true;
   }
   const int vectors_n = static_cast<int>(r / 2), vectors_m = static_cast<int>(c / 2);

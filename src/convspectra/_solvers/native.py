@@ -11,6 +11,7 @@ Source: Golub and Kahan (1965); Fernando and Parlett (1994); Demmel and Kahan (1
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -223,6 +224,21 @@ def singular_values_of_blocks(
     return values, bisected
 
 
+class _Workspace(threading.local):
+    """Memory that each thread keeps: fresh pages would cost as much as what is computed in them."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, dtype=np.uint8)
+
+    def take(self, size: int) -> NumpyArray:
+        if size > len(self._bytes):
+            self._bytes = np.empty(size, dtype=np.uint8)
+        return self._bytes[:size]
+
+
+_workspace = _Workspace()
+
+
 class Lowered(NamedTuple):
     """Blocks whose singular values were lowered.
 
@@ -245,10 +261,14 @@ def lowered(
     instruction_set: str = "",
     sweeps: int | None = None,
 ) -> Lowered:
-    """The blocks of a grid with each singular value lowered by `level`; shapes begin with (F, groups)."""
+    """The blocks of a grid with each singular value lowered by `level`; shapes begin with (F, groups).
+
+    They lie in this thread's workspace, until its next call.
+    """
     rows, columns = prepared.block_shape[::-1] if prepared.stacked else prepared.block_shape
     frequencies, real = len(grid.index), prepared.taps.dtype
-    found = np.empty((frequencies, prepared.groups, rows, columns, 2), dtype=real)
+    shape = (frequencies, prepared.groups, rows, columns, 2)
+    found = _workspace.take(math.prod(shape) * real.itemsize).view(real).reshape(shape)
     facts = np.empty((frequencies, prepared.groups, 2))
     for begin, end, phases in _phases(prepared, grid, 0, frequencies):
         core.lowered_symbol(
@@ -263,7 +283,9 @@ def lowered(
             instruction_set,
             _sweeps(prepared.block_shape[1]) if sweeps is None else sweeps,
         )
-    found, facts = np.ldexp(found, prepared.exponent), np.ldexp(facts, prepared.exponent)
+    if prepared.exponent:
+        np.ldexp(found, prepared.exponent, out=found)
+        np.ldexp(facts, prepared.exponent, out=facts)
     complex_dtype = np.complex64 if real == np.float32 else np.complex128
     return Lowered(found.view(complex_dtype)[..., 0], facts[..., 0], facts[..., 1])
 

@@ -19,11 +19,11 @@ from .native import Lowered, NumpyArray
 LARGEST_SIDE_LOWERED = 512
 """The core keeps a few matrices of the block's size in each lane: beyond this side that is too much."""
 
-_LOOKS = 32
-"""Blocks whose values are found first, to see whether it is worth finding out which are inside."""
+_LOOKS = 16
+"""Blocks whose values are found first: one filling of the lanes."""
 
 
-def lowered(engine: Engine, blocks: Array, level: float) -> Lowered:
+def lowered(engine: Engine, blocks: Array, level: float, mostly_outside: bool = False) -> Lowered:
     """The blocks, shape (..., m, n), lowered by `level > 0`.
 
     By the smaller Gram matrix, or by the core: either way only values above the level are divided by; or,
@@ -34,8 +34,8 @@ def lowered(engine: Engine, blocks: Array, level: float) -> Lowered:
     if engine == "native" and min(shape[-2:]) <= LARGEST_SIDE_LOWERED:
         taken = to_numpy(flat)
         found = _outside_only(
-            len(taken),
-            lambda places: native.singular_values_of_blocks(taken[places])[0][:, 0],
+            mostly_outside,
+            lambda: native.singular_values_of_blocks(taken)[0][:, 0],
             lambda places: native.lowered_of_blocks(taken[places], level),
             lambda places: taken[places],
             level,
@@ -56,38 +56,48 @@ def lowered_symbol(
     grid: FrequencyGrid,
     level: float,
     blocks: Callable[[FrequencyGrid], NumpyArray],
+    mostly_outside: bool = False,
 ) -> Lowered:
-    """The blocks of a grid by the core, shape (F, groups, m, n); `blocks` makes those it cannot finish."""
+    """The blocks of a grid by the core, shape (F, groups, m, n); `blocks` makes those it cannot finish.
 
-    def largest(places: NumpyArray | slice) -> NumpyArray:
-        part = grid.at(places)
-        return np.asarray(native.singular_values(prepared, part, 0, len(part.index))[..., 0])
-
+    They lie in this thread's workspace, until its next call.
+    """
     return _outside_only(
-        len(grid.index),
-        largest,
+        mostly_outside,
+        lambda: _largest(prepared, grid),
         lambda places: native.lowered(prepared, grid.at(places), level),
         lambda places: blocks(grid.at(places)),
         level,
     )
 
 
+def is_mostly_outside(prepared: native.NativeTaps, grid: FrequencyGrid, level: float) -> bool:
+    """Whether, by a few blocks, more are outside than inside: then it does not pay to find out which."""
+    first = _largest(prepared, grid.at(slice(None, None, max(1, len(grid.index) // _LOOKS))))
+    return bool(2 * np.count_nonzero(~(first <= level)) > first.size)
+
+
+def _largest(prepared: native.NativeTaps, grid: FrequencyGrid) -> NumpyArray:
+    return np.asarray(native.singular_values(prepared, grid, 0, len(grid.index))[..., 0])
+
+
 def _outside_only(
-    count: int,
-    largest: Callable[[NumpyArray | slice], NumpyArray],
+    mostly_outside: bool,
+    largest: Callable[[], NumpyArray],
     lower: Callable[[NumpyArray | slice], Lowered],
     blocks: Callable[[NumpyArray | slice], NumpyArray],
     level: float,
 ) -> Lowered:
-    """`lower` of all places, or, where many are inside, of those that are not."""
-    first = largest(slice(None, None, max(1, count // _LOOKS)))
-    if 2 * np.count_nonzero(~(first <= level)) > first.size:
+    """`lower` of all places, or, unless most are outside, of those that are."""
+    if mostly_outside:
         return _finished(lower(slice(None)), slice(None), blocks, level)
-    tops = largest(slice(None)).astype(np.float64)
+    tops = largest().astype(np.float64)
     outside = ~(tops <= level)  # NaN is outside
-    places = np.flatnonzero(outside.reshape(count, -1).any(axis=1))
+    places = np.flatnonzero(outside.reshape(len(tops), -1).any(axis=1))
     some = _finished(lower(places), places, blocks, level)
-    whole = np.zeros((count, *some.blocks.shape[1:]), dtype=some.blocks.dtype)
+    if len(places) == len(tops):
+        return some
+    whole = np.zeros((len(tops), *some.blocks.shape[1:]), dtype=some.blocks.dtype)
     sums = np.zeros_like(tops)
     whole[places], sums[places], tops[places] = some
     return Lowered(whole, sums, tops)

@@ -42,6 +42,7 @@ class Search:
         self.curvature = float(math.prod(grid.shape) * tap_copies(correlation).max())
         self.kernel, self.upper, self.lower = np.zeros_like(given), float(np.sum(given**2)) / 2, 0.0
         self.sweeps, self._most, self._tolerance = 0, most_sweeps, tolerance
+        self._mostly_outside = False
 
     @property
     def done(self) -> bool:
@@ -60,17 +61,20 @@ class Search:
         engine = choice.choose(self._solve["solver"], blocks.real, blocks.shape[-2:], len(blocks))
         engine = "lapack" if engine == "namespace" else engine
 
-        def part(start: int, stop: int) -> float:
-            found = threshold.lowered(engine, blocks[start:stop], level)
+        def part(start: int, stop: int) -> tuple[float, int]:
+            found = threshold.lowered(engine, blocks[start:stop], level, self._mostly_outside)
             lowered[start:stop] = found.blocks
-            return float((self.weights[start:stop, :, 0, 0] * found.sums).sum())
+            total = float((self.weights[start:stop, :, 0, 0] * found.sums).sum())
+            return total, int(np.count_nonzero(found.tops > level))
 
         rows, columns = blocks.shape[-2:]
         seconds_each = 30.0 * blocks[0].size * min(rows, columns) / (2e10 if engine == "native" else 4e9)
         workers = pool.workers_of(self._solve["executor"])
         pieces = pool.ranges(len(blocks), workers, 1, seconds_each, self._solve["memory"], 16)
-        sums = pool.run(part, pieces, self._solve["executor"], uses_blas=engine != "native")
-        return lowered, sum(sums)
+        parts = pool.run(part, pieces, self._solve["executor"], uses_blas=engine != "native")
+        # Blocks change little from one sweep to the next.
+        self._mostly_outside = 2 * sum(outside for _, outside in parts) > len(blocks) * blocks.shape[1]
+        return lowered, sum(total for total, _ in parts)
 
     def propose_dual(self, shift: NumpyArray, nuclear: float) -> None:
         """A lower bound from `S* Y` and the sum of Y's singular values, Y scaled as is best."""
