@@ -97,14 +97,15 @@ def lowered_by_svd(stack, level):
 
 
 @needs_native
+@pytest.mark.parametrize("layout", [1, 2], ids=["matrix a lane", "row across lanes"])
 @pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
 @pytest.mark.parametrize("instruction_set", native.instruction_sets())
-def test_hard_matrices_are_lowered(instruction_set, dtype):
+def test_hard_matrices_are_lowered(instruction_set, dtype, layout):
     for shape in SHAPES:
         stack = hard_matrices(shape, dtype)
         tolerance = TOLERANCE[stack.real.dtype]
         for level in (1e-3, 1.0, 4.0, 1e9):
-            found = native.lowered_of_blocks(stack, level, instruction_set=instruction_set)
+            found = native.lowered_of_blocks(stack, level, instruction_set=instruction_set, layout=layout)
             blocks, sums, tops = lowered_by_svd(stack, level)
             scale = np.maximum(tops, np.finfo(np.float64).tiny)
             assert (np.abs(found.blocks - blocks).max(axis=(1, 2)) / scale).max() <= tolerance, (shape, level)

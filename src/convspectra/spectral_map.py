@@ -205,8 +205,6 @@ def excess(
     """What lies above `level`, without a derivative; blocks inside are not decomposed."""
     grid = frequency_grid(correlation)
     engine = choice.choose(solve["solver"], kernel, grid.block_shape, len(grid.index))
-    if min(grid.block_shape) > threshold.LARGEST_SIDE_LOWERED and engine == "native":
-        engine = "lapack"
     taken = choice.taken_by(engine, kernel)
     source = native.prepare(taken, correlation) if engine == "native" else taken
     mostly = engine == "native" and threshold.is_mostly_outside(source, grid, level)

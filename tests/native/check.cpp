@@ -94,6 +94,7 @@ template <class T> void blocks(const Kernels &kernels) {
         Problem<T> p;
         p.source.blocks = a.data(), p.source.transposed = m < n;
         p.batch = batch, p.rows = m < n ? n : m, p.columns = side, p.max_sweeps = 40 * side + 100;
+        p.layout = 1 + batch % 2;
         lower(kernels, p, Lowering<T>{level, lowered.data(), facts.data()});
         check(is_lowered(lowered, facts, found[0], side, std::size_t(m) * n, level, tolerance), "lowered", m, n,
               kernels.name);

@@ -44,6 +44,7 @@ def lowered_blocks(
     facts: np.ndarray[Any, Any],
     isa: str,
     sweeps: int,
+    layout: int,
 ) -> None: ...
 def lowered_symbol(
     taps: np.ndarray[Any, Any],
@@ -57,4 +58,5 @@ def lowered_symbol(
     facts: np.ndarray[Any, Any],
     isa: str,
     sweeps: int,
+    layout: int,
 ) -> None: ...

@@ -524,44 +524,78 @@ template <class T> void write_entry(const Problem<T> &p, T *block, int64_t i, in
   to[0] = x, to[1] = y;
 }
 
-// Lowered matrices of a batch; the facts of those that did not converge are NaN, and their entries unset.
+// What one group of matrices became, from the transposes in room.a, entry by entry where `lane` says.
+template <class T, class Layout, class P>
+void write_lowered(const Problem<T> &p, const Lowering<T> &to, const Room<Layout, P> &room, int64_t place, int lane,
+                   bool done, double sum, double top, T factor) {
+  const int64_t m = p.rows, n = p.columns, c = row_length<Layout>(m);
+  const double unknown = std::numeric_limits<double>::quiet_NaN(), back = 1 / static_cast<double>(factor);
+  to.facts[2 * place] = done ? sum * back : unknown;
+  to.facts[2 * place + 1] = done ? top * back : unknown;
+  T *block = to.blocks + 2 * place * m * n;
+  if (!done || !(sum > 0)) {
+    for (int64_t e = 0; e < 2 * m * n; e++)
+      block[e] = 0;
+    return;
+  }
+  const T scale = 1 / factor;
+  const auto entry = [&](int64_t i, int64_t j, int part) {
+    const auto x = Layout::get(room.a + j * c, static_cast<int>(i), part);
+    if constexpr (Layout::per_vector == 1)
+      return scale * x[lane];
+    else
+      return scale * x;
+  };
+  for (int64_t j = 0; j < n; j++)
+    for (int64_t i = 0; i < m; i++)
+      write_entry(p, block, i, j, entry(i, j, 0), entry(i, j, 1));
+}
+
+// Lowered matrices of a batch; the facts of those that did not converge are NaN, and their entries zero.
 template <class T, int BYTES, int ROWS> void lowered(const Problem<T> &p, const Lowering<T> &to) {
   constexpr int L = BYTES / sizeof(T), LD = BYTES / sizeof(double);
   using V = Vector<T, L>;
   using Wide = Pack<double, LD, L / LD>;
+  using Single = Pack<double, 1, 1>;
   using Each = Room<AcrossMatrices<T, L>, Wide>;
+  using One = Room<AcrossColumns<T, L>, Single>;
   static thread_local Arena arena;
-  const int64_t m = p.rows, n = p.columns, phases = 2 * p.source.taps_in_all();
-  arena.reserve(Each::bytes(m, n) + sizeof(V) * phases + Arena::slack);
-  arena.rewind();
-  const Each room(arena, m, n);
-  V *turns = arena.take<V>(phases);
+  const int64_t m = p.rows, n = p.columns, phases = 2 * p.source.taps_in_all(), part = p.source.part_columns;
+  // As in `solve`, measured: the vectors take longer than the reduction, and gain more by lanes.
+  const bool fits = m * n * 2 * int64_t(sizeof(V)) <= (sizeof(T) == 8 ? int64_t(5) << 20 : int64_t(12) << 20);
+  const int64_t worthwhile = p.layout == 1 ? 0 : p.layout == 2 || !fits ? L : int64_t(L / (1 + 170.0 / n));
+  arena.reserve(std::max(Each::bytes(m, n), One::bytes(m, n)) + sizeof(V) * phases + 2 * sizeof(T) * part + Arena::slack);
   const Runs<T> runs(p);
-  using Form = MatrixALane<T, L>;
   for (int64_t run = 0; run < runs.count; run++)
-    for (int64_t first = 0; first < runs.length; first += L) {
-      Form::fill(p, run, first, runs.length, room.a, turns);
-      const V factor = Form::rescale(room.a, m * 2 * n);
-      Wide level, sums, top;
-      for (int l = 0; l < L; l++)
-        level.v[l / LD][l % LD] = static_cast<double>(to.level) * factor[l];
-      const bool done =
-          lower<AcrossMatrices<T, L>, Wide, ROWS>(room, int(m), int(n), level, p.max_sweeps, sums, top);
-      for (int l = 0; l < L && first + l < runs.length; l++) {
-        const int64_t b = to.place(p, run, first + l);
-        const double sum = sums.v[l / LD][l % LD], back = 1 / static_cast<double>(factor[l]);
-        to.facts[2 * b] = done ? sum * back : std::numeric_limits<double>::quiet_NaN();
-        to.facts[2 * b + 1] = done ? top.v[l / LD][l % LD] * back : std::numeric_limits<double>::quiet_NaN();
-        T *block = to.blocks + 2 * b * m * n;
-        if (!done || !(sum > 0)) {
-          for (int64_t e = 0; e < 2 * m * n; e++)
-            block[e] = 0;
-          continue;
-        }
-        const T scale = 1 / factor[l];
-        for (int64_t j = 0; j < n; j++)
-          for (int64_t i = 0; i < m; i++)
-            write_entry(p, block, i, j, scale * room.a[2 * (j * m + i)][l], scale * room.a[2 * (j * m + i) + 1][l]);
+    for (int64_t first = 0; first < runs.length;) {
+      arena.rewind();
+      if (worthwhile < L && runs.length - first > worthwhile) {
+        using Form = MatrixALane<T, L>;
+        V *turns = arena.take<V>(phases);
+        const Each room(arena, m, n);
+        Form::fill(p, run, first, runs.length, room.a, turns);
+        const V factor = Form::rescale(room.a, m * 2 * n);
+        Wide level, sums, tops;
+        for (int l = 0; l < L; l++)
+          level.v[l / LD][l % LD] = static_cast<double>(to.level) * factor[l];
+        const bool done =
+            lower<AcrossMatrices<T, L>, Wide, ROWS>(room, int(m), int(n), level, p.max_sweeps, sums, tops);
+        for (int l = 0; l < L && first + l < runs.length; l++)
+          write_lowered(p, to, room, to.place(p, run, first + l), l, done, sums.v[l / LD][l % LD],
+                        tops.v[l / LD][l % LD], factor[l]);
+        first += L;
+      } else {
+        using Form = RowAcrossLanes<T, L>;
+        T *row_r = arena.take<T>(part), *row_i = arena.take<T>(part);
+        const One room(arena, m, n);
+        Form::fill(p, run, first, room.a, row_r, row_i);
+        const T factor = Form::rescale(room.a, m * Form::stride(p));
+        Single sums, tops;
+        const Single level(static_cast<double>(to.level) * factor);
+        const bool done =
+            lower<AcrossColumns<T, L>, Single, ROWS>(room, int(m), int(n), level, p.max_sweeps, sums, tops);
+        write_lowered(p, to, room, to.place(p, run, first), 0, done, sums.v[0][0], tops.v[0][0], factor);
+        first++;
       }
     }
 }

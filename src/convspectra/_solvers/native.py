@@ -260,6 +260,7 @@ def lowered(
     *,
     instruction_set: str = "",
     sweeps: int | None = None,
+    layout: int = 0,
 ) -> Lowered:
     """The blocks of a grid with each singular value lowered by `level`; shapes begin with (F, groups).
 
@@ -282,6 +283,7 @@ def lowered(
             facts[begin:end],
             instruction_set,
             _sweeps(prepared.block_shape[1]) if sweeps is None else sweeps,
+            layout,
         )
     if prepared.exponent:
         np.ldexp(found, prepared.exponent, out=found)
@@ -291,7 +293,12 @@ def lowered(
 
 
 def lowered_of_blocks(
-    blocks: NumpyArray, level: float, *, instruction_set: str = "", sweeps: int | None = None
+    blocks: NumpyArray,
+    level: float,
+    *,
+    instruction_set: str = "",
+    sweeps: int | None = None,
+    layout: int = 0,
 ) -> Lowered:
     """The same of a stack of complex matrices, shape (B, m, n)."""
     blocks = np.ascontiguousarray(blocks)
@@ -304,6 +311,7 @@ def lowered_of_blocks(
         facts,
         instruction_set,
         _sweeps(min(blocks.shape[1:])) if sweeps is None else sweeps,
+        layout,
     )
     return Lowered(found, facts[..., 0], facts[..., 1])
 

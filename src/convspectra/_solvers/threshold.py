@@ -16,9 +16,6 @@ from . import array_api, choice, native, products
 from .choice import Engine
 from .native import Lowered, NumpyArray
 
-LARGEST_SIDE_LOWERED = 512
-"""The core keeps a few matrices of the block's size in each lane: beyond this side that is too much."""
-
 _LOOKS = 16
 """Blocks whose values are found first: one filling of the lanes."""
 
@@ -31,7 +28,7 @@ def lowered(engine: Engine, blocks: Array, level: float, mostly_outside: bool = 
     """
     shape, xp = blocks.shape, namespace(blocks)
     flat = xp.reshape(blocks, (-1, *shape[-2:]))
-    if engine == "native" and min(shape[-2:]) <= LARGEST_SIDE_LOWERED:
+    if engine == "native":
         taken = to_numpy(flat)
         found = _outside_only(
             mostly_outside,

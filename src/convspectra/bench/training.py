@@ -26,12 +26,13 @@ class Training:
     network: str
     image: int
     batch: int
+    ways: tuple[str, ...] = WAYS
     max_norm: float = 1.0
 
 
 TRAININGS = (
     Training("ResNet-32 of 2.4 M parameters, 32x32", "cifar_resnet", 32, 128),
-    Training("ResNet-18, 224x224", "imagenet_resnet18", 224, 32),
+    Training("ResNet-18, 224x224", "imagenet_resnet18", 224, 32, ("clip", "reshaped", "rescale")),
 )
 
 
@@ -64,7 +65,7 @@ class TrainingCost:
         return self.first / (100 * self.step)
 
 
-def measure_training(training: Training, rounds: int, ways: tuple[str, ...] = WAYS) -> list[TrainingCost]:
+def measure_training(training: Training, rounds: int) -> list[TrainingCost]:
     """All ways, in turn, round by round."""
     import torch
 
@@ -78,7 +79,7 @@ def measure_training(training: Training, rounds: int, ways: tuple[str, ...] = WA
     images = torch.randn(shape, generator=generator).to(device)
     labels = torch.randint(10, (training.batch,), generator=generator).to(device)
     runs = {}
-    for way in ways:
+    for way in training.ways:
         torch.manual_seed(0)
         model = getattr(resnet, training.network)().to(device)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
@@ -99,7 +100,7 @@ def measure_training(training: Training, rounds: int, ways: tuple[str, ...] = WA
 
     untrained = {way: {k: v.clone() for k, v in run[0].state_dict().items()} for way, run in runs.items()}
     steps: list[float] = []
-    clips: dict[str, list[float]] = {way: [] for way in ways}
+    clips: dict[str, list[float]] = {way: [] for way in training.ways}
     for turn in range(rounds + 2):  # the first step of all warms up
         for way, (model, optimizer, clip) in runs.items():
             taken = seconds(partial(step, model, optimizer))
