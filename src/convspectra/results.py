@@ -48,7 +48,8 @@ class Projection:
     Attributes:
         kernel: in the layout, dtype (at least float32) and library of the given one.
         norm_before, norm: operator norms of the given kernel and of this one, of the operator that
-            `guarantee` names: exact on the torus, else proven upper bounds. Without gradient.
+            `guarantee` names: exact on the torus, else proven upper bounds. Without gradient. None where
+            they were not asked for.
         guarantee: which operator: `"torus"`, `"layer"` or `"any_size"`.
         iterations: sweeps of decompositions over all frequencies.
         gap: proven bound of `(d^2 - d_min^2) / 2`, with d the distance of this kernel from the given
@@ -58,8 +59,8 @@ class Projection:
     """
 
     kernel: Array
-    norm_before: Array
-    norm: Array
+    norm_before: Array | None
+    norm: Array | None
     guarantee: str = "torus"
     iterations: int = 0
     gap: float | None = None

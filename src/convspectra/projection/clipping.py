@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
+from typing import Any
 
 from .. import spectral_map
 from .._compat import Array, is_tracked, namespace
@@ -21,6 +22,7 @@ def clip(
     *,
     min_value: float = 0.0,
     guarantee: Guarantee = "torus",
+    measure: bool = True,
     executor: Executor | None = None,
     memory: int = DEFAULT_MEMORY,
     solver: Solver = "auto",
@@ -41,6 +43,8 @@ def clip(
         min_value: the lower limit `a`, at most `c`: a floor for layers that must stay invertible. Zero
             singular values are raised along singular vectors that no rule determines.
         guarantee: which operator's values are clipped, on its torus: `"torus"`, `"layer"`, `"any_size"`.
+
+        measure: False leaves `norm` of a changed kernel None, and saves the time it takes.
 
     Returns:
         `Projection`; `norm` is that of the result.
@@ -70,7 +74,8 @@ def clip(
         before = over.top * held.factor
         if bool(over.top <= top):  # nothing was taken off
             return held.projection(held.kernel, norm_before=before, norm=before, iterations=1)
-        return held.projection(held.kernel - over.kernel, norm_before=before, iterations=1)
+        fields: dict[str, Any] = {} if measure else {"norm": None}
+        return held.projection(held.kernel - over.kernel, norm_before=before, iterations=1, **fields)
     if bottom == 0:
         moved = spectral_map.lowered(held.kernel, held.torus, top, held.solve)
         return held.projection(held.kernel - moved, iterations=1)

@@ -9,17 +9,20 @@ from typing import Any, Literal
 import torch
 
 from .. import spectral_map
-from .._compat import Array, namespace
+from .._compat import Array
 from ..geometry import ConvGeometry
 from ..projection import Guarantee, clip, clip_reshaped_kernel, project, rescale
 from ..projection.promise import promise
-from ..projection.reshaped import as_pointwise
 from ..results import Projection
 
 Method = Literal["clip", "project", "rescale", "reshaped"]
 
 KEEPS_ITS_PROMISE = ("project", "rescale")
 """Methods after which every norm is at most `max_norm`, in exact comparison."""
+
+
+TOLERANCE = 0.1
+"""Of `project`: the optimizer moves weights again at once, so that nearer is not worth its time."""
 
 
 @dataclass(frozen=True)
@@ -205,26 +208,13 @@ def _rounded(
 
 
 def _clip(kernel: Array, geometry: ConvGeometry, limits: Limits, _: Any, measure: bool) -> Projection:
-    if measure:
-        return clip(kernel, geometry, limits.max_norm, guarantee=limits.guarantee)
-    held = promise(kernel, geometry, limits.guarantee, spectral_map.DEFAULT)
-    # As `clip` does it, but for the norm that is left.
-    top = limits.max_norm / held.factor
-    over = spectral_map.excess(held.kernel, held.torus, top)
-    before = over.top * held.factor
-    if bool(over.top <= top):
-        return held.projection(held.kernel, norm_before=before, norm=before)
-    return held.projection(held.kernel - over.kernel, norm_before=before, norm=None)
+    return clip(kernel, geometry, limits.max_norm, guarantee=limits.guarantee, measure=measure)
 
 
 def _reshaped(kernel: Array, geometry: ConvGeometry, limits: Limits, _: Any, measure: bool) -> Projection:
-    if measure:
-        return clip_reshaped_kernel(kernel, geometry, limits.max_norm, guarantee=limits.guarantee)
-    held = promise(kernel, geometry, limits.guarantee, spectral_map.DEFAULT)
-    flat, pointwise = as_pointwise(held.kernel, held.torus)
-    beyond = spectral_map.lowered(flat, pointwise, limits.max_norm)
-    moved = namespace(flat).reshape(flat - beyond, held.kernel.shape)
-    return held.projection(moved, norm_before=None, norm=None)
+    return clip_reshaped_kernel(
+        kernel, geometry, limits.max_norm, guarantee=limits.guarantee, measure=measure
+    )
 
 
 def _rescale(kernel: Array, geometry: ConvGeometry, limits: Limits, _: Any, measure: bool) -> Projection:
@@ -235,7 +225,9 @@ def _project(
     kernel: Array, geometry: ConvGeometry, limits: Limits, dual: torch.Tensor | None, measure: bool
 ) -> Projection:
     start = None if dual is None else _given(dual)
-    return project(kernel, geometry, limits.max_norm, guarantee=limits.guarantee, dual=start)
+    return project(
+        kernel, geometry, limits.max_norm, guarantee=limits.guarantee, dual=start, tolerance=TOLERANCE
+    )
 
 
 _METHODS: dict[Method, Callable[[Array, ConvGeometry, Limits, Any, bool], Projection]] = {
