@@ -45,8 +45,8 @@ class SpectralClip:
         every: act after so many steps.
         method: `"clip"` (the paper's: one clip, after which the norm can exceed `max_norm` again, by 15 to
             40 % on a random kernel, less and less when repeated), `"project"` (near the nearest kernel in
-            the ball, to a gap of 10 %; slower), `"rescale"` (divide by what exceeds), or for comparison `"reshaped"`, the clip of
-            the reshaped kernel, which bounds no operator.
+            the ball, to a gap of 10 %; slower), `"rescale"` (divide by what exceeds), or for comparison
+            `"reshaped"`, the clip of the reshaped kernel, which bounds no operator.
         guarantee: which operator's norm. `"torus"`: the layer with its boundary wrapped, at each size seen,
             rounded up to a multiple of the stride (`LayerRecord.tori`). `"layer"`: as it pads, zero-padded
             or wrapped. `"any_size"`: every size, wrapped or zero-padded; needs no forward pass.
