@@ -6,6 +6,8 @@ import copy
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
@@ -22,6 +24,7 @@ from convspectra.torch import (  # noqa: E402
     operator_norm,
     orthogonal,
 )
+from strategies import layers as random_layers  # noqa: E402
 
 LAYERS = {
     "square": (nn.Conv2d(4, 4, 3, padding=1), (5, 6)),
@@ -68,6 +71,16 @@ class TestOperatorNorm:
             assert dense_values(module, size)[0] == pytest.approx(0.5, rel=1e-4)
         if guarantee == "any_size":
             assert dense_values(module, size, wrapped=False)[0] <= 0.5 * (1 + 1e-6)
+
+    @settings(max_examples=1000, deadline=None, derandomize=True)
+    @given(st.sampled_from(["torus", "layer"]), st.data())
+    def test_a_thousand_random_layers_are_in_the_ball_by_the_dense_matrix(self, guarantee, data):
+        kernel, geometry = data.draw(random_layers(mode="torus" if guarantee == "torus" else "zeros"))
+        limit = 0.5 * np.linalg.norm(dense_operator(kernel, geometry), 2)
+        if not limit > 1e-12:
+            return
+        inside = OperatorNorm(limit, geometry, guarantee)(torch.from_numpy(kernel))
+        assert np.linalg.norm(dense_operator(inside.numpy(), geometry), 2) <= limit
 
     def test_the_one_that_torch_ships_bounds_another_matrix(self):
         torch.manual_seed(0)

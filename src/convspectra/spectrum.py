@@ -192,7 +192,8 @@ def over_grid(
     if engine == "native":
         # No blocks: phases, and the values twice. Whole lanes; a rate between its best and its worst.
         bytes_each = 48 * taps + 2 * real_bytes * correlation.groups * min(rows, columns)
-        unit, seconds_each = 16, multiply_adds / 2e10
+        unit = 16 if rows * columns <= native.LARGEST_A_LANE else 1
+        seconds_each = multiply_adds / 2e10
         if makes_blocks:
             bytes_each += 6 * real_bytes * entries
     else:
@@ -202,7 +203,7 @@ def over_grid(
     workers = pool.workers_of(executor) if is_numpy(kernel) else 1
     pieces = pool.ranges(len(grid.index), workers, bytes_each, seconds_each, memory, unit)
     if is_numpy(kernel):
-        return pool.run(task, pieces, executor, uses_blas=engine != "native")
+        return pool.run(task, pieces, executor, uses_blas=engine != "native" or makes_blocks)
     return [task(start, stop) for start, stop in pieces]
 
 

@@ -9,7 +9,9 @@
 // needs no left singular vectors, and divides by no value below t. Where few values are above, it is summed pair
 // by pair, and only their vectors are found: the values by dqds, then for each in turn a sweep or two of implicit
 // QR with that very value as shift, which brings it to the end of the matrix; the rotations of the sweeps, applied
-// to a unit vector, are its singular vector. Everything after B works on a few rows that
+// to a unit vector, are its singular vector. Large values have their vectors at the beginning of B, and a shift
+// loses its way to an end where the vector is small (Parlett and Le 1993): the sweeps are those of B reversed, whose
+// right singular vectors are the left ones of B. Everything after B works on a few rows that
 // stay in the nearest cache: reflectors from the right go through the rows one after the other, and those from
 // the left through the rows of the transpose.
 #pragma once
@@ -240,11 +242,26 @@ template <class S> struct Rotations {
   }
 };
 
-// Whether few values of each matrix are above `level`, and their right singular vectors were found: then how
-// many, at most, else -1. The vectors are the first rows of room.pairs, room.shares theirs, `sums` and `top` as in
-// `lower`. room.values and room.off hold the bidiagonal matrices by their largest entry, `most`, and are used up.
+// Where the vectors of a few pairs are, as rows.
+template <class Layout, class P> struct Pairs {
+  using V = typename Layout::V;
+  static constexpr int ROWS = Room<Layout, P>::ROWS;
+  int64_t r, c;
+  int whole; // rows of each, a multiple of ROWS
+  V *right, *left;
+  Pairs(const Room<Layout, P> &room, int m, int n, int count)
+      : r(row_length<Layout>(n)), c(row_length<Layout>(m)), whole((count + ROWS - 1) / ROWS * ROWS), right(room.pairs),
+        left(right + whole * r) {}
+  void clear() const {
+    for (int64_t e = 0; e < whole * (r + c); e++)
+      right[e] = V{};
+  }
+};
+
+// Whether few values of each matrix are above `level`, and their left singular vectors u were found: then how many,
+// at most, else -1. The pairs are B^T u and u times its share; `sums` and `top` as in `lower`. room.values and room.off hold the bidiagonal matrices by their largest entry, `most`, and are used up.
 template <class Layout, class P>
-int few_vectors(const Room<Layout, P> &room, int n, P most, P level, P &sums, P &top) {
+int few_pairs(const Room<Layout, P> &room, int m, int n, P most, P level, P &sums, P &top) {
   using S = typename Layout::Scalar;
   using T = typename Layout::T;
   constexpr int WIDE = 4, ATTEMPTS = 4, lanes = sizeof(P::v[0]) / sizeof(double);
@@ -270,6 +287,10 @@ int few_vectors(const Room<Layout, P> &room, int n, P most, P level, P &sums, P 
   if (4 * above > n)
     return -1;
 
+  for (int k = 0; k < n / 2; k++)
+    std::swap(room.values[k], room.values[n - 1 - k]);
+  for (int k = 0; k < (n - 1) / 2; k++)
+    std::swap(room.off[k], room.off[n - 2 - k]);
   Rotations<S> rotations{reinterpret_cast<S *>(room.z)};
   const int64_t most_rotations = Room<Layout, P>::size_of_z(n) * static_cast<int64_t>(sizeof(typename Layout::V)) /
                                  static_cast<int64_t>(2 * sizeof(S));
@@ -307,7 +328,8 @@ int few_vectors(const Room<Layout, P> &room, int n, P most, P level, P &sums, P 
     if (!all(good))
       return -1;
   }
-  const int64_t r = row_length<Layout>(n);
+  const Pairs<Layout, P> pairs(room, m, n, above);
+  pairs.clear();
   S *vectors = room.turns; // WIDE of them, interleaved
   for (int first = 0; first < above; first += WIDE) {
     for (int64_t i = 0; i < int64_t(WIDE) * n; i++)
@@ -328,41 +350,31 @@ int few_vectors(const Room<Layout, P> &room, int n, P most, P level, P &sums, P 
           x[WIDE + w] = s * y + c * z;
         }
       }
-    for (int w = 0; w < WIDE && first + w < above; w++)
-      for (int i = 0; i < n; i++)
-        Layout::put(room.pairs + (first + w) * r, i, 0, vectors[i * WIDE + w]);
+    for (int w = 0; w < WIDE && first + w < above; w++) {
+      S before{};
+      for (int i = 0; i < n; i++) {
+        const S u = vectors[(n - 1 - i) * WIDE + w], image = in_lanes<S>(room.d[i]) * u + before;
+        Layout::put(pairs.right + (first + w) * pairs.r, i, 0, image);
+        Layout::put(pairs.left + (first + w) * pairs.c, i, 0, room.shares[first + w] * u);
+        if (i + 1 < n)
+          before = in_lanes<S>(room.e[i]) * u;
+      }
+    }
   }
   return above;
 }
 
-// The transposes of sum_p (share_p B z_p by the left reflectors) (z_p by the right ones)^H, in room.a: what is
-// left of the matrices, by a few singular pairs. The real parts of the first rows of room.pairs are the z_p.
+// The transposes of the sum of the first pairs, (left one by the left reflectors) (right one by the right ones)^H.
 template <class Layout, class P>
-void add_pairs(const Room<Layout, P> &room, const Reflectors<Layout> &lefts, const Reflectors<Layout> &rights, int m,
-               int n, int above) {
+void add_pairs(const Pairs<Layout, P> &pairs, const Reflectors<Layout> &lefts, const Reflectors<Layout> &rights, int n,
+               int above, typename Layout::V *transpose) {
   using S = typename Layout::Scalar;
   using V = typename Layout::V;
-  constexpr int ROWS = Room<Layout, P>::ROWS, WIDE = 4;
-  const int64_t r = row_length<Layout>(n), c = row_length<Layout>(m);
-  const int whole = (above + ROWS - 1) / ROWS * ROWS, vectors_m = static_cast<int>(c / 2);
-  V *right = room.pairs, *left = right + whole * r;
-  for (int64_t e = 0; e < whole * c; e++)
-    left[e] = V{};
-  for (int64_t e = above * r; e < whole * r; e++)
-    right[e] = V{};
-  for (int p = 0; p < above; p++) {
-    for (int i = n; i % Layout::per_vector; i++)
-      Layout::put(right + p * r, i, 0, S{});
-    for (int64_t j = 0; j < r; j += 2)
-      right[p * r + j + 1] = V{};
-    for (int i = 0; i < n; i++) {
-      S image = in_lanes<S>(room.d[i]) * Layout::get(right + p * r, i, 0);
-      if (i + 1 < n)
-        image += in_lanes<S>(room.e[i]) * Layout::get(right + p * r, i + 1, 0);
-      Layout::put(left + p * c, i, 0, room.shares[p] * image);
-    }
-  }
-  for (int p = 0; p < whole; p += ROWS) {
+  constexpr int ROWS = Pairs<Layout, P>::ROWS, WIDE = 4;
+  const int64_t r = pairs.r, c = pairs.c;
+  const int vectors_m = static_cast<int>(c / 2);
+  V *right = pairs.right, *left = pairs.left;
+  for (int p = 0; p < pairs.whole; p += ROWS) {
     reflect<Layout, ROWS>(right + p * r, r, static_cast<int>(r / 2), rights);
     reflect<Layout, ROWS>(left + p * c, c, vectors_m, lefts);
   }
@@ -385,7 +397,7 @@ void add_pairs(const Room<Layout, P> &room, const Reflectors<Layout> &lefts, con
         }
       }
       for (int k = 0; k < count; k++)
-        room.a[j * c + 2 * (i + k)] = x[k], room.a[j * c + 2 * (i + k) + 1] = y[k];
+        transpose[j * c + 2 * (i + k)] = x[k], transpose[j * c + 2 * (i + k) + 1] = y[k];
     }
 }
 
@@ -421,9 +433,9 @@ bool lower(const Room<Layout, P> &room, int m, int n, P level, int64_t max_sweep
   const P unknown = select(finite, zero, P(std::numeric_limits<double>::quiet_NaN()));
   {
     const FlushSubnormals flush;
-    const int few = few_vectors<Layout, P>(room, n, select(finite, most, zero), level, sums, top);
+    const int few = few_pairs<Layout, P>(room, m, n, select(finite, most, zero), level, sums, top);
     if (few > 0)
-      add_pairs(room, lefts, rights, m, n, few);
+      add_pairs(Pairs<Layout, P>(room, m, n, few), lefts, rights, n, few, room.a);
     if (few >= 0) {
       sums = sums + unknown, top = top + unknown;
       return true;
@@ -459,10 +471,17 @@ bool lower(const Room<Layout, P> &room, int m, int n, P level, int64_t max_sweep
 
   const FlushSubnormals flush;
   if (2 * above <= n) {
+    const Pairs<Layout, P> pairs(room, m, n, above);
+    pairs.clear();
     for (int p = 0; p < above; p++)
-      for (int i = 0; i < n; i++)
-        Layout::put(room.pairs + p * r, i, 0, vectors.entry(room.order[p], i));
-    add_pairs(room, lefts, rights, m, n, above);
+      for (int i = 0; i < n; i++) {
+        const S z = vectors.entry(room.order[p], i);
+        S image = in_lanes<S>(room.d[i]) * z;
+        if (i + 1 < n)
+          image += in_lanes<S>(room.e[i]) * vectors.entry(room.order[p], i + 1);
+        Layout::put(pairs.right + p * r, i, 0, z), Layout::put(pairs.left + p * c, i, 0, room.shares[p] * image);
+      }
+    add_pairs(pairs, lefts, rights, n, above, room.a);
     return true;
   }
   const int vectors_n = static_cast<int>(r / 2), vectors_m = static_cast<int>(c / 2);
@@ -562,7 +581,7 @@ template <class T, int BYTES, int ROWS> void lowered(const Problem<T> &p, const 
   static thread_local Arena arena;
   const int64_t m = p.rows, n = p.columns, phases = 2 * p.source.taps_in_all(), part = p.source.part_columns;
   // As in `solve`, measured: the vectors take longer than the reduction, and gain more by lanes.
-  const bool fits = m * n * 2 * int64_t(sizeof(V)) <= (sizeof(T) == 8 ? int64_t(5) << 20 : int64_t(12) << 20);
+  const bool fits = m * n <= 40'000;
   const int64_t worthwhile = p.layout == 1 ? 0 : p.layout == 2 || !fits ? L : int64_t(L / (1 + 170.0 / n));
   arena.reserve(std::max(Each::bytes(m, n), One::bytes(m, n)) + sizeof(V) * phases + 2 * sizeof(T) * part + Arena::slack);
   const Runs<T> runs(p);

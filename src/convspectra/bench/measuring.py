@@ -17,6 +17,9 @@ from ..symbol import frequency_grid
 
 NumpyArray = np.ndarray[Any, Any]
 
+PAUSE = 0.1
+"""Seconds before each measurement."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -63,6 +66,8 @@ def has_torch() -> bool:
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
+    # Threads that the last call left spinning (OpenBLAS's do, for a while) are not billed to this one.
+    time.sleep(PAUSE)
     began = time.perf_counter()
     call()
     return time.perf_counter() - began

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._solvers import choice, pool, threshold
+from .._solvers import choice, native, pool, threshold
 from ..geometry import Correlation
 from ..spectral_map import Solve
 from ..spectrum import top_block
@@ -70,7 +70,8 @@ class Search:
         rows, columns = blocks.shape[-2:]
         seconds_each = 30.0 * blocks[0].size * min(rows, columns) / (2e10 if engine == "native" else 4e9)
         workers = pool.workers_of(self._solve["executor"])
-        pieces = pool.ranges(len(blocks), workers, 1, seconds_each, self._solve["memory"], 16)
+        unit = 16 if rows * columns <= native.LARGEST_A_LANE else 1
+        pieces = pool.ranges(len(blocks), workers, 1, seconds_each, self._solve["memory"], unit)
         parts = pool.run(part, pieces, self._solve["executor"], uses_blas=engine != "native")
         # Blocks change little from one sweep to the next.
         self._mostly_outside = 2 * sum(outside for _, outside in parts) > len(blocks) * blocks.shape[1]
