@@ -13,12 +13,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-import torch
-from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from convspectra import InputError
-from convspectra.torch import SpectralClip
+torch = pytest.importorskip("torch")
+
+from torch import distributed, nn  # noqa: E402
+from torch.nn.parallel import DistributedDataParallel  # noqa: E402
+
+from convspectra import InputError  # noqa: E402
+from convspectra.torch import SpectralClip  # noqa: E402
 
 
 def network():

@@ -323,7 +323,7 @@ def bench(
         from .report.files import check_targets
         from .report.text import progress_bar
 
-        check_targets({}, {"png": out})
+        check_targets({}, {"out" if projection else "png": out})
         run = projections.run if projection else spectra.run
         with progress_bar(Console(stderr=True)) as progress:
             results = run(full=full, small=small, progress=progress)

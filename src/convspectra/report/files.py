@@ -47,7 +47,8 @@ def check_targets(files: Targets, folders: Targets) -> None:
     for name, path in folders.items():
         if path is None:
             continue
-        require("matplotlib")
+        if name in ("png", "svg"):
+            require("matplotlib")
         nearest = path.absolute()
         while not nearest.exists():
             nearest = nearest.parent
