@@ -363,17 +363,17 @@ def test_the_derivative_of_the_nearest_kernel_is_that_of_finite_differences(name
     weights, directions = rng.standard_normal(kernel.shape), rng.standard_normal((4, *kernel.shape))
 
     def nearest(given):
-        return cs.project(given, geometry, limit, tolerance=1e-13, max_iterations=10_000, guarantee=guarantee)
+        return cs.project(given, geometry, limit, tolerance=1e-11, max_iterations=2000, guarantee=guarantee)
 
     tracked = torch.from_numpy(kernel).requires_grad_()
     (nearest(tracked).kernel * torch.from_numpy(weights)).sum().backward()
-    step = 1e-4  # kinks are nearby
+    step = 3e-4  # kinks are nearby
     for direction in directions:
         ahead, back = (nearest(kernel + sign * step * direction) for sign in (1, -1))
         expected = np.sum(weights * (ahead.kernel - back.kernel)) / (2 * step)
         unsure = (ahead.distance_to_nearest + back.distance_to_nearest) / (2 * step)
         found = np.sum(tracked.grad.numpy() * direction)
-        assert unsure <= 1e-2
+        assert unsure <= 3e-2
         assert abs(found - expected) <= (unsure + 1e-4) * np.linalg.norm(weights)
 
 
@@ -439,3 +439,16 @@ def test_other_bad_arguments_are_refused():
         cs.project_schatten(kernel, geometry, 1.0, p=3)
     with pytest.raises(cs.KernelError, match="1 NaN or infinite"):
         cs.project(np.where(np.arange(36).reshape(2, 2, 3, 3) == 5, np.nan, kernel), geometry, 1.0)
+
+
+@pytest.mark.parametrize("solver", ["auto", "lapack"])
+@pytest.mark.parametrize("method", ["alternate", "dykstra", "augmented_lagrangian", "accelerated_dual"])
+def test_the_gap_stays_a_proof_however_long_a_method_runs(method, solver):
+    kernel, geometry, limit = case("two dimensions")
+    nearest = cs.project(kernel, geometry, limit, tolerance=1e-10)
+    for most in (10, 100, 1000):
+        found = cs.project(
+            kernel, geometry, limit, tolerance=1e-15, max_iterations=most, method=method, solver=solver
+        )
+        away = np.linalg.norm(found.kernel - nearest.kernel)
+        assert away <= found.distance_to_nearest + nearest.distance_to_nearest

@@ -192,7 +192,7 @@ def over_grid(
     if engine == "native":
         # No blocks: phases, and the values twice. Whole lanes; a rate between its best and its worst.
         bytes_each = 48 * taps + 2 * real_bytes * correlation.groups * min(rows, columns)
-        unit = 16 if rows * columns <= native.LARGEST_A_LANE else 1
+        unit = native.taken_together(rows, columns)
         seconds_each = multiply_adds / 2e10
         if makes_blocks:
             bytes_each += 6 * real_bytes * entries

@@ -45,12 +45,14 @@ _PHASES = 2**14
 _LANES = 32
 
 
-LARGEST_A_LANE = 40_000
-"""Entries of blocks that the core may take several at a time; larger ones come one by one."""
-
 LARGEST_IN_LANES = 12_000
 FEWEST_TO_CERTIFY = 256
 """Certificates pay for blocks of no more entries than the first, if there are as many as the second."""
+
+
+def taken_together(rows: int, columns: int) -> int:
+    """How many blocks of this shape the core takes at once: pieces of work should be multiples of it."""
+    return 16 if rows * columns <= 40_000 else 1
 
 
 def why_unavailable() -> str | None:

@@ -55,30 +55,42 @@ class Search:
         return np.asarray(symbol_adjoint(blocks, self._correlation, self._grid))
 
     def excess(self, blocks: NumpyArray, level: float) -> tuple[NumpyArray, float]:
-        """Each block with its singular values lowered by the level, and their weighted sum over all."""
+        """Each block with its singular values lowered by the level, and their weighted sum over all.
+
+        The sum is at least that of the blocks as they are returned: with what rounding may have taken from it
+        and, as `propose_dual` multiplies by `S*`, from there.
+        """
         self.sweeps += 1
         lowered = np.zeros_like(blocks)
         engine = choice.choose(self._solve["solver"], blocks.real, blocks.shape[-2:], len(blocks))
         engine = "lapack" if engine == "namespace" else engine
 
-        def part(start: int, stop: int) -> tuple[float, int]:
+        def part(start: int, stop: int) -> tuple[float, float, int]:
             found = threshold.lowered(engine, blocks[start:stop], level, self._mostly_outside)
             lowered[start:stop] = found.blocks
             total = float((self.weights[start:stop, :, 0, 0] * found.sums).sum())
-            return total, int(np.count_nonzero(found.tops > level))
+            return total, float(found.tops.max()), int(np.count_nonzero(found.tops > level))
 
         rows, columns = blocks.shape[-2:]
         seconds_each = 30.0 * blocks[0].size * min(rows, columns) / (2e10 if engine == "native" else 4e9)
         workers = pool.workers_of(self._solve["executor"])
-        unit = 16 if rows * columns <= native.LARGEST_A_LANE else 1
-        pieces = pool.ranges(len(blocks), workers, 1, seconds_each, self._solve["memory"], unit)
+        unit, memory = native.taken_together(rows, columns), self._solve["memory"]
+        pieces = pool.ranges(len(blocks), workers, 1, seconds_each, memory, unit)
         parts = pool.run(part, pieces, self._solve["executor"], uses_blas=engine != "native")
         # Blocks change little from one sweep to the next.
-        self._mostly_outside = 2 * sum(outside for _, outside in parts) > len(blocks) * blocks.shape[1]
-        return lowered, sum(total for total, _ in parts)
+        self._mostly_outside = 2 * sum(outside for *_, outside in parts) > len(blocks) * blocks.shape[1]
+        values = float(self.weights.sum()) * blocks.shape[1] * min(rows, columns)
+        squares = float(np.sum(self.weights * (lowered.real**2 + lowered.imag**2)))
+        eps = float(np.finfo(np.float64).eps)
+        rounding = 4 * eps * values * max(top for _, top, _ in parts)
+        rounding += 4 * eps * math.sqrt(self.curvature * squares) * float(np.linalg.norm(self.given))
+        return lowered, sum(total for total, *_ in parts) + rounding
 
     def propose_dual(self, shift: NumpyArray, nuclear: float) -> None:
-        """A lower bound from `S* Y` and the sum of Y's singular values, Y scaled as is best."""
+        """A lower bound from `S* Y` and the sum of Y's singular values, Y scaled as is best.
+
+        The sum must be one of `excess`: where Y is little more than rounding, the quotient would be anything.
+        """
         slope, square = float(np.sum(self.given * shift)) - nuclear, float(np.sum(shift**2))
         if slope > 0 and square > 0:
             self.lower = max(self.lower, slope**2 / (2 * square))
