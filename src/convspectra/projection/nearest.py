@@ -90,7 +90,8 @@ def project(
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
     Not guaranteed: bounded memory. A few symbols stand in it, in double precision. A proof of
-    nearness below the kernel's own precision: for float32 kernels the gap includes their rounding.
+    nearness below rounding: the gap includes the kernel's own, and that of the bounds, so that a tolerance
+    below about 1e-9 is not reached.
 
     Reference: Rockafellar (1976), augmented Lagrangian; Liu and Nocedal (1989), L-BFGS; Dykstra (1983);
     Beck and Teboulle (2009); restarts, O'Donoghue and Candes (2015); Sedghi, Gupta and Long (2019),
