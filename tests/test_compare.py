@@ -17,7 +17,7 @@ from convspectra import ConvGeometry
 from convspectra.comparison import compare
 from convspectra.models import Model
 from convspectra.report import compare_html, compare_json, compare_text
-from convspectra.report.files import write_comparison
+from convspectra.report.files import write_all
 from reports import ODD_NAME, layer, mixed_model
 from test_cli import convspectra, refused, write_onnx
 
@@ -140,7 +140,7 @@ def test_pictures(count, tmp_path):
     layers = tuple(layer(f"l{i}", (3, 3, 3, 3), input_shape=(6, 6), padding=1) for i in range(count))
     halved = tuple(replace(one, kernel=one.kernel / 2) for one in layers)
     found = compare(Model("a", "onnx", layers), Model("b", "onnx", halved))
-    written = list(write_comparison(found, {}, {"png": tmp_path}))
+    written = list(write_all(found, {}, {"png": tmp_path}))
     pages = ["spectra.png", "spectra-2.png"][: 1 + (count > 48)]
     assert [path.name for path in written] == [*pages, "norms.png"]
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in written)

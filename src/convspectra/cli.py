@@ -259,7 +259,7 @@ def compare(
         from .comparison import compare as compare_models
         from .models import read_model
         from .report import compare_text
-        from .report.files import check_targets, write_comparison
+        from .report.files import check_targets, write_all
         from .report.text import progress_bar
 
         files, folders = {"json": json, "html": html}, {"png": png}
@@ -277,7 +277,7 @@ def compare(
                 solver=solver.value,
             )
         compare_text.render(found, Console())
-        for written in write_comparison(found, files, folders):
+        for written in write_all(found, files, folders):
             print(f"wrote {written}", file=sys.stderr)
     if any(layer.status == "failed" for report in (found.before, found.after) for layer in report.layers):
         raise typer.Exit(SOME_LAYER_FAILED)

@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ..geometry import ConvGeometry
 from ..symbol import frequency_grid
 
 NumpyArray = np.ndarray[Any, Any]
+Found = TypeVar("Found")
 
 PAUSE = 0.1
 """Seconds before each measurement."""
@@ -65,12 +66,17 @@ def has_torch() -> bool:
     return True
 
 
-def seconds_of(call: Callable[[], Any]) -> float:
+def timed(call: Callable[[], Found]) -> tuple[float, Found]:
+    """Seconds that a call took, and what it returned."""
     # Threads that the last call left spinning (OpenBLAS's do, for a while) are not billed to this one.
     time.sleep(PAUSE)
     began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
+    found = call()
+    return time.perf_counter() - began, found
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    return timed(call)[0]
 
 
 def machine() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ..geometry import ConvGeometry
 from ..projection import clip, project, rescale
 from ..projection.nearest import Method
 from ..results import Projection
-from .measuring import Case, NumpyArray, has_torch, machine, seconds_of
+from .measuring import Case, NumpyArray, has_torch, machine, seconds_of, timed
 from .training import TRAININGS, Training, TrainingCost, measure_training
 
 CASES = (
@@ -179,12 +179,6 @@ def measure_nearest(case: Case, share: float = 0.5, most: int = 20_000) -> list[
         )
         for method, (seconds, found) in results.items()
     ]
-
-
-def timed(call: Callable[[], Projection]) -> tuple[float, Projection]:
-    """Seconds, and what came back."""
-    found: list[Projection] = []
-    return seconds_of(lambda: found.append(call())), found[0]
 
 
 def run(

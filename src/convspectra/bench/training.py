@@ -31,8 +31,9 @@ class Training:
 
 
 TRAININGS = (
-    Training("ResNet-32 of 2.4 M parameters, 32x32", "cifar_resnet", 32, 128),
-    Training("ResNet-18, 224x224", "imagenet_resnet18", 224, 32, ("clip", "reshaped", "rescale")),
+    Training("ResNet-32 of 2.4 M parameters, 32x32, batch 128", "cifar_resnet", 32, 128),
+    Training("ResNet-18, 224x224, batch 32", "imagenet_resnet18", 224, 32, ("clip", "reshaped", "rescale")),
+    Training("ResNet-18, 224x224, batch 128", "imagenet_resnet18", 224, 128, ("clip",)),
 )
 
 

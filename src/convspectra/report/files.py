@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO
 
 from ..analysis import Report
 from ..atomic import atomic as atomic
 from ..comparison import Comparison
 from ..errors import InputError
 
-# Format -> module of this package with `write(report, file)`, and the library that it needs.
-WRITERS = {
-    "json": ("json_file", None),
-    "csv": ("csv_file", None),
-    "parquet": ("parquet_file", "pyarrow"),
-    "npz": ("npz_file", None),
-    "html": ("html", None),
+# What is written of a record, in which format -> the module of this package that writes it.
+_REPORT = {
+    "json": "json_file",
+    "csv": "csv_file",
+    "parquet": "parquet_file",
+    "npz": "npz_file",
+    "html": "html",
+    "png": "pictures",
+    "svg": "pictures",
 }
-FOLDERS = ("png", "svg")
+_COMPARISON = {"json": "compare_json", "html": "compare_html", "png": "compare_pictures"}
+_LIBRARIES = {"parquet": "pyarrow", "png": "matplotlib", "svg": "matplotlib"}
 _EXTRAS = {"pyarrow": "parquet", "matplotlib": "figures"}
 
 Targets = Mapping[str, Path | None]
@@ -36,7 +38,7 @@ def check_targets(files: Targets, folders: Targets) -> None:
     for name, path in files.items():
         if path is None:
             continue
-        require(WRITERS[name][1])
+        require(_LIBRARIES.get(name))
         if path.is_dir():
             raise InputError(f"--{name} {path} is a folder; give a file name")
         folder = path.absolute().parent
@@ -47,35 +49,12 @@ def check_targets(files: Targets, folders: Targets) -> None:
     for name, path in folders.items():
         if path is None:
             continue
-        if name in ("png", "svg"):
-            require("matplotlib")
+        require(_LIBRARIES.get(name))
         nearest = path.absolute()
         while not nearest.exists():
             nearest = nearest.parent
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise InputError(f"--{name} {path} cannot be written: {nearest} is no folder one can write to")
-
-
-def write_comparison(comparison: Comparison, files: Targets, folders: Targets) -> Iterator[Path]:
-    """Write every target of a comparison that is given; yields each path when it is complete.
-
-    Raises:
-        InputError: the disk refuses.
-    """
-    for name, path in files.items():
-        if path is not None:
-            write: Callable[[Comparison, BinaryIO], None] = import_module(
-                f".compare_{name}", __package__
-            ).write
-            with atomic(path) as file:
-                write(comparison, file)
-            yield path
-    for name, path in folders.items():
-        if path is not None:
-            from .compare_pictures import write_pictures
-
-            path.mkdir(parents=True, exist_ok=True)
-            yield from write_pictures(comparison, path, name)
 
 
 def check_output(output: Path, model: Path, overwrite: bool, others: Iterable[Path | None] = ()) -> Path:
@@ -116,23 +95,19 @@ def require(library: str | None) -> None:
         raise InputError(f"{library} is needed for this: pip install 'convspectra[{extra}]'") from None
 
 
-def write_all(report: Report, files: Targets, folders: Targets) -> Iterator[Path]:
+def write_all(record: Report | Comparison, files: Targets, folders: Targets) -> Iterator[Path]:
     """Write every target that is given; yields each path when it is complete.
 
     Raises:
         InputError: the disk refuses.
     """
+    modules = _REPORT if isinstance(record, Report) else _COMPARISON
     for name, path in files.items():
         if path is not None:
-            write: Callable[[Report, BinaryIO], None] = import_module(
-                f".{WRITERS[name][0]}", __package__
-            ).write
             with atomic(path) as file:
-                write(report, file)
+                import_module(f".{modules[name]}", __package__).write(record, file)
             yield path
     for name, path in folders.items():
         if path is not None:
-            from .pictures import write_pictures
-
             path.mkdir(parents=True, exist_ok=True)
-            yield from write_pictures(report, path, name)
+            yield from import_module(f".{modules[name]}", __package__).write_pictures(record, path, name)
