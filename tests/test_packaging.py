@@ -84,10 +84,9 @@ FLOORS = (
     ("models", "torch"),
     ("checkpoint",),
     ("reference",),
-    ("experiments",),
-    ("analysis", "bench"),
+    ("analysis", "bench", "demo", "experiments"),
     ("control", "comparison"),
-    ("report", "demo"),
+    ("report",),
     ("cli",),
 )
 
@@ -107,7 +106,11 @@ def test_only_the_readers_and_writers_of_a_format_import_its_library():
     assert users_of("onnx") <= {name for name in SOURCES if name.startswith("models.onnx")}
     assert users_of("safetensors") <= {"models.safetensors"}
     assert users_of("pyarrow") == {"report.parquet_file"}
-    assert users_of("matplotlib") == {"report.pictures", "report.benchmarks"}
+    assert users_of("matplotlib") == {
+        "report.pictures",
+        "report.benchmarks",
+        *(f"report.experiments.{name}" for name in ("axes", "curves", "pictures")),
+    }
     assert users_of("torch") <= {
         name
         for name in SOURCES
@@ -121,7 +124,10 @@ def test_what_the_package_reads_is_shipped():
         "py.typed",
         "demo/digits.onnx",
         *(f"report/schema/{name}-1.schema.json" for name in ("report", "clip", "comparison")),
-        *(f"report/page/{name}" for name in ("page.html", "page.css", "page.js", "echarts.min.js")),
+        *(
+            f"report/page/{name}"
+            for name in ("page.html", "page.css", "page.js", "echarts.min.js", "experiments.css")
+        ),
     ]
     assert [name for name in files if not (PACKAGE / name).is_file()] == []
 

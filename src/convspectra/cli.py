@@ -41,14 +41,16 @@ class Precision(StrEnum):
 
 
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
+def _one_line_errors(kept: bool = False) -> Iterator[None]:
+    """Errors of the user as one line; `kept` where an interrupted command can be gone on with."""
     try:
         yield
     except InputError as error:
         print(f"convspectra: {error}", file=sys.stderr)
         raise typer.Exit(BAD_INPUT) from None
     except KeyboardInterrupt:
-        print("convspectra: interrupted; no file was written", file=sys.stderr)
+        what = "the same command goes on from here" if kept else "no file was written"
+        print(f"convspectra: interrupted; {what}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -341,6 +343,116 @@ def bench(
             benchmarks.render_projections(results, wide)
 
 
+class PresetName(StrEnum):
+    """The size of an experiment."""
+
+    smoke = "smoke"
+    small = "small"
+    paper = "paper"
+
+
+@app.command()
+def experiment(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="figure1, figure2, figure3a, figure3b, figure4, figure5, figure6, figure7, section44: the "
+            "paper's. beyond: other ways to control layers. report: a page of all that was run.",
+        ),
+    ],
+    preset: Annotated[
+        PresetName,
+        typer.Option(help="smoke: a minute. small: for a few cores. paper: as published, for a GPU."),
+    ] = PresetName.smoke,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Results are kept here; what is there is gone on with.")
+    ] = Path("experiments"),
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="CIFAR-10: its official files or archive. Without it, scikit-learn's digits."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Runs of each setting.")] = 1,
+    device: Annotated[
+        str, typer.Option(help="PyTorch's: cpu, cuda, cuda:1; auto for a GPU if any.")
+    ] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processes on this machine, which share the runs.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Of a dask cluster to run on: tcp://HOST:PORT.")
+    ] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only part I of N of the runs.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="M", help="Stop after so many; the same command goes on."),
+    ] = None,
+    depth: Annotated[int | None, typer.Option(help="Layers of the network, 6 n + 2.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Channels of its first stage.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images.")] = None,
+    batch_norm: Annotated[
+        bool, typer.Option("--batch-norm/--no-batch-norm", help="In the network; not for figures 3a and 3b.")
+    ] = True,
+    compiled: Annotated[bool, typer.Option("--compile", help="Through torch.compile.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write metrics for TensorBoard.")
+    ] = False,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Figures 5 to 7: a trained network, as for analyze."),
+    ] = None,
+    module: Annotated[
+        str | None,
+        typer.Option("--module", metavar="PACKAGE.MODULE:FACTORY", help="As --model of analyze."),
+    ] = None,
+    input_shape: InputShape = None,
+    geometry: GeometryFile = None,
+) -> None:
+    """Run an experiment of the paper, or go on with it."""
+    with _one_line_errors(kept=True):
+        from rich.console import Console
+
+        from .report.text import progress_bar
+
+        if name == "report":
+            from .report.experiments import write_report
+
+            for written in write_report(out):
+                print(f"wrote {written}", file=sys.stderr)
+            return
+        finished = _experiment(
+            progress_bar(Console(stderr=True)),
+            name=name,
+            preset=preset.value,
+            out=out,
+            data=data,
+            seeds=seeds,
+            device=device,
+            workers=workers,
+            scheduler=scheduler,
+            shard=shard,
+            minutes=minutes,
+            compiled=compiled,
+            tensorboard=tensorboard,
+            model={
+                "model": model,
+                "module": module,
+                "input_shape": _sizes(input_shape),
+                "geometry": geometry,
+            },
+            changes={
+                key: value
+                for key, value in {"depth": depth, "width": width, "epochs": epochs}.items()
+                if value is not None
+            }
+            | ({} if batch_norm else {"batch_norm": False}),
+        )
+        done = "done" if finished else "not finished: the same command goes on"
+        print(f"{done}; for a page of it: convspectra experiment report --out {out}", file=sys.stderr)
+
+
 @app.command()
 def info() -> None:
     """Say which solver is in use and why, with how many threads, and what is installed."""
@@ -348,6 +460,23 @@ def info() -> None:
 
     for line in describe():
         print(line)
+
+
+def _experiment(bar: Any, *, name: str, **options: Any) -> bool:
+    import shlex
+
+    try:
+        from .experiments.catalogue import EXPERIMENTS
+        from .experiments.command import Request, execute
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{error.name} is needed for experiments: pip install 'convspectra[experiments]'"
+        ) from None
+    if name not in EXPERIMENTS:
+        raise InputError(f"NAME must be report or one of {', '.join(EXPERIMENTS)}; got {name!r}")
+    command = shlex.join(["convspectra", *sys.argv[1:]])
+    with bar as progress:
+        return execute(Request(name, command=command, **options), progress)
 
 
 def _analyze(model: Model, **options: Any) -> Report:

@@ -87,14 +87,14 @@ def machine() -> dict[str, Any]:
         "convspectra": __version__,
         "solver": choice.describe(),
         "threads": pool.available_cores(),
-        "processor": _processor(),
+        "processor": processor(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "matrix_product_gflops": round(2 * len(a) ** 3 / best / 1e9, 1),
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
             return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

@@ -1,0 +1,206 @@
+"""Which runs each experiment of the paper consists of, at three sizes.
+
+The paper leaves open, and we fixed: the schedule of figure 2 ("determined by a grid search"): 0.1, times 0.95
+after every second epoch; weight decay 2e-4 and Nesterov momentum 0.9. The small preset has fewer epochs,
+and a decay such that the whole schedule spans the same factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ..errors import InputError
+from .settings import Control, Method, Settings
+
+Preset = Literal["smoke", "small", "paper"]
+TRAINED = ("figure2", "figure3a", "figure3b", "figure4", "section44", "beyond")
+SWEEPS = ("figure3a", "figure3b")
+SPECTRA = ("figure5", "figure6", "figure7")
+EXPERIMENTS = ("figure1", *TRAINED, *SPECTRA)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of an experiment.
+
+    Attributes:
+        group: what it is one of over several seeds, such as `clip 0.5`.
+    """
+
+    group: str
+    settings: Settings
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in the experiment's plan."""
+        return {
+            "group": self.group,
+            "seed": self.settings.seed,
+            "folder": (Path("runs") / self.settings.name()).as_posix(),
+        }
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the presets differ in.
+
+    Attributes:
+        base: of figure 2, without clipping.
+        sweep: of figure 3, without the numbers that are swept.
+        every: steps between clips.
+        limits: of figure 2; of the reshaped clip; of the sweep.
+        rates: of the sweeps, without and with batch norm.
+        batches, epochs_per_decay: of the sweeps.
+    """
+
+    base: Settings
+    sweep: Settings
+    every: int
+    limits: tuple[float, ...]
+    reshaped: tuple[float, ...]
+    swept: tuple[float, ...]
+    rates: tuple[tuple[float, ...], tuple[float, ...]]
+    batches: tuple[int, ...]
+    epochs_per_decay: tuple[int, ...]
+
+
+_SMOKE = Settings(
+    depth=8, width=4, epochs=2, batch=64, decay=0.3, epochs_per_decay=1, train_images=640, test_images=200
+)
+_SMALL = Settings(
+    depth=8,
+    width=16,
+    epochs=12,
+    decay=0.58,
+    epochs_per_decay=1,
+    train_images=10_000,
+    test_images=5_000,
+)
+SCALES = {
+    "smoke": Scale(
+        base=_SMOKE,
+        sweep=_SMOKE,
+        every=5,
+        limits=(0.5, 1.0),
+        reshaped=(0.2,),
+        swept=(1.0,),
+        rates=((0.03,), (0.1,)),
+        batches=(32, 64),
+        epochs_per_decay=(1,),
+    ),
+    "small": Scale(
+        base=_SMALL,
+        sweep=replace(_SMALL, epochs=5, decay=0.36, train_images=5_000),
+        every=100,
+        limits=(0.1, 0.5, 1.0),
+        reshaped=(0.05, 0.1, 0.2, 0.5, 1.0),
+        swept=(0.5, 1.0, 2.0),
+        rates=((0.01, 0.03, 0.1), (0.03, 0.1, 0.3)),
+        batches=(64,),
+        epochs_per_decay=(1, 2),
+    ),
+    "paper": Scale(
+        base=Settings(),
+        sweep=Settings(epochs=100, epochs_per_decay=1),
+        every=100,
+        limits=(0.1, 0.5, 1.0, 2.5, 3.0),
+        reshaped=(0.05, 0.1, 0.2, 0.5, 1.0),
+        swept=(0.5, 1.0, 1.5, 2.0),
+        rates=((0.001, 0.003, 0.01, 0.03, 0.1), (0.01, 0.03, 0.1, 0.2, 0.3)),
+        batches=(32, 64),
+        epochs_per_decay=(1, 2, 3),
+    ),
+}
+RADII = (0.0, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5)
+"""Of attacks: l2 distances between images with values from 0 to 1."""
+
+
+def plan(
+    name: str, preset: Preset, data: str, seeds: Iterable[int] = (0,), changes: dict[str, Any] | None = None
+) -> list[Planned]:
+    """The runs of an experiment, seeds outermost.
+
+    Arguments:
+        name: one of `TRAINED`.
+        data: name of the data set; the digits are few, and all are used.
+        changes: other values for fields of `Settings`.
+
+    Raises:
+        InputError: an unknown experiment or preset, or what `Settings` raises.
+    """
+    if name not in TRAINED:
+        raise InputError(f"experiment must be one of {', '.join(TRAINED)}; got {name!r}")
+    if preset not in get_args(Preset):
+        raise InputError(f"preset must be one of {', '.join(get_args(Preset))}; got {preset!r}")
+    scale = SCALES[preset]
+    whole: dict[str, Any] = {"data": data}
+    if data == "digits":
+        whole |= {"train_images": 0, "test_images": 0}
+    made = _RUNS[name](scale)
+    return [
+        Planned(group, replace(settings, **whole, **(changes or {}), seed=seed))
+        for seed in seeds
+        for group, settings in made
+    ]
+
+
+Runs = list[tuple[str, Settings]]
+
+
+def _figure2(scale: Scale) -> Runs:
+    controls = [Control(), *(Control("clip", limit, scale.every) for limit in scale.limits)]
+    return [(control.label(), replace(scale.base, control=control)) for control in controls]
+
+
+def _section44(scale: Scale) -> Runs:
+    ours = [limit for limit in scale.limits if limit in (0.5, 1.0)]
+    controls = [Control()]
+    for every in (scale.every, 1):
+        controls += [Control("clip", limit, every) for limit in ours]
+        controls += [Control("reshaped", limit, every) for limit in scale.reshaped]
+    return [(control.label(), replace(scale.base, control=control)) for control in controls]
+
+
+def _sweep(scale: Scale, batch_norm: bool) -> Runs:
+    controls = [Control(), *(Control("clip", limit, scale.every) for limit in scale.swept)]
+    grid = product(controls, scale.rates[batch_norm], scale.batches, scale.epochs_per_decay)
+    return [
+        (
+            control.label(),
+            replace(
+                scale.sweep,
+                batch_norm=batch_norm,
+                control=control,
+                rate=rate,
+                batch=batch,
+                epochs_per_decay=epochs,
+            ),
+        )
+        for control, rate, batch, epochs in grid
+    ]
+
+
+def _beyond(scale: Scale) -> Runs:
+    limited: tuple[Method, ...] = ("clip", "project", "rescale", "operator_norm", "max_gain")
+    controls = [
+        Control(),
+        *(Control(method, 1.0, scale.every) for method in limited),
+        Control("clip", 1.0, scale.every, fold_batch_norm=True),
+        Control("orthogonality", weight=0.01),
+        Control("parseval", weight=1e-3),
+    ]
+    base = replace(scale.base, observe=True, attack_radii=RADII)
+    return [(control.label(), replace(base, control=control)) for control in controls]
+
+
+_RUNS = {
+    "figure2": _figure2,
+    "figure3a": lambda scale: _sweep(scale, batch_norm=False),
+    "figure3b": lambda scale: _sweep(scale, batch_norm=True),
+    "figure4": _figure2,
+    "section44": _section44,
+    "beyond": _beyond,
+}

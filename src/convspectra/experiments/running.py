@@ -1,0 +1,243 @@
+"""Doing what an experiment plans, with any number of processes, on one machine or on many.
+
+Every process walks the same list: it skips a run that is finished, or whose folder another process has
+locked, and takes the next. When nothing is left but runs that others hold, it waits for them: should one of
+them die, its lock is free and its run is taken up from its last checkpoint. So nothing is lost, nothing is
+done twice, and no process need know of another; all they share is a folder.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from . import folder as folders
+from .catalogue import SWEEPS, Planned
+from .data import Data, load
+from .study import Study
+from .training import Machine, Progress, train
+
+POLL_SECONDS = 1.0
+_TURN = threading.Lock()
+"""The random state and the number of threads of PyTorch belong to the process."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process needs to take part in an experiment; can be sent to another one.
+
+    Attributes:
+        name: of the experiment.
+        runs: all of them; see `shard`.
+        out: folder that all processes share.
+        data: folder or archive of CIFAR-10, None for the digits.
+        machine: where each process computes.
+        threads: of each process; a worker of a cluster uses as many as it has.
+        study: keep an Optuna study of a sweep.
+        minutes: end after so many, keeping checkpoints; None for never.
+    """
+
+    name: str
+    runs: tuple[Planned, ...]
+    out: Path
+    data: Path | None
+    machine: Machine = Machine()  # noqa: RUF009  # frozen
+    threads: int = 1
+    tensorboard: bool = False
+    study: bool = True
+    minutes: float | None = None
+
+    def shard(self, index: int, count: int) -> Job:
+        """The part of the runs that is number `index` of `count`, without a study."""
+        return replace(self, runs=self.runs[index::count], study=False)
+
+    @property
+    def is_finished(self) -> bool:
+        return all(folders.is_finished(folders.run_folder(self.out, one.settings)) for one in self.runs)
+
+    @property
+    def share(self) -> float:
+        """How much is done, by finished epochs."""
+        done = 0
+        for planned in self.runs:
+            folder = folders.run_folder(self.out, planned.settings)
+            all_of_it = folders.is_finished(folder)
+            done += planned.settings.epochs if all_of_it else folders.finished_epochs(folder)
+        return done / max(1, sum(planned.settings.epochs for planned in self.runs))
+
+
+def work(job: Job, progress: Progress | None = None) -> None:
+    """Take part until every run is finished, or the time is over.
+
+    Threads of one process do this one after the other.
+
+    Raises:
+        InputError: as `train`.
+    """
+    end = None if job.minutes is None else time.monotonic() + 60 * job.minutes
+    with _TURN:
+        _work(job, progress, end)
+
+
+def _work(job: Job, progress: Progress | None, end: float | None) -> None:
+    torch.set_num_threads(job.threads)
+    data = load(job.data, job.out / "cache")
+    study = Study(job.out, job.name) if job.study and job.name in SWEEPS else None
+    while not job.is_finished:
+        busy = 0
+        for number, planned in enumerate(job.runs):
+            part = None if progress is None else _part(progress, number, len(job.runs))
+            try:
+                one(job, planned, data, study, part, lambda: end is not None and time.monotonic() > end)
+            except folders.InUseError:
+                busy += 1
+            if end is not None and time.monotonic() > end:
+                return
+        if busy:
+            time.sleep(POLL_SECONDS)
+    if study is not None:
+        study.catch_up(job.runs)
+
+
+def one(
+    job: Job,
+    planned: Planned,
+    data: Data,
+    study: Study | None = None,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
+    """One run, under its lock; its result, None where `stop` ended it.
+
+    Raises:
+        InUseError: another process has it.
+        InputError: as `train`.
+    """
+    folder = folders.run_folder(job.out, planned.settings)
+    found = folders.read_result(folder)
+    if found is not None:
+        return found
+    with folders.locked(folder / "lock"):
+        trial = None if study is None else study.begin(planned)
+        result = train(
+            planned.settings,
+            data,
+            folder,
+            machine=job.machine,
+            progress=progress,
+            tensorboard=job.tensorboard,
+            stop=stop,
+        )
+        if study is not None:
+            study.end(trial, result)
+        return result
+
+
+def work_in_processes(job: Job, count: int, progress: Progress | None = None) -> None:
+    """The same by several processes on this machine, which share its cores.
+
+    Raises:
+        InputError: one failed and the others could not finish without it; it has said why on standard error.
+    """
+    load(job.data, job.out / "cache")  # what is wrong with the data is said once
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_process, args=(job,), daemon=True) for _ in range(count)]
+    for process in processes:
+        process.start()
+    while any(process.is_alive() for process in processes):
+        _tell(job, progress)
+        processes[0].join(POLL_SECONDS / 2)
+        time.sleep(POLL_SECONDS / 2)
+    failed = [process.exitcode for process in processes if process.exitcode]
+    if failed and not job.is_finished:
+        raise InputError(
+            f"{len(failed)} of {count} processes ended early (status {failed[0]}); the same command goes on "
+            "from what is there"
+        )
+
+
+def work_on_cluster(job: Job, scheduler: str, progress: Progress | None = None) -> None:
+    """The same by all workers of a dask cluster, which must see the folders `out` and `data`.
+
+    Raises:
+        InputError: dask is not installed, no scheduler answers, it has no workers, or they cannot
+            write where they should.
+    """
+    with _client(scheduler) as client:
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        if not workers:
+            raise InputError(f"the scheduler at {scheduler} has no workers; start `dask worker {scheduler}`")
+        futures = [
+            client.submit(
+                work,
+                replace(job, threads=about["nthreads"]),
+                workers=[address],
+                allow_other_workers=True,
+                pure=False,
+            )
+            for address, about in workers.items()
+        ]
+        while not all(future.done() for future in futures):
+            _tell(job, progress)
+            time.sleep(POLL_SECONDS)
+        problems = [future.exception() for future in futures if future.status == "error"]
+    if problems and not job.is_finished:
+        raise InputError(f"a worker failed: {problems[0]}") from problems[0]
+    if job.minutes is None and not job.is_finished:
+        raise InputError(f"the workers wrote to another {job.out} than this one; give a folder they share")
+
+
+def _client(scheduler: str) -> Any:
+    try:
+        import distributed
+    except ImportError:
+        raise InputError("dask is needed for --scheduler: pip install 'convspectra[cluster]'") from None
+    connect: Any = distributed.Client
+    try:
+        return connect(scheduler, timeout="10s")
+    except (OSError, TimeoutError, ValueError) as error:
+        raise InputError(f"no scheduler answers at {scheduler}: {error}") from None
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _process(job: Job) -> None:
+    import sys
+
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        work(job)
+    except InputError as error:
+        print(f"convspectra: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _end_with_parent() -> None:
+    """End this process at once when the one that started it is gone: nobody would know of it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _tell(job: Job, progress: Progress | None) -> None:
+    if progress is not None:
+        progress(job.share, job.name)
+
+
+def _part(progress: Progress, number: int, count: int) -> Progress:
+    return lambda share, words: progress((number + share) / count, words)

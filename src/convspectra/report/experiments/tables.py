@@ -1,0 +1,267 @@
+"""The tables of the experiments' page: what was found, and the settings beside the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...experiments.results import SWEEPS, Experiment, Group, Limit, Sample
+from ...experiments.run_records import Run
+from ...experiments.settings import Settings
+from ...experiments.spectra import Spectra
+from ..numbers import number, sizes
+from .paper import PAPER
+
+UNKNOWN = "-"
+BATCHES = 10_000
+"""Of so many batches the paper gives the time."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows.
+
+    Attributes:
+        heads: of the columns; the first column names the row, the others hold numbers.
+        wrapped: words that may break over lines, instead of numbers.
+    """
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+    wrapped: bool = False
+
+
+def share(value: float | None) -> str:
+    """An error as a percentage with two decimals."""
+    return UNKNOWN if value is None else f"{100 * value:.2f} %"
+
+
+def error(sample: Sample | None) -> str:
+    """Mean and standard deviation of errors, or the one that there is."""
+    if sample is None:
+        return UNKNOWN
+    if sample.deviation is None:
+        return share(sample.mean)
+    return f"{100 * sample.mean:.2f} ± {100 * sample.deviation:.2f} %"
+
+
+def measured(sample: Sample | None, factor: float = 1.0) -> str:
+    """Mean and standard deviation to three digits."""
+    if sample is None:
+        return UNKNOWN
+    mean = f"{factor * sample.mean:,.4g}"
+    return mean if sample.deviation is None else f"{mean} ± {factor * sample.deviation:,.2g}"
+
+
+def _finished(count: int, planned: int) -> str:
+    return str(planned) if count == planned else f"{count} of {planned}"
+
+
+def _paper_error(group: Group) -> str:
+    label = group.name if group.control is None else group.control.label()
+    return PAPER["figure2"].errors.get(label, UNKNOWN)
+
+
+_Column = tuple[str, Callable[[Group], str]]
+_ERROR: _Column = ("test error", lambda group: error(group.test_error))
+_RUNS: _Column = ("runs", lambda group: _finished(group.finished, len(group.runs)))
+_DIVERGED: _Column = ("diverged", lambda group: str(group.diverged))
+_EPOCH: _Column = ("seconds an epoch", lambda group: measured(group.epoch_seconds))
+_CONTROL: _Column = ("of which control", lambda group: measured(group.control_seconds))
+_NORM: _Column = ("largest norm at the end", lambda group: measured(group.largest_norm))
+_COLUMNS: Mapping[str, tuple[_Column, ...]] = {
+    "figure2": (
+        _ERROR,
+        ("in the paper", _paper_error),
+        _RUNS,
+        _DIVERGED,
+        _EPOCH,
+        _CONTROL,
+        _NORM,
+    ),
+    "figure4": (_EPOCH, _CONTROL, _ERROR, _RUNS, _DIVERGED),
+    "section44": (
+        _ERROR,
+        _RUNS,
+        _DIVERGED,
+        _EPOCH,
+        _CONTROL,
+        (f"seconds for {BATCHES:,} batches, scaled", lambda group: measured(group.step_seconds, BATCHES)),
+    ),
+    "beyond": (
+        _ERROR,
+        _RUNS,
+        _DIVERGED,
+        _EPOCH,
+        _CONTROL,
+        _NORM,
+        ("bound of the Lipschitz constant", lambda group: measured(group.lipschitz)),
+    ),
+}
+
+
+def results(experiment: Experiment) -> list[Table]:
+    """What was found so far; none where nothing was."""
+    if experiment.name in SWEEPS:
+        return [_limits(experiment.limits)] if experiment.limits else []
+    if experiment.timings is not None:
+        return [_timings(name, methods) for name, methods in experiment.timings.curves.items()]
+    if experiment.spectra is not None:
+        # The same three times: once is enough.
+        return [_spectra(experiment.spectra)] if experiment.name == "figure5" else []
+    if not any(run.epochs for run in experiment.runs):
+        return []
+    columns = _COLUMNS[experiment.name]
+    rows = tuple((group.name, *(cell(group) for _, cell in columns)) for group in experiment.groups)
+    return [
+        Table(("", *(head for head, _ in columns)), rows),
+        *([_attack(experiment.groups)] if any(group.attack for group in experiment.groups) else []),
+    ]
+
+
+def _limits(limits: Sequence[Limit]) -> Table:
+    rows = tuple(
+        (
+            "none" if one.limit is None else f"{one.limit:g}",
+            _finished(len(one.trials), one.planned),
+            str(one.diverged),
+            share(one.best),
+            *map(share, one.quartiles),
+        )
+        for one in limits
+    )
+    heads = ("limit", "runs", "diverged", "best error", "lower quartile", "median", "upper quartile")
+    return Table(heads, rows)
+
+
+def _timings(name: str, methods: Mapping[str, Sequence[tuple[int, float]]]) -> Table:
+    channels = sorted({count for points in methods.values() for count, _ in points})
+    rows = tuple(
+        (method, *(number(dict(points).get(count)) for count in channels))
+        for method, points in methods.items()
+    )
+    return Table(("channels", *map(str, channels)), rows, f"{name}: seconds")
+
+
+def _spectra(spectra: Spectra) -> Table:
+    rows = tuple(
+        (
+            layer.name,
+            sizes(layer.kernel_shape),
+            sizes(layer.input_shape),
+            f"{layer.count:,}",
+            number(layer.norm),
+            f"{layer.at_least_one:,}",
+            number(layer.effective_rank),
+        )
+        for layer in spectra.layers
+    )
+    return Table(
+        ("layer", "kernel", "input", "singular values", "largest", "at least 1", "effective rank"), rows
+    )
+
+
+def _attack(groups: Sequence[Group]) -> Table:
+    radii = sorted({one.radius for group in groups for one in group.attack})
+    rows = []
+    for group in groups:
+        found = {one.radius: one for one in group.attack}
+        cells = []
+        for radius in radii:
+            one = found.get(radius)
+            pair = (None, None) if one is None else (one.error, one.certified)
+            cells.append(UNKNOWN if not any(pair) else " to ".join(map(_bound, pair)) + " %")
+        rows.append((group.name, *cells))
+    caption = (
+        "Error of the attacked images within an l2 distance: lower bound by the attack to certified upper"
+    )
+    return Table(("", *(f"{radius:g}" for radius in radii)), tuple(rows), caption)
+
+
+def _bound(sample: Sample | None) -> str:
+    return "?" if sample is None else f"{100 * sample.mean:.1f}"
+
+
+def settings(experiment: Experiment) -> Table:
+    """What was run here beside what the paper ran."""
+    here = _settings_here(experiment)
+    told = PAPER[experiment.name].settings
+    if not told:
+        return Table(("", "here"), tuple(here.items()), wrapped=True)
+    names = dict.fromkeys([*here, *told])
+    rows = tuple((name, told.get(name, "not stated"), here.get(name, UNKNOWN)) for name in names)
+    return Table(("", "in the paper", "here"), rows, wrapped=True)
+
+
+def _settings_here(experiment: Experiment) -> dict[str, str]:
+    if experiment.timings is not None:
+        machine = experiment.timings.machine
+        return {
+            "layers": "; ".join(experiment.timings.curves),
+            "values": "random standard normal, scaled",
+            "machine": ", ".join(
+                f"{name}: {machine[name]}" for name in ("processor", "threads", "solver") if name in machine
+            ),
+        }
+    if experiment.spectra is not None:
+        found = experiment.spectra
+        left = "; ".join(f"left out: {count} with {reason}" for reason, count in found.left_out.items())
+        return {
+            "model": f"{found.model}, sha256 {found.sha256 or 'none'}",
+            "layers": f"{len(found.layers)} with kernels larger than 1x1" + (f"; {left}" if left else ""),
+        }
+    rows: dict[str, Callable[[Run, Settings], Any]] = {
+        "data": lambda run, its: run.about.get("data") or its.data,
+        "images": lambda _, its: _images(its),
+        "network": lambda _, its: _network(its),
+        "parameters": lambda run, _: run.about.get("parameters"),
+        "epochs": lambda _, its: its.epochs,
+        "batch": lambda _, its: its.batch,
+        "learning rate": lambda _, its: its.rate,
+        "decay": lambda _, its: its.decay,
+        "epochs per decay": lambda _, its: its.epochs_per_decay,
+        "momentum": lambda _, its: its.momentum,
+        "weight decay": lambda _, its: its.weight_decay,
+        "augmentation": lambda _, its: "yes" if its.augment else "no",
+        "precision": lambda _, its: its.precision,
+        "control": lambda _, its: its.control.label(),
+        "attacked test images": lambda run, _: run.result and run.result.attacked_images,
+        "seeds": lambda run, _: run.seed,
+        "machine": lambda run, _: _machine(run.about),
+    }
+    started = [(run, run.settings) for run in experiment.runs if run.settings is not None]
+    found_rows = {name: _several(value(*one) for one in started) for name, value in rows.items()}
+    if experiment.name in SWEEPS:
+        found_rows["combinations"] = f"{len(experiment.runs)} planned"
+    return {name: value for name, value in found_rows.items() if value}
+
+
+def _several(values: Iterable[Any]) -> str:
+    """Each value once, numbers ascending."""
+    known = list(dict.fromkeys(value for value in values if value is not None))
+    if all(isinstance(value, int | float) for value in known):
+        return ", ".join(f"{value:,}" if isinstance(value, int) else f"{value:g}" for value in sorted(known))
+    return "; ".join(map(str, known))
+
+
+def _images(settings: Settings) -> str:
+    counts = (settings.train_images, settings.test_images)
+    train, test = (f"the first {count:,}" if count else "all" for count in counts)
+    return f"{train} for training, {test} for testing"
+
+
+def _network(settings: Settings) -> str:
+    with_or_without = "with" if settings.batch_norm else "without"
+    return f"{settings.depth}-layer residual network, width {settings.width}, {with_or_without} batch norm"
+
+
+def _machine(about: Mapping[str, Any]) -> str | None:
+    machine = about.get("machine")
+    if not isinstance(machine, Mapping):
+        return None
+    words = [str(machine[name]) for name in ("processor", "device") if machine.get(name)]
+    words += [f"{machine['cores']} cores"] if machine.get("cores") else []
+    words += [f"{about['threads']} threads"] if about.get("threads") else []
+    return ", ".join(words)
