@@ -27,9 +27,9 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["pytest", "sklearn.datasets", "optuna", "convspectra.experiments.running"])
 
 
-def start(call, *arguments):
+def start(call, *arguments, daemon=True):
     """A process that does it; its exit status is 0 when done, 2 after an InputError."""
-    process = SERVER.Process(target=_done, args=(call, *arguments), daemon=True)
+    process = SERVER.Process(target=_done, args=(call, *arguments), daemon=daemon)
     process.start()
     return process
 
@@ -70,6 +70,11 @@ def one_run_on_a_full_disk(settings, folder, size, reason):
         one_run(settings, folder)
     except InputError as error:
         reason.write_text(str(error))
+
+
+def work_in_processes(job):
+    """By two more processes, started as ever."""
+    running.work_in_processes(job, 2)
 
 
 def work(job):

@@ -586,6 +586,15 @@ def test_max_gain_holds_the_largest_ratio_of_the_batch(data):
     assert float(ratios.max()) == pytest.approx(0.3, rel=1e-5)
 
 
+def test_max_gain_is_not_lost_when_compiled(data, tmp_path):
+    """As it was, after another run of the process: hooks are no part of what guards a compiled graph."""
+    settings = replace(TINY, epochs=1, control=Control("max_gain", 0.5))
+    for place in ("plain", "compiled"):
+        train(settings, data, made(tmp_path / place), machine=training.Machine(compiled=place == "compiled"))
+    assert same_states(state_in(tmp_path / "plain"), state_in(tmp_path / "compiled"))
+    assert not json.loads((tmp_path / "compiled" / "settings.json").read_text())["compiled"]
+
+
 # ---- what is measured
 
 

@@ -96,9 +96,16 @@ def _spectra(request: Request, progress: Progress | None) -> None:
 
 
 def _train(request: Request, progress: Progress | None) -> bool:
-    from . import running
-    from .training import Machine
+    try:
+        import filelock  # noqa: F401  # every run takes a lock
 
+        from . import running
+        from .data import load
+        from .training import Machine
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{error.name} is needed for experiments: pip install 'convspectra[experiments]'"
+        ) from None
     assert request.name in TRAINED
     if request.name == "figure3b" and request.changes.get("batch_norm") is False:
         raise InputError("figure3b is the sweep with batch norm; figure3a is the one without")
@@ -118,6 +125,7 @@ def _train(request: Request, progress: Progress | None) -> bool:
         tensorboard=request.tensorboard,
         minutes=request.minutes,
     )
+    load(job.data, job.out / "cache")  # what is wrong with the data is said once, and first
     _keep_plan(request, runs=[one.to_dict() for one in runs])
     if part is not None:
         job = job.shard(*part)

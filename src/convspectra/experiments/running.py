@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from .data import Data, load
 from .study import Study
 from .training import Machine, Progress, train
 
-POLL_SECONDS = 1.0
+POLL_SECONDS, CONNECT_SECONDS = 1.0, 10.0
 _TURN = threading.Lock()
 """The random state and the number of threads of PyTorch belong to the process."""
 
@@ -148,15 +151,20 @@ def work_in_processes(job: Job, count: int, progress: Progress | None = None) ->
     Raises:
         InputError: one failed and the others could not finish without it; it has said why on standard error.
     """
-    load(job.data, job.out / "cache")  # what is wrong with the data is said once
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_process, args=(job,), daemon=True) for _ in range(count)]
-    for process in processes:
-        process.start()
-    while any(process.is_alive() for process in processes):
-        _tell(job, progress)
-        processes[0].join(POLL_SECONDS / 2)
-        time.sleep(POLL_SECONDS / 2)
+    try:
+        with _interrupts_left_to_this_process():
+            for process in processes:
+                process.start()
+        while any(process.is_alive() for process in processes):
+            _tell(job, progress)
+            processes[0].join(POLL_SECONDS / 2)
+            time.sleep(POLL_SECONDS / 2)
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
     failed = [process.exitcode for process in processes if process.exitcode]
     if failed and not job.is_finished:
         raise InputError(
@@ -169,8 +177,8 @@ def work_on_cluster(job: Job, scheduler: str, progress: Progress | None = None) 
     """The same by all workers of a dask cluster, which must see the folders `out` and `data`.
 
     Raises:
-        InputError: dask is not installed, no scheduler answers, it has no workers, or they cannot
-            write where they should.
+        InputError: dask is not installed, no scheduler answers, it has no workers or goes away, or they
+            cannot write where they should.
     """
     with _client(scheduler) as client:
         workers = client.scheduler_info(n_workers=-1)["workers"]
@@ -190,8 +198,11 @@ def work_on_cluster(job: Job, scheduler: str, progress: Progress | None = None) 
             _tell(job, progress)
             time.sleep(POLL_SECONDS)
         problems = [future.exception() for future in futures if future.status == "error"]
+        lost = any(future.cancelled() for future in futures)
     if problems and not job.is_finished:
         raise InputError(f"a worker failed: {problems[0]}") from problems[0]
+    if lost and not job.is_finished:
+        raise InputError(f"the scheduler at {scheduler} is gone; the same command goes on from what is there")
     if job.minutes is None and not job.is_finished:
         raise InputError(f"the workers wrote to another {job.out} than this one; give a folder they share")
 
@@ -203,7 +214,7 @@ def _client(scheduler: str) -> Any:
         raise InputError("dask is needed for --scheduler: pip install 'convspectra[cluster]'") from None
     connect: Any = distributed.Client
     try:
-        return connect(scheduler, timeout="10s")
+        return connect(scheduler, timeout=CONNECT_SECONDS)
     except (OSError, TimeoutError, ValueError) as error:
         raise InputError(f"no scheduler answers at {scheduler}: {error}") from None
 
@@ -213,17 +224,26 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _process(job: Job) -> None:
-    import sys
+@contextmanager
+def _interrupts_left_to_this_process() -> Iterator[None]:
+    """Processes started here do not hear Ctrl-C, which is for all of a terminal's; this one ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
+
+def _process(job: Job) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         work(job)
     except InputError as error:
         print(f"convspectra: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
 
 
 def _end_with_parent() -> None:

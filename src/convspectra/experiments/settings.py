@@ -39,7 +39,8 @@ class Control:
             by the largest ratio in the batch, after each step.
         limit: of the norm; of the ratio, for `max_gain`. None for the methods in `UNLIMITED`.
         every: act after so many steps, where a method acts between steps.
-        fold_batch_norm: hold a convolution together with the batch norm behind it.
+        fold_batch_norm: hold a convolution together with the batch norm behind it; for the methods of
+            `SpectralClip`.
         weight: of the penalty; the `beta` of Parseval.
 
     Raises:
@@ -61,8 +62,12 @@ class Control:
                 raise InputError(f"method {self.method!r} takes no limit; got {self.limit!r}")
         elif self.limit is None or not 0 < self.limit < math.inf:
             raise InputError(f"limit must be positive for method {self.method!r}; got {self.limit!r}")
+        if self.limit is not None:
+            object.__setattr__(self, "limit", float(self.limit))  # 1 and 1.0 are one run
         if self.every < 1:
             raise InputError(f"every must be at least 1; got {self.every!r}")
+        if self.fold_batch_norm and self.method not in ("clip", "project", "rescale", "reshaped"):
+            raise InputError(f"fold_batch_norm must be False for method {self.method!r}; got True")
         if self.method == "parseval" and not 0 < self.weight <= 1:
             raise InputError(f"weight must be above 0 and at most 1 for parseval; got {self.weight!r}")
 

@@ -7,7 +7,8 @@ trial; so each run has at most one complete trial.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ class Study:
     """The journal of one sweep.
 
     Raises:
-        InputError: Optuna is not installed, or cannot read the journal.
+        InputError: Optuna is not installed; from every method, it cannot read or write the journal.
     """
 
     def __init__(self, out: Path, name: str) -> None:
@@ -37,23 +38,18 @@ class Study:
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.out, self.lock = out, out / f"{name}.lock"
-        journal = str(out / f"{name}.journal")
-        with locked(self.lock, wait=True):
-            try:
-                storage = JournalStorage(JournalFileBackend(journal, lock_obj=JournalFileOpenLock(journal)))
-                self.study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
-            except (OSError, ValueError, LookupError, TypeError, AssertionError) as error:
-                raise InputError(
-                    f"{journal} cannot be read: {error}; delete it, it is made again from the results"
-                ) from None
+        self.out, self.lock, self.journal = out, out / f"{name}.lock", out / f"{name}.journal"
+        with self._held():
+            path = str(self.journal)
+            storage = JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+            self.study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
 
     def begin(self, planned: Planned) -> int | None:
         """A trial for a run, whose lock the caller holds; None if the study has it complete."""
         from optuna.trial import TrialState
 
         name = planned.settings.name()
-        with locked(self.lock, wait=True):
+        with self._held():
             for trial in self.study.get_trials(deepcopy=False):
                 if trial.state == TrialState.WAITING:  # enqueued by a process that died before it asked
                     self.study.tell(self.study.ask(), state=TrialState.FAIL)
@@ -73,7 +69,7 @@ class Study:
 
         if number is None:
             return
-        with locked(self.lock, wait=True):
+        with self._held():
             if result is None:
                 self.study.tell(number, state=TrialState.FAIL)
             else:
@@ -87,6 +83,20 @@ class Study:
             if result is not None:
                 with locked(folder / "lock", wait=True):
                     self.end(self.begin(planned), result)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """The journal, for this process alone."""
+        with locked(self.lock, wait=True):
+            # Optuna's own lock outlives a killed process, and would be waited for.
+            self.journal.with_name(f"{self.journal.name}.lock").unlink(missing_ok=True)
+            try:
+                yield
+            except (OSError, ValueError, LookupError, TypeError, AssertionError) as error:
+                raise InputError(
+                    f"{self.journal} cannot be used: {type(error).__name__}: {error}; delete it, it is made "
+                    "again from the results"
+                ) from None
 
 
 def _parameters(planned: Planned) -> dict[str, Any]:

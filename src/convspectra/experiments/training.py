@@ -54,7 +54,7 @@ class Machine:
 
     Attributes:
         device: of PyTorch.
-        compiled: through `torch.compile`.
+        compiled: through `torch.compile`; not with `max_gain`, which acts through hooks.
     """
 
     device: str = "cpu"
@@ -135,7 +135,8 @@ class _Run:
             nesterov=settings.momentum > 0,
         )
         self.forward: Callable[[Tensor], Tensor] = self.model
-        if machine.compiled:
+        # A graph compiled for an earlier run is used again without a look at this one's hooks.
+        if machine.compiled and settings.control.method != "max_gain":
             self.forward = torch.compile(self.model)
         self.images, self.labels = to_device(data.train, device, settings.train_images)
         self.test = to_device(data.test, device, settings.test_images)
@@ -214,12 +215,14 @@ class _Run:
         return True
 
     def _controlled(self, call: Callable[[], Found]) -> Found:
-        """Call something of the control, on the clock."""
-        self._wait(self.control.acts_next)
+        """Call something of the control, on the clock where it does anything."""
+        acts = self.control.acts_next
+        self._wait(acts)
         began = time.perf_counter()
         found = call()
-        self._wait(self.control.acts_next)
-        self.control.seconds += time.perf_counter() - began
+        self._wait(acts)
+        if acts:
+            self.control.seconds += time.perf_counter() - began
         return found
 
     def _end_epoch(self, diverged: bool) -> bool:
@@ -368,7 +371,7 @@ class _Run:
                 "settings": self.settings.to_dict(),
                 "data": self.data.description,
                 "parameters": parameter_count(self.model),
-                "compiled": self.machine.compiled,
+                "compiled": self.forward is not self.model,
                 **describe(self.device),
             },
         )
