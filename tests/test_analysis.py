@@ -46,7 +46,7 @@ def test_every_number_of_a_layer_is_the_dense_operators():
     )
     np.testing.assert_allclose(list(torus.quantiles.values()), np.quantile(sigma, list(torus.quantiles)))
     padded = dense_values(one)[0]
-    assert report.zero_padding.lower <= padded <= report.zero_padding.upper
+    assert report.as_padded.lower <= padded <= report.as_padded.upper
     assert padded <= report.any_size.upper
     assert sigma[0] <= report.any_size.upper
 
@@ -71,20 +71,28 @@ def test_a_stride_that_does_not_divide_leaves_the_bounds():
     assert report.torus is None
     one = layer(input_shape=(7, 6), stride=2)
     found = analyze_layer(one)
-    assert found.zero_padding.lower <= dense_values(one)[0] <= found.zero_padding.upper
+    assert found.as_padded.lower <= dense_values(one)[0] <= found.as_padded.upper
 
 
-def test_other_boundaries_are_not_given_a_bound_that_is_none_of_theirs():
-    reflected = analyze_layer(layer(padding_mode="reflect"))
-    assert reflected.status == "partial"
-    assert "no bound for reflect padding" in reflected.reason
-    assert reflected.zero_padding is None
-    assert reflected.any_size is None
-    assert reflected.torus is not None
-    wrapped = analyze_layer(layer(padding_mode="circular"))
-    assert wrapped.status == "ok"
-    assert wrapped.zero_padding is None
-    assert wrapped.torus.norm <= wrapped.any_size.upper
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_other_boundaries_are_given_bounds_of_their_own(mode):
+    one = layer(padding_mode=mode)
+    report = analyze_layer(one)
+    norm = dense_values(one)[0]
+    assert report.status == "ok"
+    assert report.as_padded.lower <= norm * (1 + 1e-13)
+    assert report.as_padded.upper * (1 + 1e-13) >= norm
+    # Reflection and replication can exceed the bound for any size: it is not given.
+    assert (report.any_size is None) == (mode != "circular")
+    assert report.torus is not None
+
+
+def test_nothing_to_mirror_leaves_the_torus():
+    report = analyze_layer(layer(input_shape=(1, 6), padding_mode="reflect"))
+    assert report.status == "partial"
+    assert "no bound as it pads: reflect padding needs at least two points" in report.reason
+    assert report.as_padded is None
+    assert report.torus is not None
 
 
 def test_a_bad_kernel_fails_alone():

@@ -55,7 +55,7 @@ def chain(tmp_path):
 def norms(path):
     """Every norm that `analyze` shows."""
     for layer in analyze(read_model(path)).layers:
-        yield from (layer.torus.norm, layer.zero_padding.upper, layer.any_size.upper)
+        yield from (layer.torus.norm, layer.as_padded.upper, layer.any_size.upper)
 
 
 def test_it_writes_a_model_that_runs_and_says_what_changed(chain, tmp_path):
@@ -216,7 +216,7 @@ def test_a_folded_batch_norm_is_held_with_its_convolution(tmp_path):
     out = tmp_path / "o.onnx"
     (record,) = clip_file(read_model(path), path, out, Limit(1.0, fold_batch_norm=True)).layers
     (layer,) = analyze(read_model(out), fold_batch_norm=True).layers
-    assert max(layer.torus.norm, layer.zero_padding.upper, layer.any_size.upper) <= 1
+    assert max(layer.torus.norm, layer.as_padded.upper, layer.any_size.upper) <= 1
     assert record.batch_norm == "folded"
     assert record.norm_after == pytest.approx(1, abs=1e-6)
     (after,) = read_model(out).layers

@@ -74,18 +74,20 @@ FLOORS = (
     ("_compat",),
     ("geometry",),
     ("symbol", "boundary"),
+    ("lanczos",),
     ("_native",),
     ("_solvers",),
     ("results",),
     ("spectrum",),
     ("spectral_map",),
     ("bounds",),
+    ("krylov",),
     ("projection", "penalties", "baselines", "paper"),
     ("models", "torch"),
     ("checkpoint",),
     ("reference",),
     ("analysis", "bench", "demo", "experiments"),
-    ("control", "comparison"),
+    ("control", "comparison", "lipschitz"),
     ("report",),
     ("cli",),
 )
@@ -115,7 +117,7 @@ def test_only_the_readers_and_writers_of_a_format_import_its_library():
         name
         for name in SOURCES
         if name.startswith(("models.pytorch", "models.torch_export", "torch.", "bench.", "experiments."))
-    } | {"models.live", "_compat", "_solvers.choice"}
+    } | {"models.live", "lipschitz.jacobian", "_compat", "_solvers.choice"}
     assert users_of("jax") == set()
 
 
@@ -123,7 +125,7 @@ def test_what_the_package_reads_is_shipped():
     files = [
         "py.typed",
         "demo/digits.onnx",
-        *(f"report/schema/{name}-1.schema.json" for name in ("report", "clip", "comparison")),
+        *(f"report/schema/{name}-1.schema.json" for name in ("report", "clip", "comparison", "lipschitz")),
         *(
             f"report/page/{name}"
             for name in ("page.html", "page.css", "page.js", "echarts.min.js", "experiments.css")

@@ -81,10 +81,11 @@ def test_every_spectrum_is_that_of_a_plain_svd(name, dtype):
             dense = np.linalg.svd(dense_operator(layer.kernel, torus), compute_uv=False)
             np.testing.assert_allclose(expected, dense, rtol=0, atol=1e-12 * dense[0])
             padded = np.linalg.norm(dense_operator(layer.kernel, layer.geometry), 2)
-            bound = found.zero_padding
-            if bound.exact:
+            bound = found.as_padded
+            if bound.method == "symbol":
                 assert math.isclose(bound.upper, padded, rel_tol=tolerance)
             else:
+                assert not bound.exact or bound.upper <= bound.lower * (1 + max(1e-9, tolerance))
                 assert bound.lower * (1 - 1e-13) <= padded <= bound.upper * (1 + 1e-13)
     assert compared >= len(model.layers) // 2
 
@@ -117,16 +118,16 @@ def test_one_network_in_three_files_gives_the_same_kernels_and_numbers():
     assert numbers[0] == numbers[1]
 
 
-def test_zero_padding_intervals_are_narrow_on_real_layers():
+def test_intervals_are_narrow_on_real_layers():
     report = analyze(read_model(path("version-RFB-320.onnx")))
     assert len(report.layers) == 52
-    ratios = {layer.name: layer.zero_padding.upper / layer.zero_padding.lower for layer in report.layers}
+    ratios = {layer.name: layer.as_padded.upper / layer.as_padded.lower for layer in report.layers}
     assert np.median(list(ratios.values())) <= 1.005
-    assert max(ratios.values()) <= 1.2
-    # On maps of a few pixels the padded norm itself lies well under that of the torus.
-    larger = [ratios[layer.name] for layer in report.layers if min(layer.input_shape) >= 15]
-    assert len(larger) >= 40
-    assert max(larger) <= 1.05
+    assert max(ratios.values()) <= 1.05
+    # On maps of a few pixels the padded norm lies well under that of any torus: the matrix is decomposed.
+    small = [layer for layer in report.layers if max(layer.input_shape) <= 10]
+    assert len(small) >= 8
+    assert all(layer.as_padded.exact for layer in small)
 
 
 CLIPPED = {
@@ -147,7 +148,7 @@ def test_a_clipped_model_keeps_the_promise_and_everything_else(name, tmp_path):
     for layer in analyze(after).layers:
         norms = [layer.any_size.upper]
         norms += [layer.torus.norm] if layer.torus else []
-        norms += [layer.zero_padding.upper] if layer.zero_padding else []
+        norms += [layer.as_padded.upper] if layer.as_padded else []
         assert max(norms) <= 1, layer.name
     for old, new, record in zip(before.layers, after.layers, report.layers, strict=True):
         assert (old.name, old.kernel.dtype) == (new.name, new.kernel.dtype)

@@ -70,7 +70,7 @@ def largest_norms(path, **options):
     layers = analyze(read_model(path, **options)).layers
     return [
         max([layer.torus.norm for layer in layers if layer.torus] or [0]),
-        max([layer.zero_padding.upper for layer in layers if layer.zero_padding] or [0]),
+        max([layer.as_padded.upper for layer in layers if layer.as_padded] or [0]),
         max([layer.any_size.upper for layer in layers if layer.any_size] or [0]),
     ]
 

@@ -54,7 +54,8 @@ class LayerReport:
             (no geometry: only `any_size` may be there); `failed` (the kernel cannot be analysed).
         input_shape, stride, dilation, padding: spatial, of the layer itself; None where unknown.
         torus: None where the circular operator has no symbol (stride does not divide the input).
-        zero_padding: interval for the layer with its zero or no padding, None where it pads otherwise.
+        as_padded: what is known of the norm of the layer as it pads, whatever its padding; None where it
+            cannot be (reflection of a single point).
         any_size: interval for the largest norm over all input sizes; None for reflect and replicate
             padding, for which nothing is proven here.
         spectrum: the values behind `torus` (NumPy).
@@ -77,7 +78,7 @@ class LayerReport:
     padding_mode: str | None = None
     batch_norm: Literal["none", "separate", "folded"] = "none"
     torus: TorusSummary | None = None
-    zero_padding: Bound | None = None
+    as_padded: Bound | None = None
     any_size: Bound | None = None
     spectrum: Spectrum | None = field(default=None, repr=False)
 
@@ -223,13 +224,13 @@ def analyze_layer(
                 checkpoint.save(kept, measured)
     except KernelError as error:
         return replace(known, status="failed", reason=str(error))
-    spectrum, zero_padding, any_size, reason = measured
+    spectrum, as_padded, any_size, reason = measured
     return replace(
         known,
         status="partial" if reason else "ok",
         reason=reason,
         torus=None if spectrum is None else summarize(spectrum),
-        zero_padding=zero_padding,
+        as_padded=as_padded,
         any_size=any_size,
         spectrum=spectrum,
     )
@@ -239,23 +240,22 @@ def _measure(
     kernel: np.ndarray[Any, Any], geometry: ConvGeometry, solve: dict[str, Any]
 ) -> checkpoint.Measured:
     correlation = geometry.correlation(kernel.shape)
-    zero_padding = any_size = spectrum = None
+    as_padded = any_size = spectrum = None
     reasons = []
-    is_padded = any(map(any, correlation.padding))
-    if is_padded and correlation.padding_mode in ("reflect", "replicate"):
-        reasons.append(
-            f"no bound for {correlation.padding_mode} padding, whose norm can exceed the torus value"
-        )
-    else:
+    copies = any(map(any, correlation.padding)) and correlation.padding_mode in ("reflect", "replicate")
+    if not copies:
         any_size = as_floats(bounds.pfister2018(kernel, geometry, **solve))
-        if not is_padded or correlation.padding_mode == "zeros":
-            zero_padding = as_floats(bounds.operator_norm(kernel, geometry, **solve))
-            zero_padding = _least_upper(zero_padding, any_size)
+    try:
+        as_padded = as_floats(bounds.operator_norm(kernel, geometry, **solve))
+        if any_size is not None and correlation.padding_mode == "zeros":
+            as_padded = _least_upper(as_padded, any_size)
+    except GeometryError as error:
+        reasons.append(f"no bound as it pads: {error}")
     try:
         spectrum = singular_values(kernel, geometry.on_torus(), **solve)
     except GeometryError as error:
         reasons.append(f"no torus spectrum: {error}")
-    return spectrum, zero_padding, any_size, "; ".join(reasons)
+    return spectrum, as_padded, any_size, "; ".join(reasons)
 
 
 def summarize(spectrum: Spectrum) -> TorusSummary:

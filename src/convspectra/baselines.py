@@ -10,8 +10,6 @@ Reference: Sedghi, Gupta and Long (2019), Section 1, and those named at each fun
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,8 +17,8 @@ import numpy as np
 from . import boundary, spectral_map
 from ._compat import Array, is_concrete, like, namespace, to_numpy
 from .bounds.rounding import allowance
-from .errors import GeometryError, InputError
-from .geometry import ConvGeometry, Correlation
+from .errors import InputError
+from .geometry import ConvGeometry
 from .projection.promise import check_limit
 from .projection.reshaped import as_pointwise
 from .results import Bound
@@ -258,74 +256,19 @@ def power_iteration(
     weights = to_numpy(ready)
     scale = float(np.abs(weights).max())
     # Scaled, so that neither tiny nor huge kernels leave the floating range on the way.
-    apply, adjoint = _maps(weights / scale if scale > 0 else weights, correlation)
-    x = _start(start, seed, correlation, weights.dtype)
+    layer = boundary.operator(weights / scale if scale > 0 else weights, correlation)
+    x = _start(start, seed, layer.input_shape, weights.dtype)
     best = 0.0
     for _ in range(steps):
-        y = apply(x)
+        y = layer.apply(x[None])
         best = max(best, float(np.linalg.norm(y)))
-        x = _unit(adjoint(y))
-    best = max(best, float(np.linalg.norm(apply(x))))
+        x = _unit(layer.adjoint(y)[0])
+    best = max(best, float(np.linalg.norm(layer.apply(x[None]))))
     lower = like(best * scale / allowance(ready, correlation), ready, ready.dtype)
     return Bound(lower, None, method="power_iteration"), like(x, ready, ready.dtype)
 
 
-Map = Callable[[NumpyArray], NumpyArray]
-
-
-def _maps(kernel: NumpyArray, correlation: Correlation) -> tuple[Map, Map]:
-    """The layer and its adjoint, on arrays of the shape (channels, *sizes)."""
-    groups = correlation.groups
-    pads = [_padder(correlation, axis) for axis in range(len(correlation.input_shape))]
-    padded = replace(
-        correlation,
-        input_shape=tuple(len(pad) for pad in pads),
-        padding=((0, 0),) * len(pads),
-        out_channels=correlation.out_channels // groups,
-        in_channels=correlation.in_channels // groups,
-        groups=1,
-    )
-    parts = np.split(kernel, groups)
-
-    def forward(x: NumpyArray) -> NumpyArray:
-        read = np.split(_along_axes(pads, x), groups)
-        return np.concatenate([boundary.apply(w, padded, v) for w, v in zip(parts, read, strict=True)])
-
-    def backward(y: NumpyArray) -> NumpyArray:
-        pieces = zip(parts, np.split(y, groups), strict=True)
-        written = np.concatenate([boundary.adjoint(w, padded, v) for w, v in pieces])
-        return _along_axes([pad.T for pad in pads], written)
-
-    return (backward, forward) if correlation.transposed else (forward, backward)
-
-
-def _padder(correlation: Correlation, axis: int) -> NumpyArray:
-    """What padding does along an axis, as a matrix of zeros and ones."""
-    n, pads = correlation.input_shape[axis], correlation.padding[axis]
-    mode = correlation.padding_mode
-    identity = np.eye(n, dtype=np.float32)
-    if mode == "zeros":
-        return np.pad(identity, (pads, (0, 0)))
-    last_read = correlation.stride[axis] * (correlation.output_shape[axis] - 1) + correlation.reach[axis]
-    if mode == "reflect" and n == 1 and (pads[0] > 0 or last_read > 0):
-        raise GeometryError(f"reflect padding needs at least two points to mirror; axis {axis} has one")
-    words: dict[str, Literal["wrap", "reflect", "edge"]] = {
-        "circular": "wrap",
-        "reflect": "reflect",
-        "replicate": "edge",
-    }
-    return np.asarray(identity[np.pad(np.arange(n), pads, mode=words[mode])])
-
-
-def _along_axes(matrices: list[NumpyArray], x: NumpyArray) -> NumpyArray:
-    for axis, matrix in enumerate(matrices):
-        x = np.moveaxis(np.tensordot(matrix.astype(x.dtype), x, axes=(1, axis + 1)), 0, axis + 1)
-    return x
-
-
-def _start(start: Array | None, seed: int, correlation: Correlation, dtype: Any) -> NumpyArray:
-    c = correlation
-    shape = (c.out_channels, *c.output_shape) if c.transposed else (c.in_channels, *c.input_shape)
+def _start(start: Array | None, seed: int, shape: tuple[int, ...], dtype: Any) -> NumpyArray:
     if start is None:
         return _unit(np.random.default_rng(seed).standard_normal(shape).astype(dtype))
     given = to_numpy(start)

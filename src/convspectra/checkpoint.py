@@ -23,7 +23,7 @@ from .results import Bound, Spectrum
 from .symbol import frequency_grid
 
 Measured = tuple[Spectrum | None, Bound | None, Bound | None, str]
-"""Torus spectrum, zero-padding bound, any-size bound, and why there is no spectrum."""
+"""Torus spectrum, bound as it pads, any-size bound, and why a number is missing."""
 
 
 def open_folder(folder: Path) -> Path:
@@ -52,9 +52,9 @@ def path_of(folder: Path, kernel: np.ndarray[Any, Any], geometry: ConvGeometry, 
 
 def save(path: Path, measured: Measured) -> None:
     """Keep the numbers of one layer."""
-    spectrum, zero_padding, any_size, reason = measured
+    spectrum, as_padded, any_size, reason = measured
     facts = {
-        "zero_padding": None if zero_padding is None else asdict(zero_padding),
+        "as_padded": None if as_padded is None else asdict(as_padded),
         "any_size": None if any_size is None else asdict(any_size),
         "reason": reason,
     }
@@ -76,7 +76,7 @@ def load(path: Path, kernel: np.ndarray[Any, Any], geometry: ConvGeometry) -> Me
             values = file.get("values")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    bounds = [None if facts[name] is None else Bound(**facts[name]) for name in ("zero_padding", "any_size")]
+    bounds = [None if facts[name] is None else Bound(**facts[name]) for name in ("as_padded", "any_size")]
     spectrum = None
     if values is not None:
         correlation = geometry.on_torus().correlation(kernel.shape)

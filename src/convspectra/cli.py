@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,7 +51,7 @@ def _one_line_errors(kept: bool = False) -> Iterator[None]:
         print(f"convspectra: {error}", file=sys.stderr)
         raise typer.Exit(BAD_INPUT) from None
     except KeyboardInterrupt:
-        what = "the same command goes on from here" if kept else "no file was written"
+        what = "the same command goes on from the last checkpoint" if kept else "no file was written"
         print(f"convspectra: interrupted; {what}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
 
@@ -286,6 +288,57 @@ def compare(
 
 
 @app.command()
+def lipschitz(
+    model: Annotated[
+        Path | None, typer.Argument(help="ONNX file or exported program (.pt2); with --model its weights.")
+    ] = None,
+    module: Module = None,
+    input_shape: InputShape = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A tensor instead of the graph's outputs; can be repeated."),
+    ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npy", help="Points for the lower bound, of shape (N, C, H, W)."),
+    ] = None,
+    points: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Random points for the lower bound; 0 for none.")
+    ] = 3,
+    drawn: Annotated[
+        str | None,
+        typer.Option(
+            "--range", metavar="LOW,HIGH", help="Draw them uniformly from it, not from a normal distribution."
+        ),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Report how much a whole network can stretch: a proven bound, layer by layer, and what is seen."""
+    with _one_line_errors():
+        from rich.console import Console
+
+        from .atomic import atomic
+        from .lipschitz import measure
+        from .models.graphs import read_graph
+        from .report import lipschitz_json, lipschitz_text
+        from .report.files import check_targets
+        from .report.text import progress_bar
+
+        check_targets({"json": json}, {})
+        between = _interval(drawn)
+        graph = read_graph(model, input_shape=_sizes(input_shape), module=module)
+        with progress_bar(Console(stderr=True)) as progress:
+            report = measure(
+                graph, outputs=output or (), file=inputs, points=points, between=between, progress=progress
+            )
+        lipschitz_text.render(report, Console())
+        if json is not None:
+            with atomic(json) as file:
+                lipschitz_json.write(report, file)
+            print(f"wrote {json}", file=sys.stderr)
+
+
+@app.command()
 def demo(html: Html = Path("convspectra-demo.html")) -> None:
     """Analyse a small trained network that comes with the package; no network, no arguments."""
     with _one_line_errors():
@@ -306,13 +359,21 @@ def bench(
     projection: Annotated[
         bool, typer.Option("--projection", help="Clips, nearest kernels and training steps instead.")
     ] = False,
+    bounds: Annotated[
+        bool, typer.Option("--bounds", help="How tight every bound of the norm is instead, and its time.")
+    ] = False,
     full: Annotated[
         bool, typer.Option("--full", help="The paper's whole curves, more rounds; about an hour.")
     ] = False,
     small: Annotated[bool, typer.Option("--small", help="Toy layers, in seconds.")] = False,
+    model: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --bounds: the layers of this model instead.")
+    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write bench.json and figure1.png here, or projection.json."),
+        typer.Option(
+            metavar="DIR", help="Write bench.json and figure1.png here, projection.json or bounds.json."
+        ),
     ] = None,
 ) -> None:
     """Time every way to the singular values side by side, each checked for accuracy: figure 1."""
@@ -320,25 +381,35 @@ def bench(
         from rich.console import Console
 
         from .atomic import atomic
+        from .bench import bounds as bounds_bench
         from .bench import projections, spectra
         from .report import benchmarks
         from .report.files import check_targets
         from .report.text import progress_bar
 
-        check_targets({}, {"out" if projection else "png": out})
-        run = projections.run if projection else spectra.run
+        if projection and bounds:
+            raise InputError("--projection and --bounds are different benchmarks; give one of them")
+        if model is not None and not bounds:
+            raise InputError("--model goes with --bounds")
+        check_targets({}, {"out" if projection or bounds else "png": out})
+        run: Any = projections.run if projection else spectra.run
+        if bounds:
+            run = partial(bounds_bench.run, model=model)
         with progress_bar(Console(stderr=True)) as progress:
             results = run(full=full, small=small, progress=progress)
         console = Console()
         wide = console if console.is_terminal else Console(width=130)
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-            with atomic(out / ("projection.json" if projection else "bench.json")) as file:
+            name = "projection.json" if projection else "bounds.json" if bounds else "bench.json"
+            with atomic(out / name) as file:
                 file.write(results.to_json().encode())
         if isinstance(results, spectra.Results):
             benchmarks.render(results, wide)
             if out is not None:
                 benchmarks.draw(results, out / "figure1.png")
+        elif isinstance(results, bounds_bench.Results):
+            benchmarks.render_bounds(results, wide)
         else:
             benchmarks.render_projections(results, wide)
 
@@ -460,6 +531,19 @@ def info() -> None:
 
     for line in describe():
         print(line)
+
+
+def _interval(text: str | None) -> tuple[float, float] | None:
+    """`--range` as two numbers."""
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+        if not -math.inf < low < high < math.inf:
+            raise ValueError
+    except ValueError:
+        raise InputError(f"--range must be two numbers, the lower first, such as 0,1; got {text!r}") from None
+    return low, high
 
 
 def _experiment(bar: Any, *, name: str, **options: Any) -> bool:

@@ -1,6 +1,6 @@
 """Benchmarks that anyone can run: ratios within one run, every method checked in it."""
 
-from . import projections, spectra
+from . import bounds, projections, spectra
 from .measuring import Case
 
-__all__ = ["Case", "projections", "spectra"]
+__all__ = ["Case", "bounds", "projections", "spectra"]

@@ -1,47 +1,285 @@
-"""The norm of a layer as its geometry pads: exact where there is a symbol, an interval elsewhere."""
+"""The norm of a layer as its geometry pads: exact where it can be had, a proven interval elsewhere."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
-from .._compat import Array
+import numpy as np
+
+from .._compat import Array, is_tracked, like, namespace, to_numpy
+from .._solvers import array_api
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
-from ..geometry import ConvGeometry
+from ..boundary import operator, read_count
+from ..geometry import ConvGeometry, Correlation
+from ..lanczos import largest_triplets
 from ..results import Bound
-from ..spectrum import prepare, top_block
+from ..spectrum import prepare, spectrum_of, top_block
+from . import dense
 from .circulant_embedding import circulant_embedding
+from .copy_count import copy_count
+from .pfister2018 import pfister2018
+from .rounding import allowance, matrix_allowance, near_one, rounded_down, rounded_up
+from .tori import enclosing_tori, holding_tori
+from .wave_packet import packet, scaled_group
+
+WIDE = 0.01
+"""Relative width that no more work is done for, unless a tolerance is given."""
+
+_QUICK = 0.1
+"""Seconds, roughly, that are spent on a wide interval without a tolerance."""
+
+_MOST = 30.0
+"""Seconds, roughly, that a tolerance may ask of one refinement."""
 
 
 def operator_norm(
     kernel: Array,
     geometry: ConvGeometry,
     *,
+    tolerance: float | None = None,
+    start: Array | None = None,
     executor: Executor | None = None,
     memory: int = DEFAULT_MEMORY,
     solver: Solver = "auto",
 ) -> Bound:
-    """The largest factor by which a convolution can stretch its input (Euclidean norms).
+    """The largest factor by which a convolution can stretch its input (Euclidean norms): any boundary.
 
-    Exact (`bound.exact`, both sides equal) for block-circulant operators: wrapped boundaries, and
-    boundaries that are never read. For zero and no padding the interval of
-    `bounds.circulant_embedding`; never the circular value in disguise.
+    Exact (`bound.exact`) for block-circulant operators, wrapped boundaries and boundaries that are never
+    read, where both sides are equal; and for small operators, whose matrix is decomposed, where they differ
+    by the allowance for rounding. Elsewhere both sides are proven:
 
-    Arguments: as `singular_values`.
+        lower   the largest of: the rows of one output point (`bounds.reshaped_kernel`), the gain of a
+                wave packet (`bounds.wave_packet`), those of Golub-Kahan-Lanczos vectors (`lanczos.py`)
+        upper   the least of: circulant operators that hold this one (`bounds.circulant_embedding`), times
+                the root of the number of copies where padding copies the input; the reshaped kernel times
+                the root of the number of reads; the bound for any size (`bounds.pfister2018`)
+
+    and never the circular value in disguise.
+
+    Arguments:
+        kernel, executor, memory, solver: as for `singular_values`. Derivatives are those of the certificate;
+            nothing that has none is tried for a kernel whose derivative is wanted, or that JAX traces.
+        geometry: any.
+        tolerance: asks for `upper / lower <= 1 + tolerance`. Work stops when it is reached; without it, or
+            where nothing more can be done, the interval is as wide as it is. Default: what takes about 0.1 s
+            at the most, for intervals wider than 1 %.
+        start: shape (channels, *input_shape) of the layer's input: from where the Krylov method goes, for
+            example a right singular vector found before. Only the lower bound depends on it.
 
     Raises:
-        GeometryError: reflect or replicate padding, or a wrapped boundary whose stride does not
-            divide the input; kernel and geometry do not fit.
+        ValueError: a negative tolerance, a start of another shape.
+        GeometryError: kernel and geometry do not fit; padding by reflection over an axis of one point.
         KernelError: the kernel is no real array, or has NaN or infinite entries.
+
+    Not guaranteed: that the tolerance is reached. Reflect and replicate padding on maps too large to be
+    decomposed have wide intervals.
 
     >>> import numpy as np
     >>> identity = np.eye(4).reshape(4, 4, 1, 1)
     >>> bound = operator_norm(identity, ConvGeometry(input_shape=(8, 8)))
     >>> bound.status, float(bound.upper)
     ('exact', 1.0)
+    >>> laplacian = np.array([[[-1.0, 2.0, -1.0]]])
+    >>> mirrored = operator_norm(laplacian, ConvGeometry(input_shape=3, padding=1, padding_mode="reflect"))
+    >>> mirrored.status, round(float(mirrored.upper), 6)  # its torus has 3
+    ('exact', 4.242641)
     """
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"tolerance must be at least 0; got {tolerance!r}")
     ready, correlation = prepare(kernel, geometry)
-    if correlation.padding_mode == "zeros" and not correlation.is_circulant:
-        return circulant_embedding(kernel, geometry, executor=executor, memory=memory, solver=solver)
-    norm = top_block(ready, correlation, executor=executor, memory=memory, solver=solver).norm
-    return Bound(norm, norm, method="symbol", exact=True)
+    solve = {"executor": executor, "memory": memory, "solver": solver}
+    layer = operator(ready, correlation)
+    if start is not None and tuple(start.shape) != layer.input_shape:
+        raise ValueError(f"start must have the shape {layer.input_shape}; got {tuple(start.shape)}")
+    if correlation.is_circulant:
+        norm = top_block(ready, correlation, **solve).norm  # type: ignore[arg-type]
+        return Bound(norm, norm, method="symbol", exact=True)
+    certified = _certified(kernel, geometry, ready, correlation, solve)
+    if is_tracked(ready):
+        return certified
+    wanted = 1 + (WIDE if tolerance is None else tolerance)
+    search = _Search(
+        ready,
+        correlation,
+        lower=0.0 if certified.lower is None else float(certified.lower),
+        upper=math.inf if certified.upper is None else float(certified.upper),
+        method=certified.method,
+    )
+    for refine in search.refinements(kernel, geometry, start, solve, quick=tolerance is None):
+        if search.upper <= search.lower * wanted:
+            break
+        refine()
+    return search.bound(certified)
+
+
+def _certified(
+    kernel: Array, geometry: ConvGeometry, ready: Array, correlation: Correlation, solve: dict[str, Any]
+) -> Bound:
+    """What plain array operations give: the interval of a traced or differentiated kernel."""
+    if correlation.padding_mode == "zeros" or not any(map(any, correlation.padding)):
+        return circulant_embedding(kernel, geometry, **solve)
+    every = reads_upper(ready, correlation)
+    copied = copy_count(kernel, geometry, **solve)
+    upper = namespace(ready).minimum(copied.upper, every)
+    if _is_part_of_its_torus(correlation):
+        (torus,) = holding_tori("operator_norm", correlation, 1)
+        whole = top_block(ready, torus, **solve).norm * allowance(ready, correlation)
+        upper = namespace(ready).minimum(whole, upper)
+    return Bound(copied.lower, upper, method="copy_count", assumes="the geometry's padding and input size")
+
+
+def _is_part_of_its_torus(c: Correlation) -> bool:
+    """Whether a wrapped boundary gives no more outputs than its torus has."""
+    sides = zip(c.input_shape, c.output_shape, c.stride, strict=True)
+    return c.padding_mode == "circular" and all(n % s == 0 and m * s <= n for n, m, s in sides)
+
+
+def reads_upper(kernel: Array, correlation: Correlation) -> Array:
+    """`||W reshaped to C_out x (C_in k^D)|| sqrt(reads)`, an upper bound for any padding.
+
+    The operator first copies, for each output, what its taps read, and then multiplies by the kernel,
+    reshaped. That copying has the norm `sqrt(reads)`, the largest number of reads of one input point.
+    """
+    wide, scale = near_one(kernel)
+    c = correlation
+    matrices = namespace(wide).reshape(wide, (c.groups, c.out_channels // c.groups, -1))
+    norm = namespace(wide).max(array_api.largest_singular_value(matrices))
+    slack = matrix_allowance(wide, *matrices.shape[1:])
+    return rounded_up(norm * math.sqrt(read_count(c)) * scale, slack, kernel)
+
+
+@dataclass
+class _Search:
+    """An interval in float64 that shrinks, and by which methods."""
+
+    kernel: Array
+    correlation: Correlation
+    lower: float
+    upper: float
+    method: str
+    exact: bool = False
+    raised_by: str = ""
+    changed: bool = False
+
+    def refinements(
+        self, kernel: Array, geometry: ConvGeometry, start: Array | None, solve: dict[str, Any], quick: bool
+    ) -> Iterator[Callable[[], None]]:
+        """What can be tried, the cheapest first."""
+        most = _QUICK if quick else _MOST
+        if self.seconds_each() * 24 <= most:
+            yield lambda: self.krylov(start, solve, 24)
+        uppers = self.group_uppers(solve)
+        whole = self.seconds_to_decompose(uppers, solve)
+        if whole <= _QUICK:
+            yield lambda: self.decompose(uppers)
+        if quick:
+            return
+        if not self.copies:
+            yield lambda: self.any_size(kernel, geometry, 8, solve)
+        if _QUICK < whole <= most:
+            yield lambda: self.decompose(uppers)
+        for applications in (100, 400):
+            if self.seconds_each() * applications <= most:
+                yield partial(self.krylov, start, solve, applications)
+        for sizes in (4, 8):
+            yield partial(self.more_tori, kernel, geometry, sizes, solve)
+        if not self.copies:
+            yield lambda: self.any_size(kernel, geometry, 32, solve)
+
+    @property
+    def copies(self) -> bool:
+        """Whether padding copies the input."""
+        return self.correlation.padding_mode != "zeros" and any(map(any, self.correlation.padding))
+
+    def seconds_each(self) -> float:
+        """Of one application of the layer in a Krylov method, roughly."""
+        c = self.correlation
+        taps = math.prod(c.kernel_size)
+        reads = c.points * c.in_channels * taps * (1 if self.copies else 1 / c.groups)
+        return 2e-4 + reads * (1e-8 + c.out_channels / c.groups / 3e9)
+
+    def group_uppers(self, solve: dict[str, Any]) -> np.ndarray[Any, Any]:
+        """An upper bound for each group."""
+        c = self.correlation
+        if c.groups == 1 or self.copies:
+            return np.full(c.groups, self.upper)
+        torus = enclosing_tori(c, 1)[0]
+        values = to_numpy(spectrum_of(self.kernel, torus, **solve).values).astype(np.float64)
+        largest = values.max(axis=1).reshape(-1, c.groups).max(axis=0)
+        return np.asarray(np.minimum(largest * allowance(self.kernel, c) * (1 + 1e-15), self.upper))
+
+    def seconds_to_decompose(self, uppers: np.ndarray[Any, Any], solve: dict[str, Any]) -> float:
+        if dense.bytes_needed(self.correlation) > solve["memory"]:
+            return math.inf
+        return int((uppers > self.lower).sum()) * dense.seconds_a_group(self.correlation)
+
+    def decompose(self, uppers: np.ndarray[Any, Any]) -> None:
+        low, high = dense.dense_norm(self.kernel, self.correlation, self.lower, uppers)
+        self.raise_to(low, "dense")
+        self.take(Bound(None, high, method="dense"))
+        # Not exact if the lower bound stays that of a group that needed no decomposition.
+        self.exact = self.upper <= self.lower * (1 + 1e-9)
+
+    def krylov(self, start: Array | None, solve: dict[str, Any], applications: int) -> None:
+        """From the start, or from a packet, of its group alone where no copies disturb the others."""
+        if start is not None:
+            whole = to_numpy(self.kernel).astype(np.float64)
+            scale = float(np.abs(whole).max())
+            layer = operator(whole / scale if scale > 0 else whole, self.correlation)
+            first = to_numpy(start).astype(np.float64)
+        else:
+            torus = enclosing_tori(self.correlation, 1)[0]
+            top = top_block(self.kernel, torus, **solve)
+            if not float(top.norm) > 0:
+                return
+            layer, scale = scaled_group(self.kernel, self.correlation, top.group)
+            first = packet(self.kernel, self.correlation, torus, top)[0].real
+            other = np.random.default_rng(0).standard_normal(first.shape)
+            first = first / (np.linalg.norm(first) or 1.0)
+            first = first + (0.1 if self.copies else 1e-3) * other / np.linalg.norm(other)
+        found = largest_triplets(layer, first, tolerance=1e-9, applications=applications)
+        self.raise_to(float(found.values[0]) * scale, "krylov")
+
+    def more_tori(self, kernel: Array, geometry: ConvGeometry, sizes: int, solve: dict[str, Any]) -> None:
+        if self.copies:
+            self.take(copy_count(kernel, geometry, sizes=sizes, **solve))
+        else:
+            self.take(circulant_embedding(kernel, geometry, sizes=sizes, **solve))
+
+    def any_size(
+        self, kernel: Array, geometry: ConvGeometry, oversampling: int, solve: dict[str, Any]
+    ) -> None:
+        found = pfister2018(kernel, geometry, oversampling=oversampling, **solve)
+        slack = allowance(self.kernel, self.correlation) if found.exact else 1.0
+        if found.upper is not None:
+            self.take(replace(found, upper=found.upper * slack))
+
+    def raise_to(self, lower: float, method: str) -> None:
+        if lower > self.lower:
+            self.lower, self.raised_by, self.changed = lower, method, True
+
+    def take(self, found: Bound) -> None:
+        """An upper bound, if it is less than what is known."""
+        if found.upper is not None and float(found.upper) < self.upper:
+            self.upper, self.method, self.changed = float(found.upper), found.method, True
+
+    def bound(self, certified: Bound) -> Bound:
+        """The result in the kernel's library and precision, rounded outwards."""
+        if not self.changed:
+            return certified
+        ours = to_numpy(self.kernel)
+        low = rounded_down(np.float64(self.lower), 1.0, ours)
+        high = rounded_up(np.float64(self.upper), 1.0, ours)
+        return Bound(
+            like(low, self.kernel, self.kernel.dtype),
+            like(high, self.kernel, self.kernel.dtype),
+            method=", ".join(dict.fromkeys(filter(None, (self.method, self.raised_by)))),
+            exact=self.exact,
+            assumes=certified.assumes,
+        )

@@ -62,9 +62,8 @@ def circulant_embedding(
     tori = enclosing_tori(correlation, sizes)
     tops = [top_block(kernel, torus, executor=executor, memory=memory, solver=solver) for torus in tori]
     upper = xp.min(xp.stack([top.norm for top in tops]))
-    lower = row_norm(kernel, correlation)
+    lower = row_norm(kernel, correlation) / slack
     if is_concrete(kernel):
         packet = packet_norm(kernel, correlation, tori[0], tops[0])
         lower = xp.maximum(lower, like(packet, kernel, kernel.dtype))
-    lower = lower / slack
     return Bound(lower, upper * slack, method="circulant_embedding", assumes=ASSUMES)

@@ -47,7 +47,8 @@ def pfister2018(
     Raises:
         ValueError: oversampling below 2, where the certificate is void.
 
-    Not guaranteed: anything for reflect or replicate padding, which can exceed it.
+    Not guaranteed: anything for reflect or replicate padding, or circular padding that wraps further than
+    once around, all of which can exceed it.
 
     Reference: Ehlich and Zeller (1964); Pfister and Bresler (2018), Bounding multivariate
     trigonometric polynomials.

@@ -53,7 +53,7 @@ def lipschitz_bound(
         InputError: another kind of network, a batch norm without running variance, a deviation that is not
             positive, an image shape that the model does not take, a hook that changes what a convolution or
             the head returns.
-        GeometryError: a convolution with reflect or replicate padding.
+        GeometryError: reflect padding of a single point.
 
     Not guaranteed: tightness, as it is a product over layers, and grows exponentially with depth. The
     rounding of the network's own arithmetic is not in it; nor are hooks on other parts.

@@ -18,7 +18,7 @@ from .names import Names, layer_name
 from .records import ConvLayer, Model
 
 UNKNOWN_SIZE = "input size unknown in the graph: give --input-shape"
-_PAD_MODES: dict[str, PaddingMode] = {
+PAD_MODES: dict[str, PaddingMode] = {
     "constant": "zeros",
     "reflect": "reflect",
     "edge": "replicate",
@@ -229,7 +229,8 @@ class Reader:
         found = tensors.attributes(node)
         axes = len(taps)
         data = node.input[0]
-        pads, mode = _pairs(found.get("pads"), axes), "zeros"
+        pads = pad_pairs(found.get("pads"), axes)
+        mode: PaddingMode = "zeros"
         pad = scope.find("producers", data)
         if pad is not None and pad.op_type == "Pad":
             merged = self.merged_pad(pad, scope, axes, pads)
@@ -241,24 +242,14 @@ class Reader:
         size = None if shape is None else shape[2:]
         if size is None or len(size) != axes or None in size:
             raise GeometryError(UNKNOWN_SIZE)
-        options: dict[str, Any] = {
-            "stride": found.get("strides", [1] * axes),
-            "dilation": found.get("dilations", [1] * axes),
-            "groups": found.get("group", 1),
-            "transposed": _CONVOLUTIONS[node.op_type],
-            "padding_mode": mode,
-        }
-        if options["transposed"]:
-            return _transposed_geometry(size, taps, found, pads, options)
-        padding = _auto_pads(found.get("auto_pad", "NOTSET"), size, taps, options) or pads
-        return ConvGeometry(size, padding=padding, **options)
+        return stated_geometry(node.op_type, found, size, taps, pads, mode)
 
     def merged_pad(
         self, pad: Any, scope: Scope, axes: int, own: tuple[tuple[int, int], ...]
     ) -> tuple[tuple[tuple[int, int], ...], PaddingMode] | None:
         """The padding of a Pad node and the convolution behind it, where the two are one padding."""
         found = tensors.attributes(pad)
-        mode = _PAD_MODES.get(found.get("mode", "constant"))
+        mode = PAD_MODES.get(found.get("mode", "constant"))
         amounts = found.get("pads")
         value = found.get("value", 0.0)
         if amounts is None and len(pad.input) > 1:
@@ -299,6 +290,33 @@ class Reader:
         return np.asarray(gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon))
 
 
+def stated_geometry(
+    operator: str,
+    found: dict[str, Any],
+    size: list[int],
+    taps: tuple[int, ...],
+    pads: tuple[tuple[int, int], ...],
+    mode: PaddingMode = "zeros",
+) -> ConvGeometry:
+    """The geometry of a Conv or ConvTranspose with these attributes, at an input size.
+
+    Raises:
+        GeometryError: something that `ConvGeometry` cannot hold.
+    """
+    axes = len(taps)
+    options: dict[str, Any] = {
+        "stride": found.get("strides", [1] * axes),
+        "dilation": found.get("dilations", [1] * axes),
+        "groups": found.get("group", 1),
+        "transposed": _CONVOLUTIONS[operator],
+        "padding_mode": mode,
+    }
+    if options["transposed"]:
+        return _transposed_geometry(size, taps, found, pads, options)
+    padding = auto_pads(found.get("auto_pad", "NOTSET"), size, taps, options) or pads
+    return ConvGeometry(size, padding=padding, **options)
+
+
 def out_in_of(node: Any, weight: str, matrix: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], float]:
     """The matrix of a Gemm or MatMul as (out, in), and the factor that comes before it."""
     if node.op_type == "Gemm":
@@ -307,13 +325,13 @@ def out_in_of(node: Any, weight: str, matrix: np.ndarray[Any, Any]) -> tuple[np.
     return matrix.T if weight == node.input[1] else matrix, 1.0
 
 
-def _pairs(pads: list[int] | None, axes: int) -> tuple[tuple[int, int], ...]:
+def pad_pairs(pads: list[int] | None, axes: int) -> tuple[tuple[int, int], ...]:
     if pads is None:
         return ((0, 0),) * axes
     return tuple((pads[i], pads[axes + i]) for i in range(axes))
 
 
-def _auto_pads(
+def auto_pads(
     word: str, size: list[int], taps: tuple[int, ...], options: dict[str, Any]
 ) -> tuple[tuple[int, int], ...] | None:
     """The pads that `auto_pad` stands for; None where the explicit ones count."""

@@ -66,6 +66,22 @@ def evaluate(node: Any, inputs: list[np.ndarray[Any, Any] | None]) -> np.ndarray
     return np.asarray(evaluator.run(None, feeds)[0])
 
 
+def evaluate_all(
+    node: Any, inputs: list[np.ndarray[Any, Any] | None], opset: int
+) -> list[np.ndarray[Any, Any]]:
+    """All outputs of one node for these inputs, as its operator is defined in this version of ONNX."""
+    from onnx.reference import ReferenceEvaluator
+
+    axes = attributes(node).get("axes")
+    if node.op_type in ("Squeeze", "Unsqueeze") and axes is not None and inputs[0] is not None:
+        # The evaluator knows only the form of version 13, where the axes are an input.
+        change: Any = np.squeeze if node.op_type == "Squeeze" else np.expand_dims
+        return [np.asarray(change(inputs[0], tuple(axes)))]
+    feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
+    evaluator: Any = ReferenceEvaluator(node, opsets={"": opset})
+    return [np.asarray(value) for value in evaluator.run(None, feeds)]
+
+
 class Store:
     """Arrays of a model's tensors, external data only from inside the model's own folder."""
 

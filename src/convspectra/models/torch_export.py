@@ -21,7 +21,7 @@ from .safetensors import digest
 from .weights import linear
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-_PAD_MODES: dict[str, PaddingMode] = {
+PAD_MODES: dict[str, PaddingMode] = {
     "constant": "zeros",
     "reflect": "reflect",
     "replicate": "replicate",
@@ -45,13 +45,7 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
         ModelError: no exported program, a damaged one, or one with pickled objects.
         InputError: PyTorch is not installed.
     """
-    torch = require_torch()
-    _refuse_pickles(path)
-    try:
-        program = torch.export.load(path)
-    except Exception as error:  # noqa: BLE001  # the loader raises whatever its parts raise
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path} is not an exported program that this PyTorch reads: {line}") from None
+    program = load_program(path)
     reader = _Reader(program)
     for node in program.graph.nodes:
         reader.node(node)
@@ -64,6 +58,20 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
         other=dict(reader.other),
         notes=tuple(reader.notes),
     )
+
+
+def load_program(path: Path) -> Any:
+    """The `ExportedProgram` in a file, opened only if that runs no code.
+
+    Raises: as `read`.
+    """
+    torch = require_torch()
+    _refuse_pickles(path)
+    try:
+        return torch.export.load(path)
+    except Exception as error:  # noqa: BLE001  # the loader raises whatever its parts raise
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path} is not an exported program that this PyTorch reads: {line}") from None
 
 
 def _refuse_pickles(path: Path) -> None:
@@ -106,7 +114,7 @@ class _Reader:
         if node.op != "call_function":
             return
         operator = getattr(node.target, "_opname", str(node.target))
-        arguments = _arguments(node)
+        arguments = arguments_of(node)
         if operator not in (*_CONVOLUTIONS, "convolution", "linear"):
             self.other[operator] += 1
             return
@@ -157,7 +165,7 @@ class _Reader:
         readers = list(node.users)
         if len(readers) != 1 or "batch_norm" not in getattr(readers[0].target, "_opname", ""):
             return None
-        found = _arguments(readers[0])
+        found = arguments_of(readers[0])
         if found.get("input") is not node or found.get("training", False):
             return None
         variance = self.tensor(found.get("running_var"))
@@ -167,7 +175,7 @@ class _Reader:
         return np.asarray(gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + found["eps"]))
 
 
-def _arguments(node: Any) -> dict[str, Any]:
+def arguments_of(node: Any) -> dict[str, Any]:
     """A node's arguments by the names of its operator's schema, defaults filled in."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:
@@ -196,17 +204,17 @@ def _geometry(arguments: dict[str, Any], axes: int, transposed: bool) -> ConvGeo
         raise GeometryError(f"input size {size} is dynamic in the program: export it with fixed sizes")
     return ConvGeometry(
         size,
-        stride=_spread(arguments["stride"], axes),
-        dilation=_spread(arguments["dilation"], axes),
+        stride=spread(arguments["stride"], axes),
+        dilation=spread(arguments["dilation"], axes),
         groups=arguments["groups"],
         transposed=transposed,
         padding=padding,
         padding_mode=mode,
-        output_padding=_spread(arguments.get("output_padding", 0), axes) if transposed else 0,
+        output_padding=spread(arguments.get("output_padding", 0), axes) if transposed else 0,
     )
 
 
-def _spread(values: Any, axes: int) -> tuple[int, ...]:
+def spread(values: Any, axes: int) -> tuple[int, ...]:
     """One value an axis: PyTorch keeps a list of one for all."""
     listed = tuple(values) if isinstance(values, (list, tuple)) else (values,)
     return listed * axes if len(listed) == 1 else listed
@@ -217,8 +225,8 @@ def _merged_pad(data: Any, axes: int, own: Any) -> tuple[Any, Any, PaddingMode] 
     operator = getattr(data.target, "_opname", "")
     if operator not in ("pad", "constant_pad_nd") or isinstance(own, str) or any(own):
         return None
-    found = _arguments(data)
-    mode = _PAD_MODES.get(found.get("mode", "constant"))
+    found = arguments_of(data)
+    mode = PAD_MODES.get(found.get("mode", "constant"))
     amounts = [*found["pad"], *[0] * (2 * axes - len(found["pad"]))]
     if mode is None or len(amounts) != 2 * axes or min(amounts) < 0 or found.get("value"):
         return None

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..bench import projections
+from ..bench import bounds, projections
 from ..bench.spectra import Results
 from ..bench.training import TrainingCost
 from .files import atomic
@@ -95,6 +95,46 @@ def render_projections(results: projections.Results, console: Console) -> None:
     console.print(table)
     if results.training:
         _render_training(results.training, console)
+
+
+def render_bounds(results: bounds.Results, console: Console) -> None:
+    """Print everything about bounds."""
+    _render_machine(results.machine, console)
+    numbers = ["layers", "upper / norm", "loosest", "lower / norm", "milliseconds"]
+    table = _table(console, "All layers: medians", ["padding", "method"], numbers)
+    last = ""
+    for one in results.summary:
+        table.add_row(
+            one.padding if one.padding != last else "",
+            one.method,
+            str(one.layers),
+            *(_ratio(number) for number in (one.upper, one.loosest, one.lower)),
+            f"{one.seconds * 1e3:.2f}",
+        )
+        last = one.padding
+    console.print(table)
+    numbers = ["upper / norm", "lower / norm", "milliseconds"]
+    table = _table(console, "Each layer", ["layer", "method", "claims"], numbers)
+    first, headings = 0, [""]
+    for place, row in enumerate(results.rows):
+        before = results.rows[place - 1] if place else None
+        if before is None or (row.layer, row.padding) != (before.layer, before.padding):
+            # One side where nothing is seen of the difference.
+            sides = dict.fromkeys(f"{side:.5g}" for side in row.norm)
+            first, headings = place, [row.layer, f"  {row.padding}, norm {' to '.join(sides)}"]
+        table.add_row(
+            headings[place - first] if place - first < len(headings) else "",
+            row.method,
+            row.kind,
+            _ratio(row.upper),
+            _ratio(row.lower),
+            f"{row.seconds * 1e3:.2f}",
+        )
+    console.print(table)
+
+
+def _ratio(number: float | None) -> str:
+    return "" if number is None else f"{number:.4f}"
 
 
 def _render_training(costs: list[TrainingCost], console: Console) -> None:

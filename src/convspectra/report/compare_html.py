@@ -83,7 +83,7 @@ def _layer(layer: LayerComparison, place: float) -> dict[str, Any]:
         "dark": colour(place, dark=True),
         "norms": [short(value) for value in (norms(after) if after else (None,) * 4)],
         "before": None if torus is None else short(torus.norm),
-        "exact": after is not None and after.zero_padding is not None and after.zero_padding.exact,
+        "exact": after is not None and after.as_padded is not None and after.as_padded.exact,
         "cells": [[layer.name, layer.name], *_cells(layer)],
         "status": worst.status,
         "reason": "; ".join(reasons),
@@ -94,7 +94,7 @@ def _layer(layer: LayerComparison, place: float) -> dict[str, Any]:
 def _cells(layer: LayerComparison) -> Iterator[list[Any]]:
     """What is shown and by what it is sorted: the numbers after, or before where there are no others."""
     last = sides(layer)[-1]
-    torus, padded, anywhere = last.torus, last.zero_padding, last.any_size
+    torus, padded, anywhere = last.torus, last.as_padded, last.any_size
     keys: dict[str, Any] = {
         "kernel": math.prod(last.kernel_shape),
         "norm": None if torus is None else torus.norm,
@@ -102,7 +102,7 @@ def _cells(layer: LayerComparison) -> Iterator[list[Any]]:
         # JSON has no infinity: the largest number sorts in its place.
         "condition": None if torus is None else min(torus.condition_number, 1e308),
         "eff. rank": None if torus is None else torus.effective_rank,
-        "zero padding": None if padded is None else padded.upper,
+        "as it pads": None if padded is None else padded.upper,
         "any size": None if anywhere is None else anywhere.upper,
         "change": layer.relative_change,
         "": layer.match,

@@ -89,7 +89,7 @@ COLUMNS = (
     Column("smallest", pair(statistic(lambda torus: torus.smallest)), 7),
     Column("condition", pair(statistic(lambda torus: torus.condition_number)), 3),
     Column("eff. rank", pair(statistic(lambda torus: torus.effective_rank)), 4),
-    Column("zero padding", pair(lambda one: interval(one.zero_padding)), 8),
+    Column("as it pads", pair(lambda one: interval(one.as_padded)), 8),
     Column("any size", pair(lambda one: at_most(one.any_size)), 2),
     Column("change", change, 1),
     Column("", match, 0, right=False),
@@ -99,7 +99,7 @@ COLUMNS = (
 def _footnotes(comparison: Comparison) -> Iterator[str]:
     yield (
         "norm, smallest, condition, effective rank: exact for the layer with wrapped boundary. "
-        "zero padding, any size: proven bounds. change: of the kernel, in parts of its Euclidean norm."
+        "as it pads, any size: proven bounds. change: of the kernel, in parts of its Euclidean norm."
     )
     found = [one for layer in comparison.layers for one in sides(layer)]
     yield from assumptions(found)

@@ -53,7 +53,7 @@ def layer_dict(layer: LayerReport) -> dict[str, Any]:
         "status": layer.status,
         "reason": layer.reason,
         "torus": None if layer.torus is None else _torus(layer.torus),
-        "bounds": {"zero_padding": _bound(layer.zero_padding), "any_size": _bound(layer.any_size)},
+        "bounds": {"as_padded": _bound(layer.as_padded), "any_size": _bound(layer.any_size)},
     }
 
 

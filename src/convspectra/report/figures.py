@@ -134,9 +134,9 @@ def colour(position: float, dark: bool = False) -> str:
 
 
 def norms(layer: LayerReport) -> tuple[float | None, float | None, float | None, float | None]:
-    """Torus norm, lower and upper bound under zero padding, upper bound for any size."""
+    """Torus norm, lower and upper bound as it pads, upper bound for any size."""
     torus = None if layer.torus is None else layer.torus.norm
-    padded = layer.zero_padding
+    padded = layer.as_padded
     return (
         torus,
         None if padded is None else padded.lower,

@@ -84,7 +84,7 @@ def page_data(report: Report) -> dict[str, Any]:
                 "light": colour(place),
                 "dark": colour(place, dark=True),
                 "norms": [short(value) for value in norms(layer)],
-                "exact": layer.zero_padding is not None and layer.zero_padding.exact,
+                "exact": layer.as_padded is not None and layer.as_padded.exact,
                 "cells": _cells(layer),
                 "status": layer.status,
                 "reason": layer.reason,
@@ -127,7 +127,7 @@ _COLUMNS = (
     ("dilation", True),
     ("groups", True),
     ("norm", True),
-    ("zero padding", True),
+    ("as it pads", True),
     ("any size", True),
     ("smallest", True),
     ("condition", True),
@@ -143,7 +143,7 @@ def _cells(layer: LayerReport) -> list[list[Any]]:
     """A table row: what is shown and by what it is sorted (null last)."""
     facts = layer_dict(layer)
     torus = layer.torus
-    padded, anywhere = layer.zero_padding, layer.any_size
+    padded, anywhere = layer.as_padded, layer.any_size
     kernel, points = int(np.prod(layer.kernel_shape)), facts["input_shape"]
     cells: list[list[Any]] = [
         [layer.name, layer.name],

@@ -17,7 +17,7 @@ _WORDS = (
     "batch_norm",
     "status",
     "reason",
-    "zero_padding_status",
+    "as_padded_status",
     "any_size_status",
 )
 

@@ -61,7 +61,7 @@ COLUMNS = (
     Column("eff. rank", _torus(lambda torus: torus.effective_rank), 10),
     Column("stable", _torus(lambda torus: torus.stable_rank), 11),
     Column("rank", lambda layer: "-" if layer.torus is None else _rank(layer.torus), 9),
-    Column("zero padding", lambda layer: interval(layer.zero_padding), 1),
+    Column("as it pads", lambda layer: interval(layer.as_padded), 1),
     Column("any size", lambda layer: at_most(layer.any_size), 2),
 )
 
@@ -160,7 +160,7 @@ def _footnotes(report: Report) -> Iterator[str]:
     if any(layer.torus for layer in report.layers):
         yield (
             "norm, smallest, condition, ranks: exact for the layer with wrapped boundary. "
-            "zero padding: proven interval for the layer as it pads (= exact). "
+            "as it pads: proven interval for the layer with its own padding (= exact). "
             "any size: proven upper bound for every input size."
         )
     if any(_options(layer) for layer in report.layers):

@@ -307,7 +307,7 @@
     const [torus, lower, upper, any] = layers[layer].norms;
     const before = layers[layer].before;
     const lines = [before === undefined ? `wrapped: ${text(torus)}` : `wrapped: ${text(before)} before, ${text(torus)} after`];
-    if (upper !== null) lines.push(layers[layer].exact ? `zero padding: = ${text(upper)}` : `zero padding: ${text(lower)} to ${text(upper)}`);
+    if (upper !== null) lines.push(layers[layer].exact ? `as it pads: = ${text(upper)}` : `as it pads: ${text(lower)} to ${text(upper)}`);
     if (any !== null) lines.push(`any size: at most ${text(any)}`);
     return { layer, lines };
   }

@@ -1,0 +1,98 @@
+"""An upper bound for every input size from sampled polynomials: one number a filter and frequency, no SVD."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+
+from .._compat import Array, namespace
+from .._solvers.choice import Solver
+from .._solvers.pool import DEFAULT_MEMORY
+from ..geometry import ConvGeometry, Correlation
+from ..results import Bound
+from ..spectrum import over_grid, prepare
+from ..symbol import frequency_grid, symbol_blocks
+from .pfister2018 import sampling_torus
+from .rounding import allowance, near_one, root, rounded_up
+from .tori import refuse_repeated_inputs
+
+ASSUMES = "any input size; circular, zero or no padding"
+
+
+def araujo2021(
+    kernel: Array,
+    geometry: ConvGeometry,
+    *,
+    oversampling: int = 8,
+    together: bool = True,
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Bound:
+    """The sup of the symbol's Frobenius norm, certified from its samples.
+
+        upper = sqrt( max_theta sum_{o,i} |S_oi(theta)|^2 ) / prod_axes cos(pi U / (2 M))
+        upper = sqrt( sum_o max_theta sum_i |S_oi(theta)|^2 ) / prod_axes cos(pi U / (2 M))   (together=False)
+
+    `theta` on a grid of `M` points an axis. The second is the paper's theorem, a row of the symbol at a
+    time, or a column where those are fewer; the first, of its authors' code, is never larger. A row is a
+    polynomial with coefficients in `C^n` of half-degree `U / 2` an axis, as in `pfister2018`, so between
+    samples its length can rise by no more than the cosines. Without that factor, as in the authors' first
+    code, samples are no bound. `sup ||S||` bounds every torus and, as a part of one, every zero-padded
+    or unpadded input.
+
+    Arguments:
+        kernel: as for `singular_values`, computed in double precision where the library has it.
+        geometry: zero or no padding, or circular padding that wraps no further than around; sizes do
+            not matter.
+        oversampling: samples per unit of degree, as for `pfister2018`.
+        together: all rows at each frequency, or each at its own.
+        executor, memory: as for `singular_values`. `solver` is not used.
+
+    Raises:
+        GeometryError: padding that repeats the input otherwise; kernel and geometry do not fit.
+        KernelError: as `singular_values`.
+        ValueError: oversampling below 2, where the certificate is void.
+
+    Differentiable where the largest sample is one (else a subgradient); zero for the zero kernel.
+    Cost: the symbol at `oversampling (k - 1)` frequencies an axis.
+
+    Not guaranteed: tightness: the factor is the root of the stable rank of a block, up to
+    `sqrt(min(C_out, C_in))`.
+
+    Reference: Araujo, Negrevergne, Chevaleyre and Atif (2021); the factor is that of
+    Ehlich and Zeller (1964), sharper than the one they take from Pfister and Bresler (2018).
+
+    >>> import numpy as np
+    >>> box = np.ones((1, 1, 3))
+    >>> bound = araujo2021(box, ConvGeometry(3, padding=1), oversampling=64)
+    >>> round(float(bound.upper), 3)
+    3.001
+    """
+    if oversampling < 2:
+        raise ValueError(f"oversampling must be at least 2; got {oversampling}")
+    kernel, correlation = prepare(kernel, geometry)
+    refuse_repeated_inputs("araujo2021", correlation)
+    wide, scale = near_one(kernel)
+    torus, factor = sampling_torus(correlation, oversampling)
+    squares = _largest_squares(wide, torus, together, executor, memory)
+    slack = factor * allowance(wide, correlation) ** 2
+    upper = rounded_up(root(namespace(wide).max(squares)) * scale, slack, kernel)
+    return Bound(None, upper, method="araujo2021", assumes=ASSUMES)
+
+
+def _largest_squares(
+    kernel: Array, torus: Correlation, together: bool, executor: Executor | None, memory: int
+) -> Array:
+    """For each group the largest sum of squares, or the sum of each row's or column's largest."""
+    xp, grid = namespace(kernel), frequency_grid(torus)
+    rows, columns = grid.block_shape
+
+    def task(start: int, stop: int) -> Array:
+        blocks = symbol_blocks(kernel, torus, grid, start, stop)
+        squares = xp.real(blocks) ** 2 + xp.imag(blocks) ** 2
+        if together:
+            return xp.max(xp.sum(squares, axis=(2, 3)), axis=0)[:, None]
+        return xp.max(xp.sum(squares, axis=3 if rows <= columns else 2), axis=0)
+
+    found = xp.stack(over_grid(task, kernel, torus, grid, executor, memory))
+    return xp.sum(xp.max(found, axis=0), axis=-1)

@@ -1,0 +1,104 @@
+"""An upper bound for any padding: circulant operators around the padded input, times what padding repeats."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import Executor
+from dataclasses import replace
+
+import numpy as np
+
+from .. import boundary
+from .._compat import Array, namespace
+from .._solvers.choice import Solver
+from .._solvers.pool import DEFAULT_MEMORY
+from ..geometry import ConvGeometry, Correlation
+from ..results import Bound
+from ..spectrum import prepare, top_block
+from .reshaped_kernel import row_norm
+from .rounding import allowance, matrix_allowance, near_one, rounded_down
+from .tori import enclosing_tori, holding_tori, repeats_inputs
+
+
+def copy_count(
+    kernel: Array,
+    geometry: ConvGeometry,
+    *,
+    sizes: int = 2,
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Bound:
+    """An interval for any padding: reflection, replication, wrapping of any width and stride, zeros.
+
+        upper = min_N ||circulant operator of N points|| sqrt(most copies of one input point)
+
+    The layer is `B E`: `E` writes copies of input points into the padded input, and `B` is the convolution
+    of that without padding, a part of the circulant operator on any torus that holds the padded input.
+    `E^T E` is diagonal with the number of copies of each point, so `||E||` is the root of the largest: 1
+    for zeros, 2 an axis (before the root) for reflection of less than half the input, `1 + padding` for
+    replication. Only what some tap reads is counted; circular padding that wraps no further than around
+    has its own torus, and copies nothing. `lower` is the norm of the rows of one output point,
+    as in `reshaped_kernel`, taps added that read the same input point.
+
+    Arguments:
+        kernel, executor, memory, solver: as for `singular_values`.
+        geometry: any, of every padding mode.
+        sizes: how many tori to try, from the smallest that holds the padded input.
+
+    Raises:
+        GeometryError: kernel and geometry do not fit, or reflect padding of a single point.
+        KernelError: as `singular_values`.
+
+    Differentiable in `upper` and `lower`, as `operator_norm` is: at ties a subgradient.
+    Cost: that of `operator_norm` on the tori.
+
+    Not guaranteed: tightness. Zero and circular padding have better bounds, the exact norm where the
+    operator is circulant.
+
+    Reference: Gray (2006), chapter 4, for the torus; the rest is elementary.
+
+    >>> import numpy as np
+    >>> laplacian = np.array([[[-1.0, 2.0, -1.0]]])
+    >>> replicated = ConvGeometry(1, padding=1, padding_mode="replicate")  # the zero operator
+    >>> bound = copy_count(laplacian, replicated)
+    >>> round(float(bound.lower), 9), round(float(bound.upper), 3) >= 0
+    (0.0, True)
+    """
+    kernel, correlation = prepare(kernel, geometry)
+    boundary.operator(kernel, correlation)  # refuses what cannot be mirrored
+    if repeats_inputs(correlation):
+        tori, count = enclosing_tori(_unpadded(correlation), sizes), copies(correlation)
+    else:
+        tori, count = holding_tori("copy_count", correlation, sizes), 1
+    norms = [top_block(kernel, torus, executor=executor, memory=memory, solver=solver).norm for torus in tori]
+    xp, slack = namespace(kernel), allowance(kernel, correlation)
+    upper = xp.min(xp.stack(norms)) * (math.sqrt(count) * slack)
+    wide, scale = near_one(kernel)
+    rows = correlation.out_channels // correlation.groups
+    off = allowance(wide, correlation) * matrix_allowance(wide, rows, math.prod(kernel.shape[1:]))
+    lower = rounded_down(row_norm(wide, correlation) * scale, off, kernel)
+    return Bound(lower, upper, method="copy_count", assumes="any padding, at the geometry's input size")
+
+
+def copies(correlation: Correlation) -> int:
+    """How many padded points that are read copy one input point, at most: `E^T E <= copies`."""
+    most = 1
+    for axis in range(len(correlation.kernel_size)):
+        outputs = correlation.stride[axis] * np.arange(correlation.output_shape[axis])
+        taps = correlation.dilation[axis] * np.arange(correlation.kernel_size[axis])
+        read = boundary.sources(correlation, axis)[np.unique(outputs[:, None] + taps)]
+        counts = np.bincount(read[read >= 0])
+        most *= int(counts.max()) if counts.size else 0
+    return most
+
+
+def _unpadded(correlation: Correlation) -> Correlation:
+    """The convolution of the padded input, of which only what is read counts."""
+    sides = zip(correlation.output_shape, correlation.stride, correlation.reach, strict=True)
+    return replace(
+        correlation,
+        input_shape=tuple(s * (m - 1) + 1 + reach for m, s, reach in sides),
+        padding=((0, 0),) * len(correlation.stride),
+        padding_mode="zeros",
+    )

@@ -1,0 +1,77 @@
+"""The norm of an operator small enough to be written down: exact."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .._compat import Array, to_numpy
+from ..boundary import operator
+from ..geometry import Correlation
+from .wave_packet import of_group
+
+_EPS = float(np.finfo(np.float64).eps)
+
+LARGEST_SIDE = 1536
+"""Of a matrix that is decomposed: some seconds, and tens of megabytes."""
+
+
+def seconds_a_group(correlation: Correlation) -> float:
+    """What `dense_norm` takes for one group, roughly; infinite where it should not be tried."""
+    c = correlation
+    rows, columns = c.out_channels // c.groups, c.in_channels // c.groups
+    short, long = sorted((rows * c.points, columns * math.prod(c.input_shape)))
+    if short > LARGEST_SIDE:
+        return math.inf
+    applying = math.prod(c.kernel_size) * rows * columns * c.points
+    return 2e-4 + short**3 / 2e9 + short**2 * long / 1e10 + short * applying / 3e9
+
+
+def bytes_needed(correlation: Correlation) -> int:
+    """Of one group's matrix, its making and its Gram matrix."""
+    c = correlation
+    return 24 * c.out_channels * c.points * c.in_channels * math.prod(c.input_shape) // c.groups**2
+
+
+def dense_norm(
+    kernel: Array, correlation: Correlation, lower: float = 0.0, uppers: np.ndarray[Any, Any] | None = None
+) -> tuple[float, float]:
+    """Proven bounds of the norm from below and above that differ by rounding: NumPy, float64.
+
+    Arguments:
+        kernel: as `spectrum.prepare` returns it.
+        lower: a proven lower bound, which may come back.
+        uppers: shape (groups,), of the norm of each group: those that cannot exceed what is known are left
+            out.
+    """
+    weights = to_numpy(kernel).astype(np.float64)
+    found = 0.0
+    uppers = np.full(correlation.groups, math.inf) if uppers is None else uppers
+    for group in np.argsort(-uppers, kind="stable"):
+        if uppers[group] <= lower:
+            break
+        low, high = _one_group(*of_group(weights, correlation, int(group)))
+        lower, found = max(lower, low), max(found, high)
+    return lower, max(found, lower)
+
+
+def _one_group(weights: np.ndarray[Any, Any], correlation: Correlation) -> tuple[float, float]:
+    """From the largest eigenvalue of the Gram matrix."""
+    scale = float(np.abs(weights).max())
+    if not scale > 0:
+        return 0.0, 0.0
+    matrix = operator(weights / scale, correlation).matrix()[0]
+    if matrix.shape[0] > matrix.shape[1]:
+        matrix = matrix.T
+    short, long = matrix.shape
+    gram = matrix @ matrix.T
+    # An entry of the Gram matrix is off by at most long eps / 2 times the product of two rows' lengths, all
+    # of them together by as much of the trace; the eigenvalues then by a few short eps of the largest
+    # (Higham 2002, 3.5; Golub and Van Loan 2013, 8.1).
+    off = _EPS * (long + 8) * float(np.trace(gram))
+    square = max(float(np.linalg.eigvalsh(gram)[-1]), 0.0)
+    slack = 1 + _EPS * (16 * short + 64)
+    low = math.sqrt(max(square / slack - off, 0.0)) * scale * (1 - 4 * _EPS)
+    return low, math.sqrt(square * slack + off) * scale * (1 + 4 * _EPS)

@@ -1,0 +1,102 @@
+"""The Frobenius norm of the operator, exact for any padding, and what it says of the operator norm."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import Executor
+
+import numpy as np
+
+from .._compat import Array, like, namespace
+from .._solvers.choice import Solver
+from .._solvers.pool import DEFAULT_MEMORY
+from ..boundary import NumpyArray, reads
+from ..geometry import ConvGeometry, Correlation
+from ..results import Bound
+from ..spectrum import prepare
+from .rounding import near_one, root, rounded_down, rounded_up
+from .tori import repeats_inputs
+from .unfoldings import plain_kernel
+
+
+def frobenius(
+    kernel: Array,
+    geometry: ConvGeometry,
+    *,
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Bound:
+    """An interval from sums of squares.
+
+        lower = ||A||_F / sqrt(smaller side of A),     upper = min( ||A||_F, sqrt(q_1 ... q_D) ||W||_F )
+
+    `||A||_F` is that of the operator itself, of each group alone, the largest over the groups. Its square
+    is `sum_{p, p'} <W_p, W_p'> prod_axes C[p, p']`, with `C` the number of outputs along an axis at which
+    the taps `p` and `p'` read one and the same input point: for zero or no padding the diagonal of how
+    many reads are inside; a wrapped kernel larger than the input, reflection and replication add pairs.
+    The second upper bound is `sup ||S(theta)||_F` by Cauchy-Schwarz over the `q` taps of a polyphase
+    component (`bounds/unfoldings.py`); it knows no input size, and counts for zero, no and circular
+    padding only.
+
+    Arguments:
+        kernel: as for `singular_values`, computed in double precision where the library has it.
+        geometry: any, of every padding mode.
+        executor, memory, solver: not used.
+
+    Raises:
+        GeometryError: kernel and geometry do not fit, or reflect padding of a single point.
+        KernelError: as `singular_values`.
+
+    Differentiable, with gradient zero for the zero kernel.
+    Cost: a few products with the kernel: nothing.
+
+    Not guaranteed: tightness: `upper` can be the root of the rank too large, `lower` as much too small.
+
+    Reference: Golub and Van Loan (2013), section 2.3, for the norms.
+
+    >>> import numpy as np
+    >>> difference = np.array([[[1.0, -1.0]]])
+    >>> bound = frobenius(difference, ConvGeometry(2))  # one row, (1, -1)
+    >>> round(float(bound.lower), 9), round(float(bound.upper), 9)
+    (1.414213562, 1.414213562)
+    """
+    kernel, correlation = prepare(kernel, geometry)
+    xp, (wide, scale) = namespace(kernel), near_one(kernel)
+    whole = xp.max(root(_squares(wide, correlation)))
+    upper = whole
+    if not repeats_inputs(correlation):
+        plain = plain_kernel(wide, correlation)
+        each = xp.sum(plain * plain, axis=tuple(range(1, plain.ndim)))
+        upper = xp.minimum(whole, math.sqrt(math.prod(plain.shape[3:])) * xp.max(root(each)))
+    sides = (
+        correlation.out_channels * math.prod(correlation.output_shape),
+        correlation.in_channels * math.prod(correlation.input_shape),
+    )
+    slack = 1 + float(xp.finfo(wide.dtype).eps) * (math.prod(kernel.shape) + 64)
+    return Bound(
+        rounded_down(whole * scale / math.sqrt(min(sides) // correlation.groups), slack, kernel),
+        rounded_up(upper * scale, slack, kernel),
+        method="frobenius",
+        assumes="any padding",
+    )
+
+
+def _squares(kernel: Array, correlation: Correlation) -> Array:
+    """`||A||_F^2` of each group."""
+    xp = namespace(kernel)
+    weighted = kernel
+    for axis in range(len(correlation.kernel_size)):
+        counts = like(_meetings(reads(correlation, axis)), kernel, kernel.dtype)
+        moved = xp.tensordot(weighted, counts, axes=((2 + axis,), (0,)))
+        weighted = xp.moveaxis(moved, -1, 2 + axis)
+    products = xp.reshape(weighted * kernel, (correlation.groups, -1))
+    # Cancellation between taps that meet can leave a rounded zero below it.
+    total = xp.sum(products, axis=1)
+    return xp.where(total > 0, total, 0 * total)
+
+
+def _meetings(table: NumpyArray) -> NumpyArray:
+    """For each two taps the number of outputs at which they read the same input point."""
+    rows = [((table == column[:, None]) & (column[:, None] >= 0)).sum(axis=0) for column in table.T]
+    return np.stack(rows)

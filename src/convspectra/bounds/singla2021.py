@@ -1,0 +1,75 @@
+"""An upper bound for every input size from reshaped kernels: the "fantastic four", in any dimension."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from concurrent.futures import Executor
+
+from .._compat import Array, namespace
+from .._solvers.choice import Solver
+from .._solvers.pool import DEFAULT_MEMORY
+from ..geometry import ConvGeometry
+from ..results import Bound
+from ..spectrum import prepare
+from .rounding import matrix_allowance, near_one, rounded_up
+from .tori import refuse_repeated_inputs
+from .unfoldings import plain_kernel, unfolding_norm
+
+ASSUMES = "any input size; circular, zero or no padding"
+
+
+def singla2021(
+    kernel: Array,
+    geometry: ConvGeometry,
+    *,
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> Bound:
+    """The least of `2^D` reshaped kernels' norms, times the root of the number of taps.
+
+        upper = sqrt(q_1 ... q_D) min_A || W reshaped to (C_out, taps along A) x (C_in, all other taps) ||
+
+    over the sets `A` of axes: in two dimensions the four matrices of the paper. Proof: the symbol is
+    `S(theta) = (I x a)^T W_A (I x b)` with the phases `exp(i theta.p)` along `A` in the vector `a` and all
+    others in `b`, of lengths `sqrt(prod_A q)` and `sqrt(prod_rest q)`; and `sup ||S||` bounds every torus
+    and, as a part of one, every zero-padded or unpadded input. With a stride the same is said of the
+    polyphase form (`bounds/unfoldings.py`): components become channels, and an axis counts
+    `q = ceil(k gcd(s, d) / s)` taps instead of `k`; dilation alone changes nothing.
+
+    Arguments:
+        kernel: as for `singular_values`, computed in double precision where the library has it.
+        geometry: zero or no padding, or circular padding that wraps no further than around; sizes do
+            not matter.
+        executor, memory, solver: not used.
+
+    Raises:
+        GeometryError: padding that repeats the input otherwise; kernel and geometry do not fit.
+        KernelError: as `singular_values`.
+
+    Differentiable, with finite gradients at ties of singular values and zero ones for the zero kernel.
+    Cost: `2^D` eigenvalue decompositions of at most `C sqrt(prod q)` rows or so.
+
+    Not guaranteed: tightness: up to `sqrt(prod q)` above the norm, that of a delta for one.
+
+    Reference: Singla and Feizi (2021), Fantastic four: differentiable bounds on singular values of
+    convolution layers, for two dimensions and stride 1.
+
+    >>> import numpy as np
+    >>> box = np.ones((1, 1, 3, 3))
+    >>> round(float(singla2021(box, ConvGeometry((8, 8), padding=1)).upper), 9)
+    9.0
+    """
+    kernel, correlation = prepare(kernel, geometry)
+    refuse_repeated_inputs("singla2021", correlation)
+    wide, scale = near_one(kernel)
+    plain = plain_kernel(wide, correlation)
+    axes = [axis for axis in range(3, plain.ndim) if plain.shape[axis] > 1]
+    sets = itertools.chain.from_iterable(itertools.combinations(axes, n) for n in range(len(axes) + 1))
+    xp = namespace(plain)
+    least = xp.min(xp.stack([unfolding_norm(plain, to_rows) for to_rows in sets]))
+    taps = math.prod(plain.shape[3:])
+    slack = matrix_allowance(plain, plain.shape[1], plain.shape[2] * taps)
+    upper = rounded_up(least * scale * math.sqrt(taps), slack, kernel)
+    return Bound(None, upper, method="singla2021", assumes=ASSUMES)

@@ -1,0 +1,54 @@
+"""The kernel without stride and dilation, and its unfoldings to matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+
+from .._compat import Array, like, namespace
+from .._solvers import array_api
+from ..geometry import Correlation
+
+
+def plain_kernel(kernel: Array, correlation: Correlation) -> Array:
+    """A kernel of stride and dilation 1 whose symbol takes the same values, shape (groups, m, n, *q).
+
+    Along an axis, tap `p` reads polyphase component `d p mod s`; with `h = s / gcd(s, d)` that is a
+    function of `p mod h`, and tap `p = h q + t` lies `q d / gcd(s, d)` strides beyond tap `t`. So the
+    symbol at `theta` is that of the taps `q`, with the components `t` as channels, at `theta d / gcd(s, d)`
+    (`symbol.py`); `n` is `C_in / groups` times their number, and `q = ceil(k / h)`.
+    """
+    xp = namespace(kernel)
+    groups = correlation.groups
+    shape: list[int] = [groups, correlation.out_channels // groups, correlation.in_channels // groups]
+    sizes, components = [], []
+    for axis, (k, s, d) in enumerate(
+        zip(correlation.kernel_size, correlation.stride, correlation.dilation, strict=True)
+    ):
+        h = min(s // math.gcd(s, d), k)
+        q = -(-k // h)
+        if q * h > k:
+            missing = (*kernel.shape[: 2 + axis], q * h - k, *kernel.shape[3 + axis :])
+            kernel = xp.concat([kernel, like(np.zeros(missing), kernel, kernel.dtype)], axis=2 + axis)
+        shape += [q, h]
+        sizes.append(q)
+        components.append(h)
+    axes = len(sizes)
+    order = [0, 1, 2, *(4 + 2 * axis for axis in range(axes)), *(3 + 2 * axis for axis in range(axes))]
+    split = xp.permute_dims(xp.reshape(kernel, tuple(shape)), tuple(order))
+    return xp.reshape(split, (*shape[:2], shape[2] * math.prod(components), *sizes))
+
+
+def unfolding_norm(tensor: Array, to_rows: Collection[int]) -> Array:
+    """The largest singular value of a tensor as a matrix, the largest over its first axis (groups).
+
+    Axis 1 and `to_rows` become the matrix' rows, all others its columns.
+    """
+    xp = namespace(tensor)
+    rows = [1, *sorted(to_rows)]
+    columns = [axis for axis in range(2, tensor.ndim) if axis not in to_rows]
+    sizes = [math.prod(tensor.shape[axis] for axis in part) for part in (rows, columns)]
+    matrices = xp.reshape(xp.permute_dims(tensor, (0, *rows, *columns)), (tensor.shape[0], *sizes))
+    return xp.max(array_api.largest_singular_value(matrices))

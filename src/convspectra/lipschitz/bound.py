@@ -1,0 +1,237 @@
+"""A proven upper bound for a whole network, node by node, and a lower one beside it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._version import __version__
+from ..errors import InputError
+from ..models.operations import Concat, Graph, Node, Refused, Sum
+from .constants import constant
+from .folding import folded
+from .records import JOINT, LipschitzReport, NodeBound, OutputBound
+from .scales import Scales, product
+
+# Of the few operations in float64 that a node adds.
+_ALLOWANCE = 1 + 1e-15
+
+NO_LOWER = "no lower bound: PyTorch, which differentiates, is not installed"
+
+Progress = Callable[[float, str], None]
+
+
+def lipschitz(
+    graph: Graph,
+    *,
+    outputs: Sequence[str] = (),
+    inputs: np.ndarray[Any, Any] | None = None,
+    points: int = 0,
+    between: tuple[float, float] | None = None,
+    iterations: int = 30,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> LipschitzReport:
+    """How far two outputs of a network can be apart, in parts of the distance of its inputs (l2).
+
+        L(input) = 1;  L(f(x)) = c L(x);  L(x + y) = L(x) + L(y);  L((x, y)) = sqrt(L(x)^2 + L(y)^2)
+
+    over the nodes in their order, c from `constants.constant`: an UPPER bound for every tensor with respect
+    to the network's inputs together, of which each has L = 1. A block `x + f(x)` has `(1 + c) L(x)`;
+    `folding` and `scales` say what is taken together.
+
+    Arguments:
+        graph: from `models.read_graph`.
+        outputs: names of tensors, by default the graph's outputs.
+        inputs: shape (N, ...), points for the lower bound; for networks of one input.
+        points: how many more to draw, uniformly `between` two numbers, or of a standard normal distribution.
+        iterations: of the power method on `J^T J` at each point.
+        progress: told how far it is, in parts of 1, and which node is next.
+
+    Returns:
+        `LipschitzReport`. The lower bounds are `||J v||` at these points: see `records.LOWER_ASSUMES`.
+
+    Raises:
+        InputError: an output depends on an operator without a proven constant, which is named; weights that
+            are infinite or NaN; no such output; `inputs` of another shape.
+        ImportError: points are given, and PyTorch is not installed.
+
+    Not guaranteed: tightness. The bound is a product over layers, and grows exponentially with depth where
+    the network itself may not. The rounding of the network's own arithmetic is not in it.
+
+    Reference: Szegedy and others (2014), Section 4.3, for the product; here with sums and concatenations.
+    """
+    wanted = select(graph, outputs)
+    nodes = folded(graph, wanted)
+    share = 1.0 if inputs is None and not points else 0.5
+    found, upper = _upper(graph, nodes, progress, share)
+    path = _worst_path(nodes, upper, max(wanted, key=lambda name: upper[name]))
+    bounds = tuple(OutputBound(name, graph.shapes[name], upper[name]) for name in wanted)
+    joint = bounds[0]
+    if len(bounds) > 1:
+        size = sum(math.prod(one.shape) for one in bounds)
+        joint = OutputBound(JOINT, (size,), math.hypot(*(one.upper for one in bounds)) * _ALLOWANCE)
+    count = 0
+    if inputs is not None or points:
+        from .jacobian import Derivative, at_points
+
+        given = at_points(graph, inputs, points, between, seed)
+        count = len(given)
+        derivative = Derivative(graph, nodes)
+        lower = derivative.largest(given, wanted, iterations, seed, _rest(progress, share))
+        bounds = tuple(replace(one, lower=lower[one.name]) for one in bounds)
+        joint = replace(joint, lower=lower[joint.name])
+    on_path = {node.output for node in path}
+    marked = tuple(
+        replace(one, on_worst_path=node.output in on_path) for one, node in zip(found, nodes, strict=True)
+    )
+    return LipschitzReport(
+        model=graph.name,
+        path=graph.path,
+        sha256=graph.sha256,
+        format=graph.format,
+        version=__version__,
+        inputs=graph.inputs,
+        outputs=bounds,
+        joint=joint,
+        nodes=marked,
+        worst_path=tuple(node.name for node in path),
+        path_product=product(one.constant for one in marked if one.on_worst_path),
+        points=count,
+    )
+
+
+def measure(graph: Graph, *, file: Path | None = None, points: int = 0, **options: Any) -> LipschitzReport:
+    """`lipschitz` for a command line: points from a `.npy` file, none without PyTorch, which is noted.
+
+    Raises:
+        InputError: as `lipschitz`; a file that is missing or is no plain array.
+    """
+    inputs = None if file is None else _points_in(file)
+    if importlib.util.find_spec("torch") is None:
+        if inputs is not None:
+            raise InputError("PyTorch is needed for --inputs: pip install 'convspectra[torch]'")
+        if points:
+            found = lipschitz(graph, **{**options, "between": None})
+            return replace(found, notes=(*found.notes, NO_LOWER))
+    return lipschitz(graph, inputs=inputs, points=points, **options)
+
+
+def _points_in(file: Path) -> np.ndarray[Any, Any]:
+    try:
+        found = np.load(file, allow_pickle=False)
+    except OSError as error:
+        raise InputError(f"--inputs {file} cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError):
+        raise InputError(f"--inputs {file} is no array as numpy.save writes one") from None
+    if not isinstance(found, np.ndarray):
+        raise InputError(f"--inputs {file} must hold one array (.npy); it is an archive of several")
+    return found
+
+
+def select(graph: Graph, outputs: Sequence[str] = ()) -> tuple[str, ...]:
+    """The tensors asked for, by default the graph's outputs, if all of them have a bound.
+
+    Raises:
+        InputError: as `lipschitz`.
+    """
+    producers = {node.output: node for node in graph.nodes}
+    wanted = tuple(dict.fromkeys(outputs or graph.outputs))
+    for name in wanted:
+        if name not in producers and name not in graph.inputs:
+            near = difflib.get_close_matches(name, producers, n=3, cutoff=0.3)
+            listed = ", ".join(map(repr, [*graph.outputs, *near]))
+            raise InputError(
+                f"output {name!r} must be a tensor that depends on the input of {graph.name}; it has {listed}"
+            )
+    if not wanted:
+        raise InputError(f"no output of {graph.name} depends on its input; name a tensor with --output")
+    causes = _causes(graph)
+    for name in wanted:
+        cause = causes.get(name)
+        if cause is not None:
+            assert isinstance(cause.operation, Refused)
+            free = [one for one in graph.outputs if one not in causes]
+            last = _last_bounded(graph, causes, name)
+            choice = free or ([last] if last else [])
+            advice = f"; --output {choice[0]} has a bound" if choice else ""
+            raise InputError(
+                f"output {name!r} of {graph.name} depends on {cause.operator} {cause.name!r}: "
+                f"{cause.operation.reason}{advice}"
+            )
+    return wanted
+
+
+def _causes(graph: Graph) -> dict[str, Node]:
+    """For each tensor without a bound the first refused node that it depends on."""
+    causes: dict[str, Node] = {}
+    for node in graph.nodes:
+        inherited = next((causes[name] for name in node.inputs if name in causes), None)
+        if inherited is not None:
+            causes[node.output] = inherited
+        elif isinstance(node.operation, Refused):
+            causes[node.output] = node
+    return causes
+
+
+def _last_bounded(graph: Graph, causes: Mapping[str, Node], name: str) -> str:
+    """The tensor that the cause of a missing bound reads."""
+    reads = [one for one in causes[name].inputs if one not in causes and one not in graph.inputs]
+    return reads[0] if reads else ""
+
+
+def _upper(
+    graph: Graph, nodes: Sequence[Node], progress: Progress | None, share: float
+) -> tuple[list[NodeBound], dict[str, float]]:
+    """Bounds of all nodes, and of all tensors."""
+    upper = dict.fromkeys(graph.inputs, 1.0)
+    shapes, scales = graph.shapes, Scales({node.output: node for node in nodes}, graph.shapes, upper)
+    found = []
+    for place, node in enumerate(nodes):
+        if progress is not None:
+            progress(share * place / len(nodes), node.name)
+        try:
+            own, how = constant(node.operation, shapes[node.inputs[0]])
+        except InputError as error:
+            raise InputError(f"{node.operator} {node.name!r}: {error}") from None
+        before = [upper[name] for name in node.inputs]
+        match node.operation:
+            case Sum():
+                after = math.fsum(before) if all(map(math.isfinite, before)) else math.inf
+            case Concat():
+                after = math.hypot(*before)
+            case _:
+                after = product((own, before[0]))
+        if (by_scale := scales.bound(node, node.operation)) < after:
+            after, how = by_scale, f"{how}, with a scale in front"
+        after = after * _ALLOWANCE
+        upper[node.output] = after
+        scales.note(node)
+        largest = max(before)
+        gain = after / largest if 0 < largest < math.inf else (own if largest else 0.0)
+        found.append(NodeBound(node.name, node.operator, own, how, after, gain, False))
+    return found, upper
+
+
+def _worst_path(nodes: Sequence[Node], upper: Mapping[str, float], output: str) -> tuple[Node, ...]:
+    """From an input to an output, at each node through the input whose bound is largest."""
+    producers = {node.output: node for node in nodes}
+    path = []
+    while output in producers:
+        node = producers[output]
+        path.append(node)
+        output = max(node.inputs, key=lambda name: upper[name])
+    return tuple(reversed(path))
+
+
+def _rest(progress: Progress | None, share: float) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda part, name: progress(share + (1 - share) * part, name)

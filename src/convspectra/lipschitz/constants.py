@@ -1,0 +1,160 @@
+"""A proven Lipschitz constant of one operation, from l2 to l2."""
+
+from __future__ import annotations
+
+import math
+from functools import singledispatch
+
+import numpy as np
+
+from ..bounds import operator_norm
+from ..bounds.rounding import allowance
+from ..errors import InputError
+from ..geometry import ConvGeometry
+from ..models.operations import (
+    Affine,
+    Array,
+    AxisMatrices,
+    Concat,
+    Convolution,
+    MaxPool,
+    Move,
+    Operation,
+    Pointwise,
+    Refused,
+    Shape,
+    Softmax,
+    Sum,
+)
+from .slopes import SLOPES
+
+# Rounding of a handful of operations in float64.
+_ALLOWANCE = 1 + 1e-14
+
+
+@singledispatch
+def constant(operation: Operation, shape: Shape) -> tuple[float, str]:
+    """An UPPER bound of `||f(x) - f(y)|| / ||x - y||`, and in words where it comes from.
+
+    - convolution: the upper side of `operator_norm` as it pads, at its size, in float64. Padding of a sort
+      that has no bound there is a `Move` in front.
+    - matrices along axes (linear layers, means, average pooling, linear resizing): their Kronecker product
+      has the product of their norms.
+    - a move, which repeats an entry up to m times: `sqrt(m)`; 0 where it drops all.
+    - affine: `max |scale|`. Pointwise: `sup |f'|`.
+    - a sum or a concatenation: 1 for each input; `bound` adds them up.
+    - softmax: 1/2. Its Jacobian `diag(p) - p p^T` has rows whose moduli sum to `2 p_i (1 - p_i) <= 1/2`.
+    - log-softmax over n entries: `sqrt(n)`. Its Jacobian `I - 1 p^T` is a projection along the ones, of the
+      norm of the complementary one, `sqrt(n) ||p||`; a p that comes near a unit vector comes near the bound.
+    - max pooling: `sqrt(w)`, an entry being in at most w windows: a maximum moves by no more than the largest
+      change in its window.
+
+    Arguments:
+        shape: of the (first) input.
+
+    Raises:
+        InputError: weights that are infinite or NaN, a geometry without a bound.
+
+    References: Gao and Pavel (2017) for the Jacobian of softmax; Tsuzuku, Sato and Sugiyama (2018) for
+    pooling.
+    """
+    raise TypeError(f"no constant for {type(operation).__name__}")
+
+
+@constant.register
+def _(operation: Convolution, shape: Shape) -> tuple[float, str]:
+    kernel = _finite(operation.kernel)
+    bound = operator_norm(kernel, operation.geometry)
+    assert bound.upper is not None
+    norm = float(bound.upper)
+    if bound.exact:
+        norm *= allowance(kernel, operation.geometry.correlation(kernel.shape))
+    return norm, bound.method
+
+
+@constant.register
+def _(operation: AxisMatrices, shape: Shape) -> tuple[float, str]:
+    return math.prod((matrix_norm(one) for one in operation.matrices.values()), start=1.0), "matrix norm"
+
+
+@constant.register
+def _(operation: Move, shape: Shape) -> tuple[float, str]:
+    read = operation.index[operation.index >= 0]
+    copies = int(np.bincount(read.reshape(-1)).max()) if read.size else 0
+    return math.sqrt(copies), f"an entry up to {copies} times"
+
+
+@constant.register
+def _(operation: Affine, shape: Shape) -> tuple[float, str]:
+    _finite(operation.shift)
+    return float(np.abs(_finite(operation.scale)).max()), "largest factor"
+
+
+@constant.register
+def _(operation: Sum, shape: Shape) -> tuple[float, str]:
+    return 1.0, "sum of its branches"
+
+
+@constant.register
+def _(operation: Concat, shape: Shape) -> tuple[float, str]:
+    return 1.0, "root of the sum of squares"
+
+
+@constant.register
+def _(operation: Pointwise, shape: Shape) -> tuple[float, str]:
+    slope = SLOPES[operation.function](operation.parameters)
+    if not math.isfinite(slope):
+        raise InputError(f"{operation.function} with parameters {dict(operation.parameters)} has no constant")
+    return slope, "largest slope"
+
+
+@constant.register
+def _(operation: Softmax, shape: Shape) -> tuple[float, str]:
+    size = shape[operation.axis]
+    if size == 1:
+        return 0.0, "one entry"
+    return (math.sqrt(size), "root of its entries") if operation.logarithm else (0.5, "Jacobian")
+
+
+@constant.register
+def _(operation: MaxPool, shape: Shape) -> tuple[float, str]:
+    windows = math.prod(
+        _largest_overlap(n, k, s, d, a, m)
+        for n, k, s, d, a, m in zip(
+            shape[2:],
+            operation.window,
+            operation.stride,
+            operation.dilation,
+            operation.before,
+            operation.outputs,
+            strict=True,
+        )
+    )
+    return math.sqrt(windows), f"an entry in up to {windows} windows"
+
+
+@constant.register
+def _(operation: Refused, shape: Shape) -> tuple[float, str]:
+    raise InputError(operation.reason)
+
+
+def matrix_norm(matrix: Array) -> float:
+    """An upper bound for the norm of a real matrix: computed in float64, with an allowance for rounding."""
+    wide = _finite(matrix)[..., None]
+    geometry = ConvGeometry((1,))
+    norm = operator_norm(wide, geometry).upper
+    assert norm is not None
+    return float(norm) * allowance(wide, geometry.correlation(wide.shape)) * _ALLOWANCE
+
+
+def _largest_overlap(size: int, window: int, stride: int, dilation: int, before: int, outputs: int) -> int:
+    taps = stride * np.arange(outputs)[:, None] - before + dilation * np.arange(window)
+    inside = taps[(taps >= 0) & (taps < size)]
+    return int(np.bincount(inside).max()) if inside.size else 0
+
+
+def _finite(values: Array) -> Array:
+    wide = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(wide).all():
+        raise InputError("it holds weights that are infinite or NaN: there is no constant")
+    return wide

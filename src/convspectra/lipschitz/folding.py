@@ -1,0 +1,171 @@
+"""Fewer, tighter nodes: scales go into the convolution in front of them, padding into that behind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from ..models.operations import (
+    Affine,
+    Array,
+    AxisMatrices,
+    Convolution,
+    Graph,
+    Move,
+    Node,
+    Operation,
+    Shape,
+)
+
+
+def folded(graph: Graph, outputs: Iterable[str]) -> tuple[Node, ...]:
+    """The nodes that the outputs depend on, the same function in fewer of them.
+
+    - a batch norm, or another affine node whose scale is one number a channel, is taken into the convolution
+      or matrix in front of it, if nothing else reads what that makes: `||S K|| <= ||S|| ||K||`;
+    - two affine nodes in a row are one, and two that only move entries; what moves nothing goes;
+    - padding becomes the boundary of a convolution behind it that has no padding of its own.
+
+    The names of tensors that are left stay theirs.
+    """
+    wanted = set(outputs)
+    nodes: list[Node] = []
+    for node in reversed(graph.nodes):
+        if node.output in wanted:
+            wanted.update(node.inputs)
+            nodes.append(node)
+    nodes.reverse()
+    readers = Counter(name for node in nodes for name in node.inputs) + Counter(set(outputs))
+    made: dict[str, Node] = {}
+    for node in nodes:
+        before = made.get(node.inputs[0])
+        merged = None
+        if before is not None and len(node.inputs) == 1 and readers[node.inputs[0]] == 1:
+            shapes = graph.shapes[node.inputs[0]], graph.shapes[node.output]
+            with np.errstate(over="ignore", invalid="ignore"):
+                merged = _merged(before, node, *shapes)
+        if merged is not None and before is not None:
+            del made[before.output]
+            node = merged
+        made[node.output] = node
+    return tuple(made.values())
+
+
+def _merged(first: Node, then: Node, before: Shape, shape: Shape) -> Node | None:
+    operation: Operation | None = None
+    parts: tuple[Operation, Affine] | tuple[()] = ()
+    match first.operation, then.operation:
+        case Convolution() as convolution, Affine() as affine:
+            operation = _scaled_convolution(convolution, affine, shape)
+            parts = _parts(first, affine)
+        case AxisMatrices() as matrices, Affine() as affine:
+            operation = _scaled_matrix(matrices, affine, shape)
+            parts = _parts(first, affine)
+        case Affine() as inner, Affine() as affine:
+            operation = _in_a_row(inner, affine)
+        case Move() as move, Convolution() as convolution:
+            operation = _padded(move, convolution)
+        case _, Move() as move if _is_identity(move, before):
+            return replace(first, output=then.output)
+        case Move() as inner_move, Move() as move:
+            operation = _moved(inner_move, move)
+    if operation is None or not _is_finite(operation):
+        return None
+    named = then if isinstance(then.operation, Convolution) else first
+    operator = f"{first.operator} + {then.operator}"
+    made = replace(named, operator=operator, operation=operation, inputs=first.inputs, output=then.output)
+    return replace(made, parts=parts)
+
+
+def _in_a_row(first: Affine, then: Affine) -> Affine:
+    return Affine(then.scale * first.scale, then.scale * first.shift + then.shift)
+
+
+def _parts(first: Node, affine: Affine) -> tuple[Operation, Affine]:
+    """What there was before, and all scales that came after it."""
+    if first.parts:
+        return first.parts[0], _in_a_row(first.parts[1], affine)
+    return first.operation, affine
+
+
+def _along(values: Array, axis: int, shape: Shape) -> Array | None:
+    """Values of shape (n,) if they differ along that axis only."""
+    if any(size != 1 for place, size in enumerate(values.shape) if place != axis):
+        return None
+    return np.broadcast_to(values.reshape(-1), (shape[axis],))
+
+
+def _scaled_convolution(convolution: Convolution, affine: Affine, shape: Shape) -> Convolution | None:
+    scale, shift = _along(affine.scale, 1, shape), _along(affine.shift, 1, shape)
+    if scale is None or shift is None:
+        return None
+    kernel = np.asarray(convolution.kernel, dtype=np.float64)
+    own = 0.0 if convolution.shift is None else convolution.shift.astype(np.float64)
+    if convolution.geometry.transposed:
+        # Axis 1 of the kernel holds the output channels of one group, axis 0 the input channels of all.
+        groups = convolution.geometry.groups
+        rows = scale.reshape(groups, 1, -1).repeat(kernel.shape[0] // groups, axis=1)
+        kernel = kernel * rows.reshape(*kernel.shape[:2], *[1] * (kernel.ndim - 2))
+    else:
+        kernel = kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1))
+    return Convolution(kernel, convolution.geometry, scale * own + shift)
+
+
+def _scaled_matrix(matrices: AxisMatrices, affine: Affine, shape: Shape) -> AxisMatrices | None:
+    if len(matrices.matrices) != 1:
+        return None
+    ((axis, matrix),) = matrices.matrices.items()
+    scale = _along(affine.scale, axis, shape)
+    if scale is None:
+        return None
+    own = np.zeros(()) if matrices.shift is None else matrices.shift.astype(np.float64)
+    scaled = scale[:, None] * matrix.astype(np.float64)
+    return AxisMatrices({axis: scaled}, affine.scale * own + affine.shift)
+
+
+def _is_finite(operation: Operation) -> bool:
+    """Whether the weights of what was merged are: a product may overflow where its factors do not."""
+    match operation:
+        case Convolution():
+            return bool(np.isfinite(operation.kernel).all())
+        case AxisMatrices():
+            return all(bool(np.isfinite(one).all()) for one in operation.matrices.values())
+        case Affine():
+            return bool(np.isfinite(operation.scale).all() and np.isfinite(operation.shift).all())
+    return True
+
+
+def _is_identity(move: Move, before: Shape) -> bool:
+    index = move.index
+    return index.shape == before and bool((index.reshape(-1) == np.arange(index.size)).all())
+
+
+def _moved(first: Move, then: Move) -> Move | None:
+    # Padding is left for the convolution behind it.
+    if then.padding is not None:
+        return None
+    if (first.index < 0).any() and (then.index < 0).any() and first.fill != then.fill:
+        return None
+    inside = then.index >= 0
+    index = np.where(inside, first.index.reshape(-1)[np.where(inside, then.index, 0)], -1)
+    return Move(index, fill=then.fill if not inside.all() else first.fill)
+
+
+def _padded(move: Move, convolution: Convolution) -> Convolution | None:
+    geometry = convolution.geometry
+    if move.padding is None or geometry.transposed:
+        return None
+    mode, pads = move.padding
+    own = geometry.correlation(convolution.kernel.shape).padding
+    sizes = tuple(
+        n - before - after for n, (before, after) in zip(geometry.input_shape, pads[2:], strict=True)
+    )
+    reaches = any(side >= n for n, pair in zip(sizes, pads[2:], strict=True) for side in pair)
+    if any(map(any, pads[:2])) or any(map(any, own)) or (reaches and mode != "zeros"):
+        return None
+    return replace(
+        convolution, geometry=replace(geometry, input_shape=sizes, padding=pads[2:], padding_mode=mode)
+    )

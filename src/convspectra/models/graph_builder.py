@@ -1,0 +1,236 @@
+"""Nodes put together into a `Graph`: what readers of all formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from . import refusals
+from .names import Names
+from .operations import (
+    Affine,
+    Array,
+    AxisMatrices,
+    Move,
+    Node,
+    Operation,
+    Pointwise,
+    Refused,
+    Shape,
+    Sum,
+    output_shape,
+)
+
+LARGEST = 2**27
+"""More entries than this are not made of constants, nor does any tensor of a network have them here."""
+
+# x times a function of x -> what the two are together.
+_GATES = {"sigmoid": "silu", "hardsigmoid": "hardswish", "tanh softplus": "mish"}
+
+
+class UnsupportedError(Exception):
+    """An operator, or a way to use it, that has no proven constant here; the message is the reason."""
+
+
+@contextmanager
+def translating(operator: str, name: str) -> Iterator[None]:
+    """What goes wrong with one node as an InputError that names it; an `UnsupportedError` passes."""
+    try:
+        yield
+    except UnsupportedError:
+        raise
+    except InputError as error:
+        raise InputError(f"{operator} {name!r}: {error}") from None
+    except Exception as error:  # noqa: BLE001  # attributes that are missing, or of any shape
+        line = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(
+            f"{operator} {name!r} contradicts its operator or its inputs: {type(error).__name__}: {line}"
+        ) from None
+
+
+@dataclass
+class Builder:
+    """A graph in the making.
+
+    Attributes:
+        constants: tensors that do not depend on the input, by name.
+        shapes: of the tensors that do; one that a refused operator made has none.
+        dependent: names of all that depend on the input, refused or not.
+    """
+
+    constants: dict[str, Array] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    dependent: set[str] = field(default_factory=set)
+    nodes: list[Node] = field(default_factory=list)
+    producers: dict[str, Node] = field(default_factory=dict)
+    names: Names = field(default_factory=Names)
+
+    def add_input(self, name: str, shape: Shape) -> None:
+        """A tensor that somebody hands in."""
+        self._check_size(name, shape)
+        self.shapes[name] = shape
+        self.dependent.add(name)
+
+    def add(self, name: str, operator: str, operation: Operation, inputs: Sequence[str], output: str) -> str:
+        """One more node; what reads a refused tensor has no shape, and its operation is not looked at."""
+        node = Node(self.names.unique(name), operator, operation, tuple(inputs), output)
+        self.nodes.append(node)
+        self.producers[output] = node
+        self.dependent.add(output)
+        if not isinstance(operation, Refused):
+            shape = output_shape(operation, [self.shapes[one] for one in inputs])
+            self._check_size(name, shape)
+            self.shapes[output] = shape
+        return output
+
+    def refuse(self, name: str, operator: str, reason: str, inputs: Sequence[str], output: str) -> None:
+        """A node of which nothing is known; it is an error only for what depends on it."""
+        read = [one for one in inputs if one in self.dependent]
+        self.add(name, operator, Refused(reason), read, output)
+
+    def known(self, name: str) -> bool:
+        """Whether a tensor depends on the input and its shape is known."""
+        return name in self.shapes
+
+    def index_of(self, name: str) -> Array:
+        """The positions of a tensor's entries, in its shape: what moves them moves these."""
+        shape = self.shapes[name]
+        return np.arange(int(np.prod(shape, dtype=np.int64)), dtype=np.int64).reshape(shape)
+
+    def move(
+        self,
+        name: str,
+        operator: str,
+        change: Callable[[Array], Array],
+        source: str,
+        output: str,
+        **kept: Any,
+    ) -> str:
+        """An operator that only moves entries, by what it makes of their positions."""
+        moved = np.asarray(change(self.index_of(source)))
+        return self.add(name, operator, Move(moved.astype(np.int64), **kept), [source], output)
+
+    def expanded(self, name: str, operator: str, source: str, shape: Shape, output: str) -> str:
+        """A tensor repeated to a shape that it broadcasts to; itself if it has that shape."""
+        if self.shapes[source] == shape:
+            return source
+        made = self.names.unique(f"{output}/{source}")
+        return self.move(name, operator, lambda index: np.broadcast_to(index, shape), source, made)
+
+    def arithmetic(self, name: str, operator: str, word: str, inputs: Sequence[str], output: str) -> None:
+        """`add`, `sub`, `mul` or `div` of two tensors, broadcasting.
+
+        Raises:
+            UnsupportedError: a product of, or a division by, what depends on the input.
+        """
+        left, right = inputs
+        shapes = [self.shapes[one] if self.known(one) else self.constants[one].shape for one in inputs]
+        try:
+            shape = np.broadcast_shapes(*shapes)
+        except ValueError:
+            raise InputError(f"shapes {shapes[0]} and {shapes[1]} do not broadcast") from None
+        if self.known(left) and self.known(right):
+            gate = self._gate(left, right) if word == "mul" else None
+            if gate is not None:
+                self.add(name, operator, Pointwise(gate[0]), [gate[1]], output)
+                return
+            if word not in ("add", "sub"):
+                raise UnsupportedError(refusals.PRODUCT if word == "mul" else refusals.DIVISION)
+            both = [self.expanded(name, operator, one, shape, output) for one in inputs]
+            self.add(name, operator, Sum((1.0, 1.0 if word == "add" else -1.0)), both, output)
+            return
+        given, constant = (left, right) if self.known(left) else (right, left)
+        value = self.constants[constant].astype(np.float64)
+        one, none = np.ones(()), np.zeros(())
+        if word in ("add", "sub"):
+            negated = word == "sub" and given == right
+            scale, shift = (-one if negated else one), (-value if word == "sub" and not negated else value)
+        elif word == "mul":
+            scale, shift = value, none
+        elif given == left:
+            if not (value != 0).all():
+                raise UnsupportedError("a division by zero")
+            scale, shift = 1 / value, none
+        else:
+            raise UnsupportedError(refusals.DIVISION)
+        self.affine(name, operator, scale, shift, self.expanded(name, operator, given, shape, output), output)
+
+    def affine(self, name: str, operator: str, scale: Array, shift: Array, source: str, output: str) -> str:
+        """`scale * x + shift`, both of the rank of x."""
+        rank = len(self.shapes[source])
+        scale, shift = (one.reshape((1,) * (rank - one.ndim) + one.shape) for one in (scale, shift))
+        return self.add(name, operator, Affine(scale, shift), [source], output)
+
+    def _gate(self, left: str, right: str) -> tuple[str, str] | None:
+        """`x sigmoid(x)` and the like, as exporters write activations: the function and x."""
+        for value, factor in ((left, right), (right, left)):
+            words: list[str] = []
+            name = factor
+            while name != value and name in self.producers and len(words) < 2:
+                node = self.producers[name]
+                if not isinstance(node.operation, Pointwise):
+                    break
+                parameters = node.operation.parameters
+                steep = node.operation.function == "hardsigmoid" and abs(parameters["alpha"] - 1 / 6) > 1e-6
+                if steep or (parameters and node.operation.function not in ("hardsigmoid", "softplus")):
+                    break
+                words.append(node.operation.function)
+                name = node.inputs[0]
+            if name == value and " ".join(words) in _GATES:
+                return _GATES[" ".join(words)], value
+        return None
+
+    def _check_size(self, name: str, shape: Shape) -> None:
+        if int(np.prod([int(n) for n in shape], dtype=object)) > LARGEST or any(n < 1 for n in shape):
+            raise InputError(
+                f"tensor {name!r} of shape {tuple(shape)} must have 1 to {LARGEST} entries; "
+                "give a smaller --input-shape"
+            )
+
+
+def average_matrix(
+    size: int, window: int, stride: int, before: int, outputs: int, *, end: int | None, dilation: int = 1
+) -> Array:
+    """One axis of an average pooling, shape (outputs, size).
+
+    `end` None: by the points of the input that a window covers. Else: by all that it covers from `-before` up
+    to `end`, padding counted.
+    """
+    matrix = np.zeros((outputs, size))
+    for row in range(outputs):
+        taps = row * stride - before + dilation * np.arange(window)
+        inside = taps[(taps >= 0) & (taps < size)]
+        count = len(inside) if end is None else int((taps < end).sum())
+        matrix[row, inside] = 1 / count if count else 0.0
+    return matrix
+
+
+def interpolation_matrix(size: int, positions: Array) -> Array:
+    """Linear interpolation at positions in points of the input, beyond its ends their value."""
+    at = np.clip(positions, 0, size - 1)
+    low = np.floor(at).astype(int)
+    high, rows = np.minimum(low + 1, size - 1), np.arange(len(at))
+    matrix = np.zeros((len(at), size))
+    matrix[rows, low] += 1 - (at - low)
+    matrix[rows, high] += at - low
+    return matrix
+
+
+def pool_outputs(size: int, reach: int, stride: int, pads: tuple[int, int], ceil: bool) -> int:
+    """How many windows a pooling has along an axis; the last must begin in the input or before it."""
+    room = size + sum(pads) - reach
+    outputs = -(-room // stride) + 1 if ceil else room // stride + 1
+    if ceil and (outputs - 1) * stride >= size + pads[0]:
+        outputs -= 1
+    return outputs
+
+
+def reduction(shape: Shape, axes: Sequence[int], mean: bool) -> AxisMatrices:
+    """A mean or a sum over axes, which stay with size 1."""
+    found = {axis % len(shape): shape[axis % len(shape)] for axis in axes}
+    return AxisMatrices({axis: np.full((1, size), 1 / size if mean else 1.0) for axis, size in found.items()})

@@ -1,0 +1,83 @@
+"""How much a network can stretch, in a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+from ..lipschitz import LipschitzReport, NodeBound, OutputBound
+from ..lipschitz.records import ASSUMES, LOWER_ASSUMES
+from .numbers import lower, number, percent, sizes, upper
+from .text import Column, layer_table
+
+
+def render(report: LipschitzReport, console: Console) -> None:
+    """Print a report: the nodes that do not keep lengths, then what is known of each output."""
+    shown = [node for node in report.nodes if not _is_plain(node)]
+    if shown:
+        names = [node.name + ("" if node.on_worst_path else "*") for node in shown]
+        console.print(layer_table(names, shown, _columns(report), [False] * len(shown), console.width))
+    for line in _footnotes(report, len(report.nodes) - len(shown)):
+        console.print(Text(line), style="dim", soft_wrap=True, highlight=False)
+    for line in summary(report):
+        console.print(Text(line), style="bold", soft_wrap=True, highlight=False)
+
+
+def summary(report: LipschitzReport) -> Iterator[str]:
+    """A line an output, and one for all together."""
+    several = len(report.outputs) > 1
+    for one in (*report.outputs, *([report.joint] if several else [])):
+        yield f"{report.model}: {one.name} ({sizes(one.shape)}): {_interval(one)}."
+
+
+def _interval(one: OutputBound) -> str:
+    top = f"L <= {upper(one.upper)}" if math.isfinite(one.upper) else "L <= inf, beyond the floating range"
+    return top if one.lower is None else f"{lower(one.lower)} <= {top}"
+
+
+def _is_plain(node: NodeBound) -> bool:
+    return node.constant == 1 and abs(node.gain - 1) < 1e-9
+
+
+def _columns(report: LipschitzReport) -> tuple[Column, ...]:
+    total = sum(abs(math.log(node.gain)) for node in report.nodes if node.on_worst_path and _counts(node))
+
+    def share(node: NodeBound) -> str:
+        if not node.on_worst_path or not _counts(node) or not total:
+            return "-"
+        return percent(math.log(node.gain) / total)
+
+    return (
+        Column("operator", lambda node: node.operator, 3, right=False),
+        Column("constant", lambda node: upper(node.constant), 0),
+        Column("gain", lambda node: number(node.gain), 2),
+        Column("share", share, 1),
+        Column("up to here", lambda node: upper(node.upper), 1),
+        Column("from", lambda node: node.how, 4, right=False),
+    )
+
+
+def _counts(node: NodeBound) -> bool:
+    return 0 < node.gain < math.inf
+
+
+def _footnotes(report: LipschitzReport, plain: int) -> Iterator[str]:
+    yield (
+        "constant: proven for the node alone. up to here: proven with respect to the network's input. gain: "
+        "the latter in parts of that of its largest input; share: of its logarithm along the worst path."
+    )
+    if any(not node.on_worst_path for node in report.nodes):
+        yield "* not on the path whose bound is largest."
+    if any("scale in front" in node.how for node in report.nodes):
+        yield "with a scale in front: the gain is with the scale of channels before the node taken into it."
+    if plain:
+        yield f"{plain} nodes of constant 1 are not shown."
+    yield f"Product of the constants along that path: {upper(report.path_product)}."
+    yield f"Upper bounds: {ASSUMES}."
+    if report.points:
+        what = "point" if report.points == 1 else "points"
+        yield f"Lower bounds, the largest at {report.points} {what}: {LOWER_ASSUMES}."
+    yield from (f"Note: {note}." for note in report.notes)
