@@ -279,7 +279,10 @@ class _Search:
         return Bound(
             like(low, self.kernel, self.kernel.dtype),
             like(high, self.kernel, self.kernel.dtype),
-            method=", ".join(dict.fromkeys(filter(None, (self.method, self.raised_by)))),
+            # Of an exact norm, rounding alone decides which lower bound is the larger one.
+            method=", ".join(
+                dict.fromkeys(filter(None, (self.method, "" if self.exact else self.raised_by)))
+            ),
             exact=self.exact,
             assumes=certified.assumes,
         )
