@@ -202,6 +202,9 @@ def _sweep(limits: Sequence[Limit], night: bool) -> Any:
     errors = [trial.error for limit in limits for trial in limit.trials]
     # Room for the labels below the best.
     percent(axes, [*errors, 0.82 * min(errors)])
+    if axes.get_yscale() == "linear":
+        low, high = axes.get_ylim()
+        axes.set_ylim(bottom=low - 0.08 * (high - low))
     axes.set_xticks(range(len(limits)), [_limit(limit.limit) for limit in limits])
     axes.set_xlim(-0.6, len(limits) - 0.4)
     axes.grid(visible=False, axis="x")
