@@ -251,15 +251,19 @@ def test_pytorch_is_not_installed(tmp_path):
 
 def start(*arguments, cores):
     """As in a terminal, whose Ctrl-C all processes hear; on so many cores."""
-    some = sorted(os.sched_getaffinity(0))[:cores]
-    return subprocess.Popen(
-        [sys.executable, "-m", "convspectra", "experiment", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, some),
-    )
+    allowed = os.sched_getaffinity(0)
+    # Inherited: a function that runs after the fork is not for processes with threads, such as JAX's.
+    os.sched_setaffinity(0, sorted(allowed)[:cores])
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "convspectra", "experiment", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def interrupt(process, when):

@@ -58,7 +58,7 @@ def data():
     return digits()
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """As in the other processes: sums depend on how they are shared out."""
     before = torch.get_num_threads()
