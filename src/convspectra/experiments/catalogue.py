@@ -20,7 +20,8 @@ Preset = Literal["smoke", "small", "paper"]
 TRAINED = ("figure2", "figure3a", "figure3b", "figure4", "section44", "beyond")
 SWEEPS = ("figure3a", "figure3b")
 SPECTRA = ("figure5", "figure6", "figure7")
-EXPERIMENTS = ("figure1", *TRAINED, *SPECTRA)
+EXPERIMENTS = ("figure1", "figure2", *SWEEPS, "figure4", "section44", *SPECTRA, "beyond")
+"""All of the paper's, in the order of its pages, and one that is not the paper's."""
 
 
 @dataclass(frozen=True)

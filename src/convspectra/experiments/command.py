@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .._solvers.pool import available_cores
 from ..atomic import atomic
 from ..errors import InputError
 from . import folder, spectra
@@ -121,7 +122,7 @@ def _train(request: Request, progress: Progress | None) -> bool:
         out=request.out.absolute(),
         data=None if request.data is None else request.data.absolute(),
         machine=Machine(device, request.compiled),
-        threads=max(1, running.cores() // workers),
+        threads=max(1, available_cores() // workers),
         tensorboard=request.tensorboard,
         minutes=request.minutes,
     )

@@ -14,25 +14,11 @@ import numpy as np
 from ..bench import spectra as bench
 from ..errors import InputError
 from . import spectra
+from .catalogue import EXPERIMENTS, SWEEPS
 from .folder import read_json
 from .run_records import Run, finite, read_run, reading
 from .settings import Control
 
-EXPERIMENTS = (
-    "figure1",
-    "figure2",
-    "figure3a",
-    "figure3b",
-    "figure4",
-    "section44",
-    "figure5",
-    "figure6",
-    "figure7",
-    "beyond",
-)
-"""All of the paper's, in the order of its pages, and one that is not the paper's."""
-
-SWEEPS = ("figure3a", "figure3b")
 SAME_WORK = (("figure2", "figure4"), ("figure5", "figure6", "figure7"))
 """Experiments that draw the same results: where one was run, so were the others."""
 

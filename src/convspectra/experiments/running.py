@@ -219,11 +219,6 @@ def _client(scheduler: str) -> Any:
         raise InputError(f"no scheduler answers at {scheduler}: {error}") from None
 
 
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
 def _interrupts_left_to_this_process() -> Iterator[None]:
     """Processes started here do not hear Ctrl-C, which is for all of a terminal's; this one ends them."""

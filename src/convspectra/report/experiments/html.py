@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from itertools import pairwise
 
-from ...experiments.results import SWEEPS, Experiment, Findings, Group
+from ...experiments.catalogue import SWEEPS
+from ...experiments.results import Experiment, Findings, Group
 from ...experiments.run_records import Run, Status
 from ..numbers import number
 from . import tables

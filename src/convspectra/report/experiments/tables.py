@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...experiments.results import SWEEPS, Experiment, Group, Limit, Sample
+from ...experiments.catalogue import SWEEPS
+from ...experiments.results import Experiment, Group, Limit, Sample
 from ...experiments.run_records import Run
 from ...experiments.settings import Settings
 from ...experiments.spectra import Spectra
