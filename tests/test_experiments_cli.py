@@ -19,7 +19,7 @@ from typer.testing import CliRunner  # noqa: E402
 
 import experiment_processes as processes  # noqa: E402
 from convspectra.cli import app  # noqa: E402
-from convspectra.experiments import running  # noqa: E402
+from convspectra.experiments import command, running  # noqa: E402
 from convspectra.experiments.catalogue import EXPERIMENTS, SWEEPS, TRAINED  # noqa: E402
 from convspectra.experiments.settings import Settings  # noqa: E402
 
@@ -27,7 +27,7 @@ from convspectra.experiments.settings import Settings  # noqa: E402
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
     """The machine may have others to serve."""
-    monkeypatch.setattr(running, "cores", lambda: 1)
+    monkeypatch.setattr(command, "available_cores", lambda: 1)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -67,7 +67,7 @@ def everything(tmp_path_factory):
     pytest.importorskip("matplotlib")
     out, found = tmp_path_factory.mktemp("experiments"), {}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(running, "cores", lambda: 1)
+        patched.setattr(command, "available_cores", lambda: 1)
         before = torch.get_num_threads()
         for name in sorted(EXPERIMENTS):
             found[name] = experiment(name, "--preset", "smoke", "--out", out), results(out)
