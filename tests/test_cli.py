@@ -179,24 +179,27 @@ def test_a_pickle_with_code_in_it_is_refused_and_named(tmp_path):
 
 def test_interruption_leaves_no_file(tmp_path):
     rng = np.random.default_rng(0)
-    kernels = [rng.standard_normal((128, 128, 5, 5)).astype(np.float32) for _ in range(8)]
+    kernels = [rng.standard_normal((64, 64, 5, 5)).astype(np.float32) for _ in range(32)]
     path = write_onnx(tmp_path / "long.onnx", kernels, size=64, pads=[2, 2, 2, 2])
     before = set(tmp_path.iterdir())
     process = subprocess.Popen(
-        [sys.executable, "-m", "convspectra", "analyze", path, "--json", "r.json", "--html", "r.html"],
+        [sys.executable, "-m", "convspectra", "analyze", path, "--json", "r.json", "--html", "r.html"]
+        + ["--resume", "layers"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(3)
+    layers = tmp_path / "layers"
+    while process.poll() is None and not (layers.is_dir() and any(layers.iterdir())):
+        time.sleep(0.02)
     assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted" in errors
     assert "Traceback" not in errors
-    assert set(tmp_path.iterdir()) == before
+    assert set(tmp_path.iterdir()) == {*before, layers}
 
 
 def test_demo_needs_nothing(tmp_path):

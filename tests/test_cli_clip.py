@@ -336,13 +336,15 @@ def test_interruption_leaves_no_file(tmp_path):
     kernels = [rng.standard_normal((128, 128, 5, 5)).astype(np.float32) for _ in range(4)]
     path = write_onnx(tmp_path / "long.onnx", kernels, size=32, pads=[2, 2, 2, 2])
     options = ["--max-norm", "60", "--tolerance", "1e-9", "--output", "o.onnx"]
+    started = "from convspectra.cli import main; print('started', flush=True); main()"
     process = subprocess.Popen(
-        [sys.executable, "-m", "convspectra", "clip", path, *options],
+        [sys.executable, "-c", started, "clip", path, *options],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    assert process.stdout.readline() == "started\n"
     time.sleep(3)
     assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGINT)
