@@ -171,7 +171,7 @@ def test_holds_for_every_boundary(method, dtype, monkeypatch):
         monkeypatch.setattr(dense, "LARGEST_SIDE", 0)
     run = ANY_BOUNDARY[method] or functools.partial(bounds.operator_norm, tolerance=0.01)
 
-    @settings(max_examples=120, deadline=None)
+    @settings(max_examples=180, deadline=None)
     @given(st.sampled_from(["zeros", "circular", "reflect", "replicate"]).flatmap(lambda m: layers(m, dtype)))
     def check(layer):
         kernel, geometry = layer

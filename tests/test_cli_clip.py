@@ -232,7 +232,7 @@ def test_a_guarantee_that_a_layer_cannot_have_is_refused(chain, tmp_path):
     )
     refused(result, "'layer0'", "does not divide", "--guarantee any-size")
     model = read_model(chain)
-    geometry = ConvGeometry((8, 8), padding=1, padding_mode="reflect")
+    geometry = ConvGeometry((1, 8), padding=1, padding_mode="reflect")
     layer = type(model.layers[0])(**{**vars(model.layers[0]), "geometry": geometry})
     reflecting = type(model)(**{**vars(model), "layers": (layer, *model.layers[1:])})
     with pytest.raises(InputError, match=r"'layer0': .*reflect"):

@@ -12,7 +12,8 @@ from html.parser import HTMLParser
 import pytest
 
 from convspectra.errors import InputError
-from convspectra.experiments import results, spectra
+from convspectra.experiments import boundary, results, spectra
+from convspectra.experiments.catalogue import EXTENTS, TRAINED
 from convspectra.experiments.settings import Control, Settings
 from convspectra.report.experiments import as_dict, write_report
 from convspectra.report.experiments.paper import PAPER
@@ -79,6 +80,8 @@ def full(tmp_path_factory):
     beyond(out)
     spectra.write(spectra.spectra_of(), out / "spectra.json")
     plan(out, "figure5", spectra="spectra.json")
+    boundary.write(boundary.boundary_of(extent=EXTENTS["smoke"]), out / "distances.json")
+    plan(out, "boundary", distances="distances.json")
     return out, list(write_report(out))
 
 
@@ -217,10 +220,11 @@ class TestDamage:
         with pytest.raises(InputError, match=re.escape(str(tmp_path / "figure2.json"))):
             results.read(tmp_path)
 
-    @pytest.mark.parametrize("name", ["bench.json", "spectra.json"])
+    @pytest.mark.parametrize("name", ["bench.json", "spectra.json", "distances.json"])
     def test_other_corrupt_files_are_named(self, tmp_path, name):
         plan(tmp_path, "figure1", bench="bench.json")
         plan(tmp_path, "figure5", spectra="spectra.json")
+        plan(tmp_path, "boundary", distances="distances.json")
         assert not any(one.complete for one in results.read(tmp_path).experiments)
         write(tmp_path / name, {"curves": 3, "machine": {}, "model": "m"})
         with pytest.raises(InputError, match=re.escape(str(tmp_path / name))):
@@ -257,7 +261,7 @@ class TestReport:
         out, written = full
         figures = [
             *("figure1", "figure2", "figure3a", "figure4", "section44", "figure5", "figure6", "figure7"),
-            *("beyond", "beyond-layers", "beyond-attack"),
+            *("boundary", "boundary-norms", "beyond", "beyond-layers", "beyond-attack"),
         ]
         assert written == [
             *(out / "figures" / f"{name}.png" for name in figures),
@@ -286,9 +290,9 @@ class TestReport:
     def test_every_picture_has_words(self, full):
         page = Page(full[0] / "report.html")
         pictures = page.all("img")
-        assert len(pictures) == 11
+        assert len(pictures) == 13
         assert all(len(one["alt"]) > 40 for one in pictures)
-        assert len(page.all("source")) == 10  # figure 1 has no dark version
+        assert len(page.all("source")) == 12  # figure 1 has no dark version
 
     def test_each_experiment_is_told_of_beside_the_paper(self, full):
         page = Page(full[0] / "report.html")
@@ -315,6 +319,7 @@ class TestReport:
         found = results.read(tmp_path)
         assert command(found, "beyond").endswith("--data '/my data' --seeds 2")
         assert "--data" not in command(found, "figure1")
+        assert "--data" not in command(found, "boundary")
 
     def test_names_are_text(self, tmp_path):
         beyond(tmp_path, group=ODD)
@@ -336,6 +341,35 @@ class TestReport:
         assert [one["status"] for one in found["figure2"]["unfinished"]] == ["under way", "not started"]
         assert found["figure3a"]["limits"][0]["best"] == 0.2
         assert found["figure5"]["spectra"]["layers"][0]["at_least_one"] == 64
+
+    def test_the_distances_from_the_torus(self, full):
+        experiment = by_name(results.read(full[0]))["boundary"]
+        its = experiment.boundary
+        distance, ratio, smallest, layers = result_tables(experiment)
+        for table, value in ((distance, "distance"), (ratio, "norm_ratio"), (smallest, "smallest_change")):
+            assert table.heads == ("padding", "n = 4", "n = 6", "n = 8")
+            assert [row[0] for row in table.rows] == ["zeros", "reflect", "replicate", "none"]
+            found = [getattr(layer.point("reflect", 6), value) for layer in its.layers]
+            median = f"{statistics.median(found):.3g}"
+            assert table.rows[1][2] == f"{median} ({min(found):.3g} to {max(found):.3g})"
+        assert [row[0] for row in layers.rows] == [layer.name for layer in its.layers]
+        last = its.layers[0].point("zeros", 12)
+        assert layers.rows[0][4:6] == ("12", f"{12 * last.distance:.3g}")
+        text = Page(full[0] / "report.html").text
+        assert f"zeros {its.rate('zeros'):.2f}, reflect" in text
+        assert all(f"{count}: {reason}" in text for reason, count in its.left_out.items())
+        kept = {one["name"]: one for one in json.loads((full[0] / "summary.json").read_text())["experiments"]}
+        over = kept["boundary"]["boundary"]["over_layers"]["reflect"]["norm_ratio"]["8"]
+        assert over["high"] == max(layer.point("reflect", 8).norm_ratio for layer in its.layers) > 1
+
+    def test_the_distances_were_not_run(self, tmp_path):
+        figure2(tmp_path)
+        list(write_report(tmp_path))
+        page = Page(tmp_path / "report.html")
+        line = f"convspectra experiment boundary --preset small --out {tmp_path}"
+        assert f"Beyond the paper was not run: {line}" not in page.text
+        assert f"Layers beside the torus was not run: {line}" in page.text
+        assert not (tmp_path / "figures" / "boundary.png").exists()
 
     def test_the_papers_errors_stand_beside_those_of_the_same_control(self, full):
         table = result_tables(by_name(results.read(full[0]))["figure2"])[0]
@@ -370,7 +404,7 @@ class TestReport:
             plan(
                 tmp_path,
                 name,
-                runs=[run(tmp_path, clipped(0.5))] if name not in ("figure1", "figure5") else None,
+                runs=[run(tmp_path, clipped(0.5))] if name in TRAINED else None,
             )
         assert list(write_report(tmp_path)) == [tmp_path / "summary.json", tmp_path / "report.html"]
         text = Page(tmp_path / "report.html").text

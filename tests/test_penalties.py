@@ -89,9 +89,16 @@ def test_the_cheaper_way_to_orthogonality_is_taken(monkeypatch):
 
 
 @settings(max_examples=30, deadline=None)
-@given(layers("zeros"), st.sampled_from(["layer", "any_size"]))
-def test_penalties_of_the_largest_value_hold_for_the_padded_layer(layer, guarantee):
-    kernel, geometry = layer
+@given(
+    st.one_of(
+        st.tuples(layers("zeros"), st.sampled_from(["layer", "any_size"])),
+        st.tuples(st.one_of(layers("reflect"), layers("replicate"), layers("circular")), st.just("layer")),
+    )
+)
+def test_penalties_of_the_largest_value_hold_for_the_padded_layer(case):
+    (kernel, geometry), guarantee = case
+    if geometry.padding_mode == "reflect" and 1 in geometry.correlation(kernel.shape).input_shape:
+        return  # nothing to mirror, if it is padded
     norm = np.linalg.norm(dense_operator(kernel, geometry), 2)
     assert penalties.operator_norm(kernel, geometry, guarantee=guarantee) >= norm * (1 - 1e-14)
     if not norm > 0:
@@ -201,12 +208,12 @@ def test_bad_arguments_are_named():
     for p in (0.5, math.nan):
         with pytest.raises(ValueError, match="p must be at least 1 for a norm; got"):
             penalties.schatten_norm(kernel, geometry, p)
-    reflecting = cs.ConvGeometry((4, 4), padding=1, padding_mode="reflect")
+    reflecting = cs.ConvGeometry((1, 4), padding=1, padding_mode="reflect")
     for name, (arguments, _) in PENALTIES.items():
         method = getattr(penalties, name)
         with pytest.raises(ValueError, match="guarantee must be one of torus, layer, any_size; got 'both'"):
             method(kernel, geometry, *arguments, guarantee="both")
-        with pytest.raises(cs.GeometryError, match="no proof for padding by reflect"):
+        with pytest.raises(cs.GeometryError, match="reflect padding needs at least two points"):
             method(kernel, reflecting, *arguments, guarantee="layer")
         with pytest.raises(cs.GeometryError, match="kernel must have 4 axes"):
             method(kernel[0], geometry, *arguments)

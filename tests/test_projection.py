@@ -117,6 +117,23 @@ def test_a_wrapped_layer_is_in_the_ball_by_the_dense_matrix(layer, share):
 
 
 @settings(max_examples=500, deadline=None, derandomize=True)
+@given(st.sampled_from(["reflect", "replicate", "circular"]).flatmap(lambda mode: layers(mode=mode)), SHARES)
+def test_a_layer_that_copies_is_in_the_ball_by_the_dense_matrix(layer, share):
+    kernel, geometry = layer
+    if geometry.padding_mode == "reflect" and 1 in geometry.correlation(kernel.shape).input_shape:
+        return  # nothing to mirror, if it is padded
+    limit = share * dense_norm(kernel, geometry)
+    if not limit > 1e-12:
+        return
+    for kept in (
+        cs.project(kernel, geometry, limit, guarantee="layer", tolerance=0.2),
+        cs.rescale(kernel, geometry, limit, guarantee="layer"),
+    ):
+        assert dense_norm(kept.kernel, geometry) <= limit
+        assert kept.norm <= limit
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
 @given(layers(mode="zeros"), SHARES)
 def test_a_zero_padded_layer_is_in_the_ball_by_the_dense_matrix(layer, share):
     kernel, geometry = layer
@@ -172,8 +189,8 @@ def test_a_guarantee_that_cannot_be_given_is_refused():
     kernel = np.ones((2, 2, 3))
     with pytest.raises(cs.GeometryError, match=r"stride .* does not divide"):
         cs.clip(kernel, cs.ConvGeometry(5, stride=2, padding=1), 1.0)
-    with pytest.raises(cs.GeometryError, match="no proof for padding by reflect"):
-        cs.clip(kernel, cs.ConvGeometry(5, padding=1, padding_mode="reflect"), 1.0, guarantee="layer")
+    with pytest.raises(cs.GeometryError, match="reflect padding needs at least two points"):
+        cs.clip(kernel, cs.ConvGeometry(1, padding=1, padding_mode="reflect"), 1.0, guarantee="layer")
     with pytest.raises(ValueError, match="guarantee must be one of torus, layer, any_size; got 'all'"):
         cs.clip(kernel, torus(5), 1.0, guarantee="all")
 

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from convspectra import GeometryError, InputError, KernelError  # noqa: E402
+from convspectra import InputError, KernelError  # noqa: E402
 from convspectra.torch import SpectralClip  # noqa: E402
 
 
@@ -76,17 +76,6 @@ def test_nan_names_the_layer_and_leaves_all_weights(value):
     with pytest.raises(KernelError, match="NaN or infinite weights: layer '3' has 1; no weight was changed"):
         clip.step()
     assert all(torch.equal(a.weight, b.weight) for a, b in ((model[i], before[i]) for i in (0, 6)))
-
-
-@pytest.mark.parametrize("mode", ["reflect", "replicate"])
-def test_a_layer_without_the_guarantee(mode):
-    model = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3, padding=1, padding_mode=mode))
-    clip = SpectralClip(model, 0.01, guarantee="layer")
-    model(torch.zeros(1, 2, 6, 6))
-    before = model[0].weight.detach().clone()
-    with pytest.raises(GeometryError, match=f"layer '1': .*{mode}.*'torus'.*no weight was changed"):
-        clip.step()
-    assert torch.equal(model[0].weight, before)
 
 
 def test_nothing_left_to_hold():

@@ -66,11 +66,7 @@ def copy_count(
     (0.0, True)
     """
     kernel, correlation = prepare(kernel, geometry)
-    boundary.operator(kernel, correlation)  # refuses what cannot be mirrored
-    if repeats_inputs(correlation):
-        tori, count = enclosing_tori(_unpadded(correlation), sizes), copies(correlation)
-    else:
-        tori, count = holding_tori("copy_count", correlation, sizes), 1
+    tori, count = covering_tori(correlation, sizes)
     norms = [top_block(kernel, torus, executor=executor, memory=memory, solver=solver).norm for torus in tori]
     xp, slack = namespace(kernel), allowance(kernel, correlation)
     upper = xp.min(xp.stack(norms)) * (math.sqrt(count) * slack)
@@ -79,6 +75,17 @@ def copy_count(
     off = allowance(wide, correlation) * matrix_allowance(wide, rows, math.prod(kernel.shape[1:]))
     lower = rounded_down(row_norm(wide, correlation) * scale, off, kernel)
     return Bound(lower, upper, method="copy_count", assumes="any padding, at the geometry's input size")
+
+
+def covering_tori(correlation: Correlation, sizes: int) -> tuple[list[Correlation], int]:
+    """Tori of any padding, and n, with `||operator|| <= sqrt(n) ||torus||` for each of them.
+
+    Raises:
+        GeometryError: reflect padding of a single point.
+    """
+    if repeats_inputs(correlation):
+        return enclosing_tori(_unpadded(correlation), sizes), copies(correlation)
+    return holding_tori("copy_count", correlation, sizes), 1
 
 
 def copies(correlation: Correlation) -> int:

@@ -57,8 +57,8 @@ def clip_file(
         GeometryError: a layer that there is no such guarantee for.
         Whatever is raised, nothing is written.
 
-    Not guaranteed: with `clip`, norms inside the limit; for layers that pad by reflection or replication,
-    anything about that padding.
+    Not guaranteed: with `clip`, norms inside the limit; with the guarantees `torus` and `any_size`, anything
+    about padding by reflection or replication.
     """
     kind = writable_format(path)
     digest = _sha256(path)

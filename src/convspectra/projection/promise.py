@@ -2,11 +2,13 @@
 
     norm(operator) <= factor * norm(torus)
 
-| guarantee  | operator                                    | torus                     | factor |
-| ---------- | ------------------------------------------- | ------------------------- | ------ |
-| `torus`    | the layer, its boundary wrapped (the paper) | its input                 | 1      |
-| `layer`    | the layer as it pads                        | its input, or one around  | 1      |
-| `any_size` | all sizes, wrapped, zero-padded or unpadded | samples of all frequencies | > 1   |
+| guarantee  | operator                                    | torus                      | factor         |
+| ---------- | ------------------------------------------- | -------------------------- | -------------- |
+| `torus`    | the layer, its boundary wrapped (the paper) | its input                  | 1              |
+| `layer`    | the layer as it pads                        | its input, or one around   | `sqrt(copies)` |
+| `any_size` | all sizes, wrapped, zero-padded or unpadded | samples of all frequencies | > 1            |
+
+(`copies`: of one input point by the padding, 1 for zeros; see `bounds/copy_count.py`),
 
 so that whoever holds the norm of a torus at `max_norm / factor` keeps the promise. Where the factor is
 proven in real arithmetic, rounding has its own (`bounds/rounding.py`).
@@ -21,10 +23,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from .._compat import Array, is_concrete, namespace, untracked
+from ..bounds.copy_count import covering_tori
 from ..bounds.pfister2018 import sampling_torus
 from ..bounds.rounding import allowance
-from ..bounds.tori import enclosing_tori
-from ..errors import GeometryError
 from ..geometry import ConvGeometry, Correlation
 from ..results import Projection
 from ..spectral_map import Solve
@@ -86,8 +87,8 @@ def promise(kernel: Array, geometry: ConvGeometry, guarantee: Guarantee, solve: 
 
     Raises:
         ValueError: an unknown guarantee.
-        GeometryError: the layer has no such promise: `torus` for a stride that does not divide the
-            input, `layer` for padding by reflection or replication.
+        GeometryError: `torus` for a stride that does not divide the input, `layer` for padding by
+            reflection over an axis of one point.
         KernelError: as `singular_values`.
     """
     if guarantee not in get_args(Guarantee):
@@ -99,16 +100,12 @@ def promise(kernel: Array, geometry: ConvGeometry, guarantee: Guarantee, solve: 
         torus, factor = sampling_torus(correlation, OVERSAMPLING)
         if factor > 1:
             factor *= allowance(ready, correlation)
-    elif guarantee == "torus" or correlation.is_circulant or correlation.padding_mode == "circular":
+    elif guarantee == "torus" or correlation.is_circulant:
         correlation.require_circulant()
         torus, factor = correlation, 1.0
-    elif correlation.padding_mode == "zeros":
-        torus, factor = enclosing_tori(correlation, 1)[0], allowance(ready, correlation)
     else:
-        raise GeometryError(
-            f"guarantee='layer' has no proof for padding by {correlation.padding_mode}; "
-            "guarantee='torus' is about the layer with its boundary wrapped"
-        )
+        (torus, *_), copies = covering_tori(correlation, 1)
+        factor = math.sqrt(copies) * allowance(ready, correlation)
     return Promise(ready, geometry, torus, guarantee, factor, solve)
 
 

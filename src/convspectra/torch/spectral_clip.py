@@ -48,8 +48,8 @@ class SpectralClip:
             the ball, to a gap of 10 %; slower), `"rescale"` (divide by what exceeds), or for comparison
             `"reshaped"`, the clip of the reshaped kernel, which bounds no operator.
         guarantee: which operator's norm. `"torus"`: the layer with its boundary wrapped, at each size seen,
-            rounded up to a multiple of the stride (`LayerRecord.tori`). `"layer"`: as it pads, zero-padded
-            or wrapped. `"any_size"`: every size, wrapped or zero-padded; needs no forward pass.
+            rounded up to a multiple of the stride (`LayerRecord.tori`). `"layer"`: as it pads, whatever it
+            pads with. `"any_size"`: every size, wrapped or zero-padded; needs no forward pass.
         include, exclude: names of layers, or patterns as of `fnmatch`; one or several.
         fold_batch_norm: bound each layer together with the batch norm that follows it, as it acts in
             evaluation: rows times `gamma / sqrt(running_var + eps)`. Rows of scale zero are left alone. Which
@@ -65,7 +65,8 @@ class SpectralClip:
         InputError: no layer, a pattern that matches none, FSDP1.
 
     Not guaranteed: norms between actions. At a size first seen after an action, before the next. With
-    `"any_size"`, anything about layers padded by reflection or replication: their torus is bounded.
+    `"any_size"`, anything about layers padded by reflection or replication, or wrapped at a size that the
+    stride does not divide: their torus is bounded.
 
     Reference: Sedghi, Gupta and Long (2019), Section 3.
     """
