@@ -239,7 +239,7 @@ def test_a_tolerance_buys_width_and_a_warm_start_the_lower_side():
     plain = bounds.operator_norm(kernel, geometry)
     asked = bounds.operator_norm(kernel, geometry, tolerance=1e-9)
     assert asked.exact
-    assert plain.lower <= asked.lower <= asked.upper <= plain.upper
+    assert plain.lower * (1 - 1e-10) <= asked.lower <= asked.upper <= plain.upper
     rows = np.linalg.svd(dense_operator(kernel, geometry))[2]
     started = bounds.operator_norm(kernel, geometry, start=rows[0].reshape(8, 11, 11))
     assert started.lower >= asked.lower * (1 - 1e-9)
@@ -247,6 +247,35 @@ def test_a_tolerance_buys_width_and_a_warm_start_the_lower_side():
         bounds.operator_norm(kernel, geometry, start=np.ones((8, 11)))
     with pytest.raises(ValueError, match="tolerance must be at least 0; got -1"):
         bounds.operator_norm(kernel, geometry, tolerance=-1)
+
+
+def test_seconds_buy_width():
+    kernel = np.random.default_rng(0).standard_normal((8, 8, 3, 3))
+    geometry = cs.ConvGeometry((11, 11), padding=5, dilation=5)
+    certified = bounds.circulant_embedding(kernel, geometry)
+    none, some = (bounds.operator_norm(kernel, geometry, seconds=seconds) for seconds in (1e-9, 60))
+    assert (none.lower, none.upper) == (certified.lower, certified.upper)
+    assert some.exact
+    assert none.upper / none.lower > 1.2
+    within = bounds.operator_norm(kernel, geometry, seconds=60, tolerance=0.5)
+    assert not within.exact
+    assert within.upper <= 1.5 * within.lower
+    with pytest.raises(ValueError, match="seconds must be positive; got 0"):
+        bounds.operator_norm(kernel, geometry, seconds=0)
+
+
+def test_one_method_by_name():
+    kernel, geometry = np.random.default_rng(0).standard_normal((3, 2, 3)), cs.ConvGeometry(9, padding=1)
+    for name in ("frobenius", "delattre2024", "pfister2018"):
+        named = cs.operator_norm(kernel, geometry, method=name)
+        own = getattr(bounds, name)(kernel, geometry)
+        assert (named.method, named.upper) == (own.method, own.upper)
+    auto = cs.operator_norm(kernel, geometry, method="auto")
+    assert auto.upper == cs.operator_norm(kernel, geometry).upper
+    with pytest.raises(ValueError, match=r"method must be auto or one of araujo2021, .*; got 'power'"):
+        cs.operator_norm(kernel, geometry, method="power")
+    with pytest.raises(ValueError, match="tolerance, seconds and start are for method='auto'"):
+        cs.operator_norm(kernel, geometry, method="frobenius", tolerance=0.1)
 
 
 def test_an_oversampling_that_proves_nothing_is_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -31,18 +32,20 @@ from .wave_packet import packet, scaled_group
 WIDE = 0.01
 """Relative width that no more work is done for, unless a tolerance is given."""
 
-_QUICK = 0.1
+_QUICK = 0.2
 """Seconds, roughly, that are spent on a wide interval without a tolerance."""
 
 _MOST = 30.0
-"""Seconds, roughly, that a tolerance may ask of one refinement."""
+"""Seconds, roughly, that a tolerance may ask for."""
 
 
 def operator_norm(
     kernel: Array,
     geometry: ConvGeometry,
     *,
+    method: str = "auto",
     tolerance: float | None = None,
+    seconds: float | None = None,
     start: Array | None = None,
     executor: Executor | None = None,
     memory: int = DEFAULT_MEMORY,
@@ -66,14 +69,20 @@ def operator_norm(
         kernel, executor, memory, solver: as for `singular_values`. Derivatives are those of the certificate;
             nothing that has none is tried for a kernel whose derivative is wanted, or that JAX traces.
         geometry: any.
+        method: `"auto"`, all of that; or the name of one method of `convspectra.bounds`, whose result then
+            comes as it is: an upper bound alone, mostly.
         tolerance: asks for `upper / lower <= 1 + tolerance`. Work stops when it is reached; without it, or
-            where nothing more can be done, the interval is as wide as it is. Default: what takes about 0.1 s
+            where nothing more can be done, the interval is as wide as it is. Default: what takes about 0.2 s
             at the most, for intervals wider than 1 %.
+        seconds: of work after the first certificate, about: the tightest interval that can be had in it,
+            or the first within `tolerance`. What would take longer, as far as can be told, is not begun;
+            what is done in the end depends on how fast the machine is.
         start: shape (channels, *input_shape) of the layer's input: from where the Krylov method goes, for
             example a right singular vector found before. Only the lower bound depends on it.
 
     Raises:
-        ValueError: a negative tolerance, a start of another shape.
+        ValueError: a negative tolerance, seconds that are not positive, a start of another shape, an
+            unknown method, or one with a tolerance, seconds or a start.
         GeometryError: kernel and geometry do not fit; padding by reflection over an axis of one point.
         KernelError: the kernel is no real array, or has NaN or infinite entries.
 
@@ -92,18 +101,29 @@ def operator_norm(
     """
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f"tolerance must be at least 0; got {tolerance!r}")
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"seconds must be positive; got {seconds!r}")
+    solve: dict[str, Any] = {"executor": executor, "memory": memory, "solver": solver}
+    if method != "auto":
+        if not tolerance is seconds is start is None:
+            raise ValueError(f"tolerance, seconds and start are for method='auto'; method is {method!r}")
+        return _named(method)(kernel, geometry, **solve)
     ready, correlation = prepare(kernel, geometry)
-    solve = {"executor": executor, "memory": memory, "solver": solver}
     layer = operator(ready, correlation)
     if start is not None and tuple(start.shape) != layer.input_shape:
         raise ValueError(f"start must have the shape {layer.input_shape}; got {tuple(start.shape)}")
     if correlation.is_circulant:
-        norm = top_block(ready, correlation, **solve).norm  # type: ignore[arg-type]
+        norm = top_block(ready, correlation, **solve).norm
         return Bound(norm, norm, method="symbol", exact=True)
     certified = _certified(kernel, geometry, ready, correlation, solve)
     if is_tracked(ready):
         return certified
-    wanted = 1 + (WIDE if tolerance is None else tolerance)
+    # Without a clock the same work is done, with the same result, however fast the machine is.
+    left, end = (_QUICK if tolerance is None else _MOST), math.inf
+    if seconds is not None:
+        left, end = math.inf, time.monotonic() + seconds
+    if tolerance is None:
+        tolerance = WIDE if seconds is None else 0.0
     search = _Search(
         ready,
         correlation,
@@ -111,11 +131,23 @@ def operator_norm(
         upper=math.inf if certified.upper is None else float(certified.upper),
         method=certified.method,
     )
-    for refine in search.refinements(kernel, geometry, start, solve, quick=tolerance is None):
-        if search.upper <= search.lower * wanted:
+    for expected, refine in search.refinements(kernel, geometry, start, solve):
+        if search.upper <= search.lower * (1 + tolerance):
             break
-        refine()
+        if expected <= min(left, end - time.monotonic()):
+            left -= expected
+            refine()
     return search.bound(certified)
+
+
+def _named(method: str) -> Callable[..., Bound]:
+    from .. import bounds
+
+    names = [name for name in bounds.__all__ if name not in ("operator_norm", "tensor_norm_estimate")]
+    if method not in names:
+        raise ValueError(f"method must be auto or one of {', '.join(names)}; got {method!r}")
+    found: Callable[..., Bound] = getattr(bounds, method)
+    return found
 
 
 def _certified(
@@ -168,29 +200,25 @@ class _Search:
     changed: bool = False
 
     def refinements(
-        self, kernel: Array, geometry: ConvGeometry, start: Array | None, solve: dict[str, Any], quick: bool
-    ) -> Iterator[Callable[[], None]]:
-        """What can be tried, the cheapest first."""
-        most = _QUICK if quick else _MOST
-        if self.seconds_each() * 24 <= most:
-            yield lambda: self.krylov(start, solve, 24)
+        self, kernel: Array, geometry: ConvGeometry, start: Array | None, solve: dict[str, Any]
+    ) -> Iterator[tuple[float, Callable[[], None]]]:
+        """What can be tried, the cheapest first, and how many seconds it takes, roughly."""
+        each, torus = self.seconds_each(), self.seconds_a_torus()
+        yield each * 24, partial(self.krylov, start, solve, 24)
         uppers = self.group_uppers(solve)
         whole = self.seconds_to_decompose(uppers, solve)
-        if whole <= _QUICK:
-            yield lambda: self.decompose(uppers)
-        if quick:
-            return
+        if whole <= _QUICK / 2:
+            yield whole, partial(self.decompose, uppers)
         if not self.copies:
-            yield lambda: self.any_size(kernel, geometry, 8, solve)
-        if _QUICK < whole <= most:
-            yield lambda: self.decompose(uppers)
+            yield self.seconds_any_size(8), partial(self.any_size, kernel, geometry, 8, solve)
+        if whole > _QUICK / 2:
+            yield whole, partial(self.decompose, uppers)
         for applications in (100, 400):
-            if self.seconds_each() * applications <= most:
-                yield partial(self.krylov, start, solve, applications)
+            yield each * applications, partial(self.krylov, start, solve, applications)
         for sizes in (4, 8):
-            yield partial(self.more_tori, kernel, geometry, sizes, solve)
+            yield torus * sizes, partial(self.more_tori, kernel, geometry, sizes, solve)
         if not self.copies:
-            yield lambda: self.any_size(kernel, geometry, 32, solve)
+            yield self.seconds_any_size(32), partial(self.any_size, kernel, geometry, 32, solve)
 
     @property
     def copies(self) -> bool:
@@ -203,6 +231,23 @@ class _Search:
         taps = math.prod(c.kernel_size)
         reads = c.points * c.in_channels * taps * (1 if self.copies else 1 / c.groups)
         return 2e-4 + reads * (1e-8 + c.out_channels / c.groups / 3e9)
+
+    def seconds_a_torus(self) -> float:
+        """Of the largest singular value on a torus around the layer."""
+        return self.seconds_of_blocks(math.prod(-(-n // s) for n, s in self.sides()))
+
+    def seconds_any_size(self, oversampling: int) -> float:
+        """Likewise, where so many points are sampled for each tap's reach."""
+        reach = zip(self.correlation.reach, self.correlation.stride, strict=True)
+        return self.seconds_of_blocks(math.prod(max(1, oversampling * n // s) for n, s in reach))
+
+    def seconds_of_blocks(self, frequencies: int) -> float:
+        c = self.correlation
+        rows, columns = c.out_channels // c.groups, c.in_channels * math.prod(c.stride) // c.groups
+        return 1e-3 + frequencies * c.groups * rows * columns * (1e-8 + min(rows, columns) / 1e10)
+
+    def sides(self) -> Iterator[tuple[int, int]]:
+        return zip(self.correlation.input_shape, self.correlation.stride, strict=True)
 
     def group_uppers(self, solve: dict[str, Any]) -> np.ndarray[Any, Any]:
         """An upper bound for each group."""
