@@ -190,3 +190,21 @@ def test_what_cannot_be_had_is_refused():
     importlib.import_module("jax").config.update("jax_enable_x64", True)
     with pytest.raises(cs.InputError, match=r"call it outside jax\.jit"):
         jax.jit(lambda w: krylov.largest(w, geometry).values)(kernel)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_where_the_basis_ends_early(seed):
+    """All of few values are repeated, and both sides are small: steps lead nowhere new."""
+    kernel = np.random.default_rng(seed).standard_normal((6, 2, 3, 1))
+    geometry = cs.ConvGeometry(
+        (1, 2),
+        stride=(2, 1),
+        dilation=(2, 1),
+        groups=3,
+        padding=((1, 5), (1, 1)),
+        padding_mode="circular",
+    )
+    values = np.linalg.svd(dense_operator(kernel, geometry), compute_uv=False)
+    found = krylov.largest(kernel, geometry, 4)
+    assert found.converged
+    np.testing.assert_allclose(found.values, values[:4], rtol=1e-9)

@@ -1,6 +1,6 @@
 """Exact singular values, proven bounds and control for convolutional layers."""
 
-from . import baselines, bounds, paper, penalties
+from . import baselines, bounds, krylov, paper, penalties
 from ._version import __version__
 from .bounds import operator_norm
 from .errors import GeometryError, InputError, KernelError, ModelError
@@ -33,6 +33,7 @@ __all__ = [
     "bounds",
     "clip",
     "clip_reshaped_kernel",
+    "krylov",
     "low_rank",
     "operator_norm",
     "orthogonalise",
