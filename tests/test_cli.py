@@ -182,9 +182,9 @@ def test_interruption_leaves_no_file(tmp_path):
     kernels = [rng.standard_normal((64, 64, 5, 5)).astype(np.float32) for _ in range(32)]
     path = write_onnx(tmp_path / "long.onnx", kernels, size=64, pads=[2, 2, 2, 2])
     before = set(tmp_path.iterdir())
+    options = ["--json", "r.json", "--html", "r.html", "--resume", "layers"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "convspectra", "analyze", path, "--json", "r.json", "--html", "r.html"]
-        + ["--resume", "layers"],
+        [sys.executable, "-m", "convspectra", "analyze", path, *options],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

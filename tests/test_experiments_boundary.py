@@ -139,7 +139,8 @@ def test_every_layer_at_every_common_size(demo_boundary):
     assert len(demo_boundary.layers) == extent.layers
     for layer in demo_boundary.layers:
         assert {(one.padding, one.n) for one in layer.points} >= {
-            (padding, n) for padding in distances.PADDINGS for n in extent.common
+            ("circular", 4),
+            *((padding, n) for padding in distances.SHOWN for n in extent.common),
         }
     assert {layer.largest_n for layer in demo_boundary.layers} == {8, 12}  # as the matrix fits
     assert 0 < demo_boundary.control < 1e-14

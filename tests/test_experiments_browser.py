@@ -6,8 +6,10 @@ import base64
 
 import pytest
 
+from convspectra.experiments import boundary
+from convspectra.experiments.catalogue import EXTENTS
 from convspectra.report.experiments import write_report
-from experiment_folders import bench, figure2
+from experiment_folders import bench, figure2, plan
 
 pytest.importorskip("matplotlib", reason="could not import 'matplotlib'")
 pytest.importorskip("selenium.webdriver", reason="could not import 'selenium'")
@@ -23,6 +25,8 @@ def page(tmp_path_factory):
     out = tmp_path_factory.mktemp("experiments")
     figure2(out)
     bench(out)
+    boundary.write(boundary.boundary_of(extent=EXTENTS["smoke"]), out / "distances.json")
+    plan(out, "boundary", distances="distances.json")
     return list(write_report(out))[-1:]
 
 
@@ -34,7 +38,7 @@ def test_it_shows_all_figures_without_complaint_and_without_network(browser, pag
     assert [url for url in requests(browser) if not url.startswith(("file:", "data:"))] == []
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     shown = browser.execute_script(SHOWN)
-    assert len(shown) == 3
+    assert len(shown) == 5
     assert all(complete and natural > 400 for complete, natural, _ in shown)
 
 
@@ -49,10 +53,10 @@ def test_figures_are_dark_on_a_dark_screen_and_light_on_paper(browser, page):  #
     opened(browser, page)
     light = sources()
     media(browser, prefers_color_scheme="dark")
-    become(lambda now: [a == b for a, b in zip(light, now, strict=True)] == [True, False, False])
+    become(lambda now: [a == b for a, b in zip(light, now, strict=True)] == [True, *[False] * 4])
     paper = {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", paper)
     become(lambda now: now == light)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     printed = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
-    assert 2 <= base64.b64decode(printed["data"]).count(b"/Type /Page\n") <= 8
+    assert 2 <= base64.b64decode(printed["data"]).count(b"/Type /Page\n") <= 10

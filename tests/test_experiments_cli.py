@@ -177,6 +177,7 @@ def test_tensorboard_is_asked_for(tmp_path):
         (["figure3b", "--no-batch-norm"], ["figure3b", "figure3a"]),
         (["figure5", "--model", "nowhere.onnx"], ["nowhere.onnx"]),
         (["figure5", "--input-shape", "3"], ["--input-shape"]),
+        (["boundary", "--model", "nowhere.onnx"], ["nowhere.onnx"]),
         (["report"], ["holds no experiment", "convspectra experiment figure2"]),
     ],
 )
@@ -205,7 +206,7 @@ def test_mistakes_that_the_parser_finds(arguments, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["figure1", "figure2", "figure5", "report"])
+@pytest.mark.parametrize("name", ["figure1", "figure2", "figure5", "boundary", "report"])
 def test_a_file_in_place_of_the_folder(name, tmp_path):
     (tmp_path / "out").write_text("")
     refused(experiment(name, "--out", tmp_path / "out"), str(tmp_path / "out"))

@@ -9,12 +9,15 @@ import statistics
 import struct
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
+from convspectra import ConvGeometry
 from convspectra.errors import InputError
 from convspectra.experiments import boundary, results, spectra
 from convspectra.experiments.catalogue import EXTENTS, TRAINED
 from convspectra.experiments.settings import Control, Settings
+from convspectra.models.records import ConvLayer, Model
 from convspectra.report.experiments import as_dict, write_report
 from convspectra.report.experiments.paper import PAPER
 from convspectra.report.experiments.tables import BATCHES, Table, measured, settings
@@ -346,12 +349,18 @@ class TestReport:
         experiment = by_name(results.read(full[0]))["boundary"]
         its = experiment.boundary
         distance, ratio, smallest, layers = result_tables(experiment)
-        for table, value in ((distance, "distance"), (ratio, "norm_ratio"), (smallest, "smallest_change")):
+        for table, value, factor, digits in (
+            (distance, "distance", 100, 2),
+            (ratio, "norm_ratio", 1, 3),
+            (smallest, "smallest_change", 100, 2),
+        ):
             assert table.heads == ("padding", "n = 4", "n = 6", "n = 8")
             assert [row[0] for row in table.rows] == ["zeros", "reflect", "replicate", "none"]
-            found = [getattr(layer.point("reflect", 6), value) for layer in its.layers]
-            median = f"{statistics.median(found):.3g}"
-            assert table.rows[1][2] == f"{median} ({min(found):.3g} to {max(found):.3g})"
+            found = [factor * getattr(layer.point("reflect", 6), value) for layer in its.layers]
+            median, low, high = (
+                f"{one:z.{digits}f}" for one in (statistics.median(found), min(found), max(found))
+            )
+            assert table.rows[1][2] == f"{median} ({low} to {high})"
         assert [row[0] for row in layers.rows] == [layer.name for layer in its.layers]
         last = its.layers[0].point("zeros", 12)
         assert layers.rows[0][4:6] == ("12", f"{12 * last.distance:.3g}")
@@ -362,12 +371,25 @@ class TestReport:
         over = kept["boundary"]["boundary"]["over_layers"]["reflect"]["norm_ratio"]["8"]
         assert over["high"] == max(layer.point("reflect", 8).norm_ratio for layer in its.layers) > 1
 
+    def test_layers_that_no_padding_changes_are_drawn_too(self, tmp_path):
+        kernel = np.zeros((2, 2, 3, 3))
+        kernel[..., 1, 1] = np.eye(2)  # its other taps are zero, whatever they read
+        layer = ConvLayer("identity", "conv2d", kernel, "OIHW", ConvGeometry((8, 8), padding=1))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(boundary, "read_model", lambda *_, **__: Model("made up", "onnx", (layer,)))
+            found = boundary.boundary_of(extent=EXTENTS["smoke"])
+        assert found.rate("zeros") is None
+        assert found.spread("zeros", 8, "norm_ratio").high == pytest.approx(1)
+        boundary.write(found, tmp_path / "distances.json")
+        plan(tmp_path, "boundary", distances="distances.json")
+        assert len(list(write_report(tmp_path))) == 4
+        assert "zeros -, reflect -, replicate -" in Page(tmp_path / "report.html").text
+
     def test_the_distances_were_not_run(self, tmp_path):
         figure2(tmp_path)
         list(write_report(tmp_path))
         page = Page(tmp_path / "report.html")
         line = f"convspectra experiment boundary --preset small --out {tmp_path}"
-        assert f"Beyond the paper was not run: {line}" not in page.text
         assert f"Layers beside the torus was not run: {line}" in page.text
         assert not (tmp_path / "figures" / "boundary.png").exists()
 

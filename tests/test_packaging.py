@@ -117,7 +117,7 @@ def test_only_the_readers_and_writers_of_a_format_import_its_library():
         name
         for name in SOURCES
         if name.startswith(("models.pytorch", "models.torch_export", "torch.", "bench.", "experiments."))
-    } | {"models.live", "lipschitz.jacobian", "_compat", "_solvers.choice"}
+    } | {"models.live", "lipschitz.jacobian", "lipschitz.gains", "_compat", "_solvers.choice"}
     assert users_of("jax") == set()
 
 

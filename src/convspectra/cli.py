@@ -302,6 +302,10 @@ def lipschitz(
         Path | None,
         typer.Option(metavar="FILE.npy", help="Points for the lower bound, of shape (N, C, H, W)."),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npy", help="Their classes, integers of shape (N,), for the margins."),
+    ] = None,
     points: Annotated[
         int, typer.Option(min=0, metavar="N", help="Random points for the lower bound; 0 for none.")
     ] = 3,
@@ -312,30 +316,40 @@ def lipschitz(
         ),
     ] = None,
     json: Json = None,
+    png: Annotated[Path | None, typer.Option("--png", metavar="DIR", help="The gains as PNG.")] = None,
+    svg: Annotated[Path | None, typer.Option(metavar="DIR", help="The gains as SVG.")] = None,
 ) -> None:
     """Report how much a whole network can stretch: a proven bound, layer by layer, and what is seen."""
     with _one_line_errors():
         from rich.console import Console
 
-        from .atomic import atomic
         from .lipschitz import measure
         from .models.graphs import read_graph
-        from .report import lipschitz_json, lipschitz_text
-        from .report.files import check_targets
+        from .report import lipschitz_text
+        from .report.files import check_targets, require, write_all
         from .report.text import progress_bar
 
-        check_targets({"json": json}, {})
+        files, folders = {"json": json}, {"png": png, "svg": svg}
+        check_targets(files, folders)
+        if any(folders.values()):
+            require("torch")
+            if inputs is None and not points:
+                raise InputError("--png and --svg draw gains at points; give --inputs, or --points 3")
         between = _interval(drawn)
         graph = read_graph(model, input_shape=_sizes(input_shape), module=module)
         with progress_bar(Console(stderr=True)) as progress:
             report = measure(
-                graph, outputs=output or (), file=inputs, points=points, between=between, progress=progress
+                graph,
+                outputs=output or (),
+                file=inputs,
+                labels=labels,
+                points=points,
+                between=between,
+                progress=progress,
             )
         lipschitz_text.render(report, Console())
-        if json is not None:
-            with atomic(json) as file:
-                lipschitz_json.write(report, file)
-            print(f"wrote {json}", file=sys.stderr)
+        for written in write_all(report, files, folders):
+            print(f"wrote {written}", file=sys.stderr)
 
 
 @app.command()
@@ -429,7 +443,8 @@ def experiment(
         typer.Argument(
             metavar="NAME",
             help="figure1, figure2, figure3a, figure3b, figure4, figure5, figure6, figure7, section44: the "
-            "paper's. beyond: other ways to control layers. report: a page of all that was run.",
+            "paper's. boundary: layers as they pad beside the torus. beyond: other ways to control layers. "
+            "report: a page of all that was run.",
         ),
     ],
     preset: Annotated[
@@ -472,7 +487,7 @@ def experiment(
     ] = False,
     model: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Figures 5 to 7: a trained network, as for analyze."),
+        typer.Option(metavar="FILE", help="Figures 5 to 7, boundary: a trained network, as for analyze."),
     ] = None,
     module: Annotated[
         str | None,

@@ -20,8 +20,8 @@ Preset = Literal["smoke", "small", "paper"]
 TRAINED = ("figure2", "figure3a", "figure3b", "figure4", "section44", "beyond")
 SWEEPS = ("figure3a", "figure3b")
 SPECTRA = ("figure5", "figure6", "figure7")
-EXPERIMENTS = ("figure1", "figure2", *SWEEPS, "figure4", "section44", *SPECTRA, "beyond")
-"""All of the paper's, in the order of its pages, and one that is not the paper's."""
+EXPERIMENTS = ("figure1", "figure2", *SWEEPS, "figure4", "section44", *SPECTRA, "boundary", "beyond")
+"""All of the paper's, in the order of its pages, and two that are not the paper's."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,34 @@ SCALES = {
         batches=(32, 64),
         epochs_per_decay=(1, 2, 3),
     ),
+}
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How far `boundary` goes: layers as they pad beside the torus, over the size of the input.
+
+    Attributes:
+        common: points an axis, at which every layer is computed.
+        further: at which those are whose matrix fits.
+        memory: bytes that the matrix of a layer and its making may take.
+        layers: at most so many.
+    """
+
+    common: tuple[int, ...]
+    further: tuple[int, ...]
+    memory: int
+    layers: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (*self.common, *self.further)
+
+
+EXTENTS: dict[Preset, Extent] = {
+    "smoke": Extent(common=(4, 6, 8), further=(12,), memory=2**26, layers=3),
+    "small": Extent(common=(4, 6, 8, 12, 16), further=(24, 32), memory=2**29, layers=5),
+    "paper": Extent(common=(4, 6, 8, 12, 16), further=(24, 32, 48, 64), memory=2**31, layers=100),
 }
 RADII = (0.0, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5)
 """Of attacks: l2 distances between images with values from 0 to 1."""

@@ -11,8 +11,8 @@ from typing import Any
 from .._solvers.pool import available_cores
 from ..atomic import atomic
 from ..errors import InputError
-from . import folder, spectra
-from .catalogue import SPECTRA, TRAINED, Preset, plan
+from . import boundary, folder, spectra
+from .catalogue import EXTENTS, SPECTRA, TRAINED, Preset, plan
 
 Progress = Callable[[float, str], None]
 
@@ -23,7 +23,7 @@ class Request:
 
     Attributes:
         command: the line that would do the same again, kept with the results.
-        model: the file for the spectra of a trained network, and what its reader takes.
+        model: the file of a trained network for what is told of its layers, and what its reader takes.
         changes: other values for fields of `Settings`.
     """
 
@@ -56,6 +56,9 @@ def execute(request: Request, progress: Progress | None = None) -> bool:
         return True
     if request.name in SPECTRA:
         _spectra(request, progress)
+        return True
+    if request.name == "boundary":
+        _boundary(request, progress)
         return True
     return _train(request, progress)
 
@@ -94,6 +97,12 @@ def _spectra(request: Request, progress: Progress | None) -> None:
                 "spectra": "spectra.json",
             },
         )
+
+
+def _boundary(request: Request, progress: Progress | None) -> None:
+    found = boundary.boundary_of(**request.model, extent=EXTENTS[request.preset], progress=progress)
+    boundary.write(found, request.out / "distances.json")
+    _keep_plan(request, distances="distances.json")
 
 
 def _train(request: Request, progress: Progress | None) -> bool:

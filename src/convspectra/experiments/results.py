@@ -13,7 +13,7 @@ import numpy as np
 
 from ..bench import spectra as bench
 from ..errors import InputError
-from . import spectra
+from . import boundary, spectra
 from .catalogue import EXPERIMENTS, SWEEPS
 from .folder import read_json
 from .run_records import Run, finite, read_run, reading
@@ -133,9 +133,9 @@ class Experiment:
 
     Attributes:
         source: whose plan it is: of an experiment that shares its work, where it has none of its own.
-        groups: in the plan's order; empty for figures 1, 5, 6 and 7.
+        groups: in the plan's order; empty where nothing is trained.
         limits: of a sweep, none first, then ascending; empty for the others.
-        timings: of figure 1, spectra: of figures 5 to 7; None before they are there.
+        timings: of figure 1, spectra: of figures 5 to 7, boundary: of `boundary`; None before they are there.
     """
 
     name: str
@@ -146,6 +146,7 @@ class Experiment:
     limits: tuple[Limit, ...] = ()
     timings: bench.Results | None = None
     spectra: spectra.Spectra | None = None
+    boundary: boundary.Boundary | None = None
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -160,7 +161,7 @@ class Experiment:
     def complete(self) -> bool:
         if self.groups:
             return not self.unfinished
-        return self.timings is not None or self.spectra is not None
+        return any(one is not None for one in (self.timings, self.spectra, self.boundary))
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def read(out: Path) -> Findings:
         plan, path = plans[source], out / f"{source}.json"
         with reading(path):
             preset, command = str(plan.get("preset", "")), str(plan.get("command", ""))
-            kept = {key: _inside(plan[key]) for key in ("bench", "spectra") if key in plan}
+            kept = {key: _inside(plan[key]) for key in ("bench", "spectra", "distances") if key in plan}
             planned = [
                 (str(one["group"]), int(one["seed"]), _inside(one["folder"])) for one in plan.get("runs", ())
             ]
@@ -226,6 +227,7 @@ def read(out: Path) -> Findings:
                 limits=_limits(groups) if name in SWEEPS else (),
                 timings=_timings(out / kept["bench"]) if "bench" in kept else None,
                 spectra=spectra.read(out / kept["spectra"]) if "spectra" in kept else None,
+                boundary=boundary.read(out / kept["distances"]) if "distances" in kept else None,
             )
         )
     begun = {experiment.name for experiment in experiments}

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from .bound import lipschitz, measure, select
-from .records import LipschitzReport, NodeBound, OutputBound
+from .records import Complexity, Gains, LipschitzReport, Margins, NodeBound, OutputBound
 
-__all__ = ["LipschitzReport", "NodeBound", "OutputBound", "lipschitz", "measure", "select"]
+__all__ = [
+    "Complexity",
+    "Gains",
+    "LipschitzReport",
+    "Margins",
+    "NodeBound",
+    "OutputBound",
+    "lipschitz",
+    "measure",
+    "select",
+]

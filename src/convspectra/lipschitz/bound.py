@@ -15,9 +15,10 @@ import numpy as np
 from .._version import __version__
 from ..errors import InputError
 from ..models.operations import Concat, Graph, Node, Refused, Sum
+from .complexity import checked_labels, complexity, is_layer, layer_norms, margins
 from .constants import constant
 from .folding import folded
-from .records import JOINT, LipschitzReport, NodeBound, OutputBound
+from .records import JOINT, LayerNorms, LipschitzReport, NodeBound, OutputBound
 from .scales import Scales, product
 
 # Of the few operations in float64 that a node adds.
@@ -33,6 +34,7 @@ def lipschitz(
     *,
     outputs: Sequence[str] = (),
     inputs: np.ndarray[Any, Any] | None = None,
+    labels: np.ndarray[Any, Any] | None = None,
     points: int = 0,
     between: tuple[float, float] | None = None,
     iterations: int = 30,
@@ -51,16 +53,19 @@ def lipschitz(
         graph: from `models.read_graph`.
         outputs: names of tensors, by default the graph's outputs.
         inputs: shape (N, ...), points for the lower bound; for networks of one input.
+        labels: shape (N,), integers, the classes of these inputs, for the margins of one output of shape
+            (1, classes).
         points: how many more to draw, uniformly `between` two numbers, or of a standard normal distribution.
         iterations: of the power method on `J^T J` at each point.
         progress: told how far it is, in parts of 1, and which node is next.
 
     Returns:
-        `LipschitzReport`. The lower bounds are `||J v||` at these points: see `records.LOWER_ASSUMES`.
+        `LipschitzReport`. The lower bounds are `||J v||` at these points: see `records.LOWER_ASSUMES`; the
+        gains are those at `inputs`, at what is drawn if there are none.
 
     Raises:
         InputError: an output depends on an operator without a proven constant, which is named; weights that
-            are infinite or NaN; no such output; `inputs` of another shape.
+            are infinite or NaN; no such output; `inputs` of another shape, `labels` that do not fit.
         ImportError: points are given, and PyTorch is not installed.
 
     Not guaranteed: tightness. The bound is a product over layers, and grows exponentially with depth where
@@ -70,24 +75,53 @@ def lipschitz(
     """
     wanted = select(graph, outputs)
     nodes = folded(graph, wanted)
-    share = 1.0 if inputs is None and not points else 0.5
-    found, upper = _upper(graph, nodes, progress, share)
+    drawn: list[Any] = []
+    if inputs is not None or points:
+        from .jacobian import at_points
+
+        drawn = at_points(graph, inputs, points, between, seed)
+    if labels is not None:
+        labels = checked_labels(labels, inputs, {name: graph.shapes[name] for name in wanted})
+    report = _proven(graph, nodes, wanted, progress, 0.5 if drawn else 1.0)
+    if not drawn:
+        return report
+    from .jacobian import Derivative
+
+    derivative = Derivative(graph, nodes)
+    lower = derivative.largest(drawn, wanted, iterations, seed, _rest(progress, 0.5))
+    report = replace(
+        report,
+        outputs=tuple(replace(one, lower=lower[one.name]) for one in report.outputs),
+        joint=replace(report.joint, lower=lower[report.joint.name]),
+        points=len(drawn),
+    )
+    of_inputs = drawn[: 0 if inputs is None else len(inputs)]
+    if report.complexity.layers:
+        from .gains import gains
+
+        chosen = of_inputs or drawn
+        layers = report.complexity.layers
+        given = bool(of_inputs)
+        found = gains(graph, nodes, layers, chosen, wanted, labels=labels, given=given, seed=seed)
+        report = replace(report, gains=found)
+    if labels is not None and inputs is not None:
+        values = np.concatenate([derivative.values(one, wanted)[0].numpy() for one in of_inputs])
+        ahead = margins(wanted[0], values, labels, inputs, report.complexity)
+        report = replace(report, margins=ahead)
+    return report
+
+
+def _proven(
+    graph: Graph, nodes: Sequence[Node], wanted: Sequence[str], progress: Progress | None, share: float
+) -> LipschitzReport:
+    """What is known without points."""
+    found, layers, upper = _upper(graph, nodes, progress, share)
     path = _worst_path(nodes, upper, max(wanted, key=lambda name: upper[name]))
     bounds = tuple(OutputBound(name, graph.shapes[name], upper[name]) for name in wanted)
     joint = bounds[0]
     if len(bounds) > 1:
         size = sum(math.prod(one.shape) for one in bounds)
         joint = OutputBound(JOINT, (size,), math.hypot(*(one.upper for one in bounds)) * _ALLOWANCE)
-    count = 0
-    if inputs is not None or points:
-        from .jacobian import Derivative, at_points
-
-        given = at_points(graph, inputs, points, between, seed)
-        count = len(given)
-        derivative = Derivative(graph, nodes)
-        lower = derivative.largest(given, wanted, iterations, seed, _rest(progress, share))
-        bounds = tuple(replace(one, lower=lower[one.name]) for one in bounds)
-        joint = replace(joint, lower=lower[joint.name])
     on_path = {node.output for node in path}
     marked = tuple(
         replace(one, on_worst_path=node.output in on_path) for one, node in zip(found, nodes, strict=True)
@@ -104,35 +138,42 @@ def lipschitz(
         nodes=marked,
         worst_path=tuple(node.name for node in path),
         path_product=product(one.constant for one in marked if one.on_worst_path),
-        points=count,
+        complexity=complexity(
+            nodes, layers, [one.constant for one in found], joint.upper, outputs=len(wanted)
+        ),
     )
 
 
-def measure(graph: Graph, *, file: Path | None = None, points: int = 0, **options: Any) -> LipschitzReport:
-    """`lipschitz` for a command line: points from a `.npy` file, none without PyTorch, which is noted.
+def measure(
+    graph: Graph, *, file: Path | None = None, labels: Path | None = None, points: int = 0, **options: Any
+) -> LipschitzReport:
+    """`lipschitz` for a command line: points and labels from `.npy` files; none without PyTorch, noted.
 
     Raises:
         InputError: as `lipschitz`; a file that is missing or is no plain array.
     """
-    inputs = None if file is None else _points_in(file)
+    if labels is not None and file is None:
+        raise InputError("--labels are those of inputs: give --inputs FILE.npy too, one input a label")
+    inputs = None if file is None else _array_in("--inputs", file)
+    classes = None if labels is None else _array_in("--labels", labels)
     if importlib.util.find_spec("torch") is None:
         if inputs is not None:
             raise InputError("PyTorch is needed for --inputs: pip install 'convspectra[torch]'")
         if points:
             found = lipschitz(graph, **{**options, "between": None})
             return replace(found, notes=(*found.notes, NO_LOWER))
-    return lipschitz(graph, inputs=inputs, points=points, **options)
+    return lipschitz(graph, inputs=inputs, labels=classes, points=points, **options)
 
 
-def _points_in(file: Path) -> np.ndarray[Any, Any]:
+def _array_in(option: str, file: Path) -> np.ndarray[Any, Any]:
     try:
         found = np.load(file, allow_pickle=False)
     except OSError as error:
-        raise InputError(f"--inputs {file} cannot be read: {error.strerror or error}") from None
+        raise InputError(f"{option} {file} cannot be read: {error.strerror or error}") from None
     except (ValueError, EOFError):
-        raise InputError(f"--inputs {file} is no array as numpy.save writes one") from None
+        raise InputError(f"{option} {file} is no array as numpy.save writes one") from None
     if not isinstance(found, np.ndarray):
-        raise InputError(f"--inputs {file} must hold one array (.npy); it is an archive of several")
+        raise InputError(f"{option} {file} must hold one array (.npy); it is an archive of several")
     return found
 
 
@@ -189,16 +230,22 @@ def _last_bounded(graph: Graph, causes: Mapping[str, Node], name: str) -> str:
 
 def _upper(
     graph: Graph, nodes: Sequence[Node], progress: Progress | None, share: float
-) -> tuple[list[NodeBound], dict[str, float]]:
-    """Bounds of all nodes, and of all tensors."""
+) -> tuple[list[NodeBound], list[LayerNorms], dict[str, float]]:
+    """Bounds of all nodes, the norms of the layers among them, and bounds of all tensors."""
     upper = dict.fromkeys(graph.inputs, 1.0)
     shapes, scales = graph.shapes, Scales({node.output: node for node in nodes}, graph.shapes, upper)
-    found = []
+    found: list[NodeBound] = []
+    layers: list[LayerNorms] = []
     for place, node in enumerate(nodes):
         if progress is not None:
             progress(share * place / len(nodes), node.name)
         try:
-            own, how = constant(node.operation, shapes[node.inputs[0]])
+            if is_layer(node.operation):
+                layer, how = layer_norms(node, node.operation, shapes[node.inputs[0]], shapes[node.output])
+                own = layer.upper
+                layers.append(layer)
+            else:
+                own, how = constant(node.operation, shapes[node.inputs[0]])
         except InputError as error:
             raise InputError(f"{node.operator} {node.name!r}: {error}") from None
         before = [upper[name] for name in node.inputs]
@@ -217,7 +264,7 @@ def _upper(
         largest = max(before)
         gain = after / largest if 0 < largest < math.inf else (own if largest else 0.0)
         found.append(NodeBound(node.name, node.operator, own, how, after, gain, False))
-    return found, upper
+    return found, layers, upper
 
 
 def _worst_path(nodes: Sequence[Node], upper: Mapping[str, float], output: str) -> tuple[Node, ...]:

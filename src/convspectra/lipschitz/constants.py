@@ -63,18 +63,14 @@ def constant(operation: Operation, shape: Shape) -> tuple[float, str]:
 
 @constant.register
 def _(operation: Convolution, shape: Shape) -> tuple[float, str]:
-    kernel = _finite(operation.kernel)
-    bound = operator_norm(kernel, operation.geometry)
-    assert bound.upper is not None
-    norm = float(bound.upper)
-    if bound.exact:
-        norm *= allowance(kernel, operation.geometry.correlation(kernel.shape))
-    return norm, bound.method
+    _, norm, how = norm_interval(operation)
+    return norm, how
 
 
 @constant.register
 def _(operation: AxisMatrices, shape: Shape) -> tuple[float, str]:
-    return math.prod((matrix_norm(one) for one in operation.matrices.values()), start=1.0), "matrix norm"
+    _, norm, how = norm_interval(operation)
+    return norm, how
 
 
 @constant.register
@@ -138,13 +134,32 @@ def _(operation: Refused, shape: Shape) -> tuple[float, str]:
     raise InputError(operation.reason)
 
 
-def matrix_norm(matrix: Array) -> float:
-    """An upper bound for the norm of a real matrix: computed in float64, with an allowance for rounding."""
+def norm_interval(operation: Convolution | AxisMatrices) -> tuple[float, float, str]:
+    """`lower <= norm <= upper` of a linear map, both proven, rounding included, and where they come from.
+
+    Raises:
+        InputError: as `constant`.
+    """
+    if isinstance(operation, AxisMatrices):
+        sides = [_matrix_norm(one) for one in operation.matrices.values()]
+        lower, upper = (math.prod((side[place] for side in sides), start=1.0) for place in (0, 1))
+        return lower, upper, "matrix norm"
+    kernel = _finite(operation.kernel)
+    bound = operator_norm(kernel, operation.geometry)
+    assert bound.upper is not None
+    slack = allowance(kernel, operation.geometry.correlation(kernel.shape)) if bound.exact else 1.0
+    lower = 0.0 if bound.lower is None else float(bound.lower) / slack
+    return lower, float(bound.upper) * slack, bound.method
+
+
+def _matrix_norm(matrix: Array) -> tuple[float, float]:
+    """Below and above the norm of a real matrix by an allowance for rounding; computed in float64."""
     wide = _finite(matrix)[..., None]
     geometry = ConvGeometry((1,))
     norm = operator_norm(wide, geometry).upper
     assert norm is not None
-    return float(norm) * allowance(wide, geometry.correlation(wide.shape)) * _ALLOWANCE
+    slack = allowance(wide, geometry.correlation(wide.shape)) * _ALLOWANCE
+    return float(norm) / slack, float(norm) * slack
 
 
 def _largest_overlap(size: int, window: int, stride: int, dilation: int, before: int, outputs: int) -> int:

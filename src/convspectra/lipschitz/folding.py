@@ -123,7 +123,7 @@ def _scaled_matrix(matrices: AxisMatrices, affine: Affine, shape: Shape) -> Axis
         return None
     own = np.zeros(()) if matrices.shift is None else matrices.shift.astype(np.float64)
     scaled = scale[:, None] * matrix.astype(np.float64)
-    return AxisMatrices({axis: scaled}, affine.scale * own + affine.shift)
+    return replace(matrices, matrices={axis: scaled}, shift=affine.scale * own + affine.shift)
 
 
 def _is_finite(operation: Operation) -> bool:

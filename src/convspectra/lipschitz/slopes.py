@@ -49,3 +49,13 @@ SLOPES: dict[str, Callable[[Parameters], float]] = {
     "erf": lambda _: 2 / math.sqrt(math.pi),
 }
 """By name: `sup |f'|`, a function of the parameters."""
+
+NOT_ZERO_AT_ZERO: dict[str, Callable[[Parameters], bool]] = {
+    "sigmoid": lambda _: True,
+    "softplus": lambda _: True,
+    "logsigmoid": lambda _: True,
+    "cos": lambda _: True,
+    "hardsigmoid": lambda given: given["beta"] > 0,
+    "clip": lambda given: not given["low"] <= 0 <= given["high"],
+}
+"""By name, the functions for which `f(0) != 0`, with which parameters."""

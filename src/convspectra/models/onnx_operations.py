@@ -37,7 +37,7 @@ def _gemm(step: Step) -> None:
         source = step.between(Move(step.builder.index_of(source).T))
     if shift is not None:
         shift = shift.astype(np.float64) * step.found.get("beta", 1.0)
-    step.emit(AxisMatrices({1: matrix * step.found.get("alpha", 1.0)}, shift), source)
+    step.emit(AxisMatrices({1: matrix * step.found.get("alpha", 1.0)}, shift, weights=True), source)
 
 
 def _matmul(step: Step) -> None:
@@ -50,7 +50,7 @@ def _matmul(step: Step) -> None:
     if matrix.ndim != 2 or rank < 2:
         raise UnsupportedError(f"a product with a constant of shape {matrix.shape}; a matrix is taken")
     axis, matrix = (rank - 1, matrix.T) if given == left else (rank - 2, matrix)
-    step.emit(AxisMatrices({axis: matrix}), given)
+    step.emit(AxisMatrices({axis: matrix}, weights=True), given)
 
 
 def _batch_norm(step: Step) -> None:

@@ -30,10 +30,14 @@ class Convolution:
 
 @dataclass(frozen=True, eq=False)
 class AxisMatrices:
-    """`x` times a matrix of shape (out, in) along each axis named, plus `shift`, which broadcasts."""
+    """`x` times a matrix of shape (out, in) along each axis named, plus `shift`, which broadcasts.
+
+    `weights`: whether the entries are the network's weights, a linear layer, and not given by sizes alone.
+    """
 
     matrices: Mapping[int, Array]
     shift: Array | None = None
+    weights: bool = False
 
 
 @dataclass(frozen=True, eq=False)

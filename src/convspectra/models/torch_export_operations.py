@@ -39,7 +39,7 @@ def _convolution(step: Step) -> None:
 
 def _linear(step: Step) -> None:
     matrix = step.constant("weight")
-    step.emit(AxisMatrices({len(step.shape) - 1: matrix}, step.optional("bias")))
+    step.emit(AxisMatrices({len(step.shape) - 1: matrix}, step.optional("bias"), weights=True))
 
 
 def _addmm(step: Step) -> None:
@@ -48,7 +48,7 @@ def _addmm(step: Step) -> None:
     given = step.found["mat1"].name
     if not step.builder.known(given):
         raise UnsupportedError("a constant times what depends on the input of the network")
-    step.emit(AxisMatrices({1: step.constant("mat2").T}, step.optional("self")), given)
+    step.emit(AxisMatrices({1: step.constant("mat2").T}, step.optional("self"), weights=True), given)
 
 
 def _matmul(step: Step) -> None:
@@ -60,7 +60,7 @@ def _matmul(step: Step) -> None:
     if matrix.ndim != 2 or rank < 2:
         raise UnsupportedError(f"a product with a constant of shape {matrix.shape}; a matrix is taken")
     axis, matrix = (rank - 1, matrix.T) if given == left else (rank - 2, matrix)
-    step.emit(AxisMatrices({axis: matrix}), given)
+    step.emit(AxisMatrices({axis: matrix}, weights=True), given)
 
 
 def _batch_norm(step: Step) -> Parts:

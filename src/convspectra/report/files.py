@@ -11,6 +11,7 @@ from ..analysis import Report
 from ..atomic import atomic as atomic
 from ..comparison import Comparison
 from ..errors import InputError
+from ..lipschitz import LipschitzReport
 
 # What is written of a record, in which format -> the module of this package that writes it.
 _REPORT = {
@@ -23,8 +24,9 @@ _REPORT = {
     "svg": "pictures",
 }
 _COMPARISON = {"json": "compare_json", "html": "compare_html", "png": "compare_pictures"}
+_LIPSCHITZ = {"json": "lipschitz_json", "png": "lipschitz_pictures", "svg": "lipschitz_pictures"}
 _LIBRARIES = {"parquet": "pyarrow", "png": "matplotlib", "svg": "matplotlib"}
-_EXTRAS = {"pyarrow": "parquet", "matplotlib": "figures"}
+_EXTRAS = {"pyarrow": "parquet", "matplotlib": "figures", "torch": "torch"}
 
 Targets = Mapping[str, Path | None]
 
@@ -95,13 +97,17 @@ def require(library: str | None) -> None:
         raise InputError(f"{library} is needed for this: pip install 'convspectra[{extra}]'") from None
 
 
-def write_all(record: Report | Comparison, files: Targets, folders: Targets) -> Iterator[Path]:
+def write_all(
+    record: Report | Comparison | LipschitzReport, files: Targets, folders: Targets
+) -> Iterator[Path]:
     """Write every target that is given; yields each path when it is complete.
 
     Raises:
         InputError: the disk refuses.
     """
-    modules = _REPORT if isinstance(record, Report) else _COMPARISON
+    modules = _COMPARISON
+    if isinstance(record, (Report, LipschitzReport)):
+        modules = _REPORT if isinstance(record, Report) else _LIPSCHITZ
     for name, path in files.items():
         if path is not None:
             with atomic(path) as file:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any, BinaryIO
 
 from ..lipschitz import LipschitzReport
+from ..lipschitz.complexity import SOURCE
 from ..lipschitz.records import ASSUMES, LOWER_ASSUMES
 
 SCHEMA = "convspectra.lipschitz/1"
@@ -27,13 +28,15 @@ def as_dict(report: LipschitzReport) -> dict[str, Any]:
         "assumes": ASSUMES,
         "lower_assumes": LOWER_ASSUMES if report.points else None,
     }
+    facts["complexity"]["source"] = SOURCE
     found: dict[str, Any] = _finite(facts)
     return found
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
+        # Levels of quantiles are numbers.
+        return {name if isinstance(name, str) else f"{name:g}": _finite(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.text import Text
 
 from ..lipschitz import LipschitzReport, NodeBound, OutputBound
-from ..lipschitz.records import ASSUMES, LOWER_ASSUMES
+from ..lipschitz.complexity import SOURCE
+from ..lipschitz.records import ASSUMES, LOWER_ASSUMES, Complexity, Gains, Margins
 from .numbers import lower, number, percent, sizes, upper
 from .text import Column, layer_table
 
@@ -22,8 +23,65 @@ def render(report: LipschitzReport, console: Console) -> None:
         console.print(layer_table(names, shown, _columns(report), [False] * len(shown), console.width))
     for line in _footnotes(report, len(report.nodes) - len(shown)):
         console.print(Text(line), style="dim", soft_wrap=True, highlight=False)
+    for line in signals(report):
+        console.print(Text(line), soft_wrap=True, highlight=False)
     for line in summary(report):
         console.print(Text(line), style="bold", soft_wrap=True, highlight=False)
+
+
+def signals(report: LipschitzReport) -> Iterator[str]:
+    """The spectral complexity, and what was seen of margins and gains."""
+    yield _complexity(report.complexity)
+    if report.margins is not None:
+        yield from _margins(report.margins)
+    if report.gains is not None:
+        yield _gains(report.gains)
+
+
+def _complexity(found: Complexity) -> str:
+    exponent = "" if found.log10 is None else f" (10^{found.log10:.2f})"
+    text = (
+        f"Spectral complexity R_A <= {upper(found.value)}{exponent}: {upper(found.product)} times "
+        f"{number(found.correction)} from the (2,1) norms of {len(found.layers)} layers"
+    )
+    if found.status == "theorem":
+        return f"{text}, as in {SOURCE}."
+    return f"{text}. An analogue: the theorem of {SOURCE} is not about {', '.join(found.departures)}."
+
+
+def _margins(found: Margins) -> Iterator[str]:
+    share = percent(found.correct / found.examples)
+    text = f"Margins of {found.output} at {found.examples} inputs: {share} of the labels come first"
+    if found.left_out:
+        text += f"; {found.left_out} inputs left out, whose output is not finite"
+    if found.quantiles:
+        text += f"; {_levels(found.quantiles)}"
+    yield f"{text}."
+    if found.normalised is not None:
+        yield f"In parts of R_A ||X||_F / n, at least as far from 0: {_levels(found.normalised)}."
+
+
+def _levels(quantiles: Mapping[float, float]) -> str:
+    words = {0.0: "least", 0.5: "median", 1.0: "largest"}
+    return ", ".join(f"{word} {number(quantiles[level])}" for level, word in words.items())
+
+
+def _gains(found: Gains) -> str:
+    what = f"{found.points} {'given' if found.given else 'drawn'} point{'' if found.points == 1 else 's'}"
+    sides = (
+        f"forward {_range([layer.forward.median for layer in found.layers])}",
+        f"backward {_range([layer.backward.median for layer in found.layers])}",
+        f"of noise {_range([layer.white_forward for layer in found.layers])}",
+    )
+    return (
+        f"Gains of {len(found.layers)} layers at {what}, medians from layer to layer: {', '.join(sides)}; "
+        f"norms {_range([layer.upper for layer in found.layers])}."
+    )
+
+
+def _range(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{number(min(known))} to {number(max(known))}" if known else "none"
 
 
 def summary(report: LipschitzReport) -> Iterator[str]:

@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ..._version import __version__
 from ...errors import InputError
+from ...experiments.boundary import Boundary, Value
+from ...experiments.distances import SHOWN
 from ...experiments.results import Experiment, Findings, Group, Limit, read
 from ...experiments.run_records import Run
 from ..files import atomic, require
@@ -75,7 +77,24 @@ def _experiment(one: Experiment) -> dict[str, Any]:
         for layer in spectra["layers"]:
             del layer["ranks"], layer["values"]
         found["spectra"] = {**spectra, "many_at_least_one": one.spectra.many_at_least_one}
+    if one.boundary is not None:
+        boundary = asdict(one.boundary)
+        for layer in boundary["layers"]:
+            del layer["points"]
+        found["boundary"] = {**boundary, "over_layers": _over_layers(one.boundary)}
     return found
+
+
+def _over_layers(boundary: Boundary) -> dict[str, Any]:
+    """By the kind of padding: the rate, and each number over the layers at each size."""
+    return {
+        padding: {"rate": boundary.rate(padding)}
+        | {
+            value: {str(n): asdict(boundary.spread(padding, n, value)) for n in boundary.sizes}
+            for value in get_args(Value)
+        }
+        for padding in SHOWN
+    }
 
 
 def _counts(runs: tuple[Run, ...]) -> dict[str, int]:

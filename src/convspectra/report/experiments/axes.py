@@ -83,7 +83,12 @@ def logarithmic(
 def _round_numbers(low: float, high: float, count: int) -> list[float]:
     """At most `count` of them, as evenly as round numbers lie."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    every: list[tuple[int, tuple[float, ...]]] = [(1, (1, 1.5, 2, 3, 5, 7)), (1, (1, 2, 5)), (1, (1, 3))]
+    every: list[tuple[int, tuple[float, ...]]] = [
+        (1, (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)),
+        (1, (1, 1.5, 2, 3, 5, 7)),
+        (1, (1, 2, 5)),
+        (1, (1, 3)),
+    ]
     every += [(step, (1,)) for step in range(1, len(powers) + 1)]
     for step, digits in every:
         ticks = [digit * 10.0**power for power in powers if power % step == 0 for digit in digits]

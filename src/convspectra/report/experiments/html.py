@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from itertools import pairwise
 
-from ...experiments.catalogue import SWEEPS
+from ...experiments.boundary import Boundary
+from ...experiments.catalogue import SWEEPS, TRAINED
+from ...experiments.distances import SHOWN
 from ...experiments.results import Experiment, Findings, Group
 from ...experiments.run_records import Run, Status
 from ..numbers import number
@@ -36,6 +38,12 @@ _CAPTIONS = {
     "order.",
     "figure6": "The same, divided by the largest of the layer.",
     "figure7": "The same against rank divided by the number of singular values.",
+    "boundary": "Distance of the singular values from those of the torus of the same n, divided by the norm "
+    "of the torus: the mean absolute difference of the sorted values; without padding, where their numbers "
+    "differ, of the quantiles. Thin: layers, from input to output; broad: their median, where every one was "
+    "computed; dotted: what falls as 1/n. Axes logarithmic.",
+    "boundary-norms": "The largest singular value divided by that of the torus of the same n. Above 1, the "
+    "dashed line, the torus is no upper bound. n logarithmic.",
     "beyond": "One point a seed, a cross where it diverged; the line is the mean. "
     "Logarithmic beyond a factor of two.",
     "beyond-layers": "Each curve is one layer of the first seed that was observed, with its boundary wrapped "
@@ -92,7 +100,8 @@ _MEANING = """<section>
 <li>A diverged run counts with the error that it ended with, and is counted as diverged.</li>
 <li>Seconds an epoch: of training, with the control and without testing; averaged over all epochs so far of
 every run that has one.</li>
-<li>Norms and singular values: exact for the layer with its boundary wrapped around, as in the paper.</li>
+<li>Norms and singular values: exact for the layer with its boundary wrapped around, as in the paper; where
+layers as they pad are set beside it, exact for these too.</li>
 <li>The paper: Sedghi, Gupta and Long, ICLR 2019.</li>
 </ul>
 </section>"""
@@ -147,7 +156,7 @@ def command(findings: Findings, name: str) -> str:
     trained = [one for one in findings.experiments if one.groups]
     presets = [one.preset for one in (*trained, *findings.experiments) if one.preset] or ["small"]
     words = ["convspectra", "experiment", name, "--preset", presets[0], "--out", str(findings.out)]
-    if trained and name not in ("figure1", "figure5", "figure6", "figure7"):
+    if trained and name in TRAINED:
         words += _options(trained[0].command, "--data", "--seeds")
     return shlex.join(words)
 
@@ -210,6 +219,8 @@ def _here(experiment: Experiment) -> Iterator[str]:
             "values that are at least 1.</p>"
         )
         yield "".join(f"<p>{html.escape(note)}</p>" for note in found.notes)
+    if experiment.boundary is not None:
+        yield "".join(f"<p>{html.escape(sentence)}</p>" for sentence in _about(experiment.boundary))
     unfinished = experiment.unfinished
     if not unfinished:
         return
@@ -219,6 +230,30 @@ def _here(experiment: Experiment) -> Iterator[str]:
     else:
         yield f'<details class="missing"><summary>{len(unfinished)} runs are not finished</summary>{listed}'
         yield "</details>"
+
+
+def _about(boundary: Boundary) -> Iterator[str]:
+    """What was compared, how, and what of it is exact."""
+    first, last = min(boundary.sizes), max(boundary.sizes)
+    yield (
+        "All singular values of the dense matrix of each layer as it pads, beside all of the torus of the "
+        "same size: exact up to rounding, nothing is estimated. The dense matrix with its boundary wrapped "
+        f"around, whose distance is rounding alone, is at most {boundary.control:.1g} away "
+        f"(n = {first})."
+    )
+    rates = {padding: boundary.rate(padding) for padding in SHOWN}
+    yield f"Rate, the power of 1/n by which the median distance falls from n = {first} to {last}: " + (
+        ", ".join(f"{padding} {'-' if one is None else f'{one:.2f}'}" for padding, one in rates.items()) + "."
+    )
+    highest = {padding: boundary.spread(padding, last, "norm_ratio").high for padding in SHOWN}
+    yield f"Largest norm by that of the torus, n = {last}: " + (
+        ", ".join(f"{padding} {number(ratio)}" for padding, ratio in highest.items()) + "."
+    )
+    yield (
+        "Proven: where padding keeps the number of points, a share of O(1/n) of the rows differ, and so the "
+        "distance is O(1/n) (Mirsky 1960). Nothing of the kind holds for the largest value or the smallest."
+    )
+    yield from boundary.notes
 
 
 def _listed(experiment: Experiment, status: Status) -> str:
@@ -270,6 +305,8 @@ def _alternative(experiment: Experiment, name: str) -> str:
             f"{PAPER[name].title}: curves of {len(layers)} layers; the largest singular value is "
             f"{number(largest.norm)}, in {largest.name}."
         )
+    if experiment.boundary is not None:
+        return f"{_CAPTIONS[name]} One panel each for {', '.join(SHOWN)}; the tables have the numbers."
     if experiment.limits:
         best = ", ".join(
             f"{'none' if one.limit is None else f'{one.limit:g}'} {tables.share(one.best)}"

@@ -133,5 +133,9 @@ PAPER: Mapping[str, Told] = {
         ("As figure 6, with the rank divided by the number of singular values.",),
         _MODEL,
     ),
+    "boundary": Told(
+        "Layers beside the torus: padded boundaries and wrapped ones",
+        ("Not in the paper, whose singular values are those of the layer with its boundary wrapped around.",),
+    ),
     "beyond": Told("Beyond the paper: other ways to control a layer", ("Not in the paper.",)),
 }

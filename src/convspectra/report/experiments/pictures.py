@@ -1,4 +1,4 @@
-"""The figures of the experiments as PNG: those of training. `curves` has figures 5 to 7."""
+"""The figures of the experiments as PNG: those of training. `curves` and `boundary` have the others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...experiments.results import Experiment, Findings, Group, Limit, Sample
 from .. import benchmarks
 from ..figures import colour
 from ..pictures import write_figures
-from . import curves
+from . import boundary, curves
 from .axes import DARK, ink, legend, logarithmic, panels, percent, ramp, whole_epochs
 
 DOTS, FIGURE1_DOTS = 300, 200
@@ -52,6 +52,11 @@ def pictures(experiment: Experiment) -> list[Picture]:
             (name, bool(ended), partial(_errors, ended)),
             ("beyond-layers", bool(observed), partial(_layers, observed)),
             ("beyond-attack", bool(attacked), partial(_attack, attacked)),
+        ]
+    elif experiment.boundary is not None:
+        found = [
+            (name, True, partial(boundary.distances, experiment.boundary)),
+            ("boundary-norms", True, partial(boundary.norms, experiment.boundary)),
         ]
     elif experiment.spectra is not None:
         found = [(name, True, partial(curves.draw, experiment.spectra, name))]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...experiments.boundary import Boundary, Value
 from ...experiments.catalogue import SWEEPS
+from ...experiments.distances import SHOWN
 from ...experiments.results import Experiment, Group, Limit, Sample
 from ...experiments.run_records import Run
 from ...experiments.settings import Settings
 from ...experiments.spectra import Spectra
-from ..numbers import number, sizes
+from ..numbers import number, one_or_all, sizes
 from .paper import PAPER
 
 UNKNOWN = "-"
@@ -112,6 +114,8 @@ def results(experiment: Experiment) -> list[Table]:
     if experiment.spectra is not None:
         # The same three times: once is enough.
         return [_spectra(experiment.spectra)] if experiment.name == "figure5" else []
+    if experiment.boundary is not None:
+        return [*_over_layers(experiment.boundary), _layers(experiment.boundary)]
     if not any(run.epochs for run in experiment.runs):
         return []
     columns = _COLUMNS[experiment.name]
@@ -164,6 +168,46 @@ def _spectra(spectra: Spectra) -> Table:
     )
 
 
+_OVER_LAYERS: Mapping[Value, tuple[str, float, int]] = {
+    "distance": ("Distance from the torus, per cent of the norm of the torus", 100, 2),
+    "norm_ratio": ("Norm divided by that of the torus", 1, 3),
+    "smallest_change": ("Smallest value less that of the torus, per cent of the norm of the torus", 100, 2),
+}
+"""What of the layers beside the torus is shown, times what, to how many decimals."""
+
+
+def _over_layers(boundary: Boundary) -> Iterator[Table]:
+    for value, (caption, factor, digits) in _OVER_LAYERS.items():
+        rows = []
+        for padding in SHOWN:
+            spreads = [boundary.spread(padding, n, value) for n in boundary.sizes]
+            shown = [
+                [f"{factor * one:z.{digits}f}" for one in (its.median, its.low, its.high)] for its in spreads
+            ]
+            rows.append((padding, *(f"{middle} ({low} to {high})" for middle, low, high in shown)))
+        heads = ("padding", *(f"n = {n}" for n in boundary.sizes))
+        yield Table(heads, tuple(rows), f"{caption}: median over the layers (least to largest)")
+
+
+def _layers(boundary: Boundary) -> Table:
+    heads = ("layer", "kernel", "stride", "groups", "largest n", *(f"n x distance, {one}" for one in SHOWN))
+    rows = tuple(
+        (
+            layer.name,
+            sizes(layer.kernel_shape),
+            one_or_all(layer.stride),
+            str(layer.groups),
+            str(layer.largest_n),
+            *(
+                UNKNOWN if point is None else f"{point.n * point.distance:.3g}"
+                for point in (layer.point(padding, layer.largest_n) for padding in SHOWN)
+            ),
+        )
+        for layer in boundary.layers
+    )
+    return Table(heads, rows, "Layers, each at its largest n")
+
+
 def _attack(groups: Sequence[Group]) -> Table:
     radii = sorted({one.radius for group in groups for one in group.attack})
     rows = []
@@ -213,6 +257,8 @@ def _settings_here(experiment: Experiment) -> dict[str, str]:
             "model": f"{found.model}, sha256 {found.sha256 or 'none'}",
             "layers": f"{len(found.layers)} with kernels larger than 1x1" + (f"; {left}" if left else ""),
         }
+    if experiment.boundary is not None:
+        return _settings_of_boundary(experiment.boundary)
     rows: dict[str, Callable[[Run, Settings], Any]] = {
         "data": lambda run, its: run.about.get("data") or its.data,
         "images": lambda _, its: _images(its),
@@ -237,6 +283,20 @@ def _settings_here(experiment: Experiment) -> dict[str, str]:
     if experiment.name in SWEEPS:
         found_rows["combinations"] = f"{len(experiment.runs)} planned"
     return {name: value for name, value in found_rows.items() if value}
+
+
+def _settings_of_boundary(found: Boundary) -> dict[str, str]:
+    changed = sum(not layer.own_padding for layer in found.layers)
+    further = sorted({point.n for layer in found.layers for point in layer.points} - set(found.sizes))
+    return {
+        "model": f"{found.model}, sha256 {found.sha256 or 'none'}",
+        "layers": str(len(found.layers)),
+        "left out": "; ".join(f"{count}: {reason}" for reason, count in found.left_out.items()),
+        "points an axis": ", ".join(map(str, found.sizes))
+        + (f"; {', '.join(map(str, further))} where the matrix fits" if further else ""),
+        "padded points": "the layer's own number"
+        + (f", but for {changed} layers, whose own does not keep the size: as many as do" if changed else ""),
+    }
 
 
 def _several(values: Iterable[Any]) -> str:
