@@ -408,14 +408,33 @@ REFUSED = {
 def test_what_has_no_constant_is_refused_by_name(name, tmp_path):
     net = Net()
     before = net.add("Relu", conv(net, "x", pads=[1] * 4))
-    path = net.save(tmp_path / "net.onnx", net.add("Relu", REFUSED[name](net, before)), before)
+    last = net.add("Relu", REFUSED[name](net, before))
+    path = net.save(tmp_path / "net.onnx", last, before)
     with pytest.raises(InputError) as caught:
-        lipschitz(read_graph(path))
+        lipschitz(read_graph(path), outputs=[before, last])
     message = str(caught.value)
     operator = "Cast" if name == "Gather" else name
     assert f"depends on {operator} 'node" in message
     assert message.endswith(f"; --output {before} has a bound")
-    assert lipschitz(read_graph(path), outputs=[before]).joint.upper > 0
+    report = lipschitz(read_graph(path))
+    assert list(report.refused) == [last]
+    assert report.refused[last].startswith(f"depends on {operator} 'node")
+    assert [one.name for one in report.outputs] == [before]
+    assert report.joint.upper == lipschitz(read_graph(path), outputs=[before]).joint.upper > 0
+
+
+def test_outputs_without_a_bound_are_named_beside_those_that_have_one(tmp_path):
+    net = Net()
+    before = net.add("Relu", conv(net, "x", pads=[1] * 4))
+    last = net.add("Exp", before)
+    path = net.save(tmp_path / "net.onnx", before, last)
+    result = convspectra("lipschitz", path, "--points", 0, "--json", "r.json", cwd=tmp_path)
+    assert result.returncode == 3
+    assert f"net.onnx: {last} has no bound: it depends on Exp 'node" in result.stdout
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert [one["name"] for one in found["outputs"]] == [before]
+    assert found["refused"][last].startswith("depends on Exp 'node")
+    refused(convspectra("lipschitz", path, "--output", last, cwd=tmp_path), f"--output {before} has a bound")
 
 
 def test_weights_that_are_no_numbers(tmp_path):

@@ -25,8 +25,8 @@ BAD_INPUT, SOME_LAYER_FAILED, INTERRUPTED = 2, 3, 130
 
 app = typer.Typer(
     help="Singular values of convolutional layers: exact spectra and proven bounds.",
-    epilog="Exit status: 0 done, 1 internal failure, 2 bad input, 3 some layer could not be analysed or "
-    "written.",
+    epilog="Exit status: 0 done, 1 internal failure, 2 bad input, 3 some layer or output could not "
+    "be analysed or written.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -350,6 +350,8 @@ def lipschitz(
         lipschitz_text.render(report, Console())
         for written in write_all(report, files, folders):
             print(f"wrote {written}", file=sys.stderr)
+    if report.refused:
+        raise typer.Exit(SOME_LAYER_FAILED)
 
 
 @app.command()

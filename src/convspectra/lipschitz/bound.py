@@ -51,7 +51,8 @@ def lipschitz(
 
     Arguments:
         graph: from `models.read_graph`.
-        outputs: names of tensors, by default the graph's outputs.
+        outputs: names of tensors, by default those of the graph's outputs that have a bound; `refused` of
+            the report says why others have none.
         inputs: shape (N, ...), points for the lower bound; for networks of one input.
         labels: shape (N,), integers, the classes of these inputs, for the margins of one output of shape
             (1, classes).
@@ -64,8 +65,9 @@ def lipschitz(
         gains are those at `inputs`, at what is drawn if there are none.
 
     Raises:
-        InputError: an output depends on an operator without a proven constant, which is named; weights that
-            are infinite or NaN; no such output; `inputs` of another shape, `labels` that do not fit.
+        InputError: an output asked for, or every output, depends on an operator without a proven constant,
+            which is named; weights that are infinite or NaN; no such output; `inputs` of another shape,
+            `labels` that do not fit.
         ImportError: points are given, and PyTorch is not installed.
 
     Not guaranteed: tightness. The bound is a product over layers, and grows exponentially with depth where
@@ -73,7 +75,7 @@ def lipschitz(
 
     Reference: Szegedy and others (2014), Section 4.3, for the product; here with sums and concatenations.
     """
-    wanted = select(graph, outputs)
+    wanted, refused = select(graph, outputs)
     nodes = folded(graph, wanted)
     drawn: list[Any] = []
     if inputs is not None or points:
@@ -82,7 +84,7 @@ def lipschitz(
         drawn = at_points(graph, inputs, points, between, seed)
     if labels is not None:
         labels = checked_labels(labels, inputs, {name: graph.shapes[name] for name in wanted})
-    report = _proven(graph, nodes, wanted, progress, 0.5 if drawn else 1.0)
+    report = replace(_proven(graph, nodes, wanted, progress, 0.5 if drawn else 1.0), refused=refused)
     if not drawn:
         return report
     from .jacobian import Derivative
@@ -177,8 +179,11 @@ def _array_in(option: str, file: Path) -> np.ndarray[Any, Any]:
     return found
 
 
-def select(graph: Graph, outputs: Sequence[str] = ()) -> tuple[str, ...]:
-    """The tensors asked for, by default the graph's outputs, if all of them have a bound.
+def select(graph: Graph, outputs: Sequence[str] = ()) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The tensors asked for, if all of them have a bound; by default those of the graph's outputs that have.
+
+    Returns:
+        their names, and of the graph's other outputs why they have none.
 
     Raises:
         InputError: as `lipschitz`.
@@ -195,19 +200,21 @@ def select(graph: Graph, outputs: Sequence[str] = ()) -> tuple[str, ...]:
     if not wanted:
         raise InputError(f"no output of {graph.name} depends on its input; name a tensor with --output")
     causes = _causes(graph)
-    for name in wanted:
-        cause = causes.get(name)
-        if cause is not None:
-            assert isinstance(cause.operation, Refused)
-            free = [one for one in graph.outputs if one not in causes]
-            last = _last_bounded(graph, causes, name)
-            choice = free or ([last] if last else [])
-            advice = f"; --output {choice[0]} has a bound" if choice else ""
-            raise InputError(
-                f"output {name!r} of {graph.name} depends on {cause.operator} {cause.name!r}: "
-                f"{cause.operation.reason}{advice}"
-            )
-    return wanted
+    refused = {name: _reason(causes[name]) for name in wanted if name in causes}
+    bounded = tuple(name for name in wanted if name not in causes)
+    if refused and (outputs or not bounded):
+        name, reason = next(iter(refused.items()))
+        free = [one for one in graph.outputs if one not in causes]
+        last = _last_bounded(graph, causes, name)
+        choice = free or ([last] if last else [])
+        advice = f"; --output {choice[0]} has a bound" if choice else ""
+        raise InputError(f"output {name!r} of {graph.name} {reason}{advice}")
+    return bounded, refused
+
+
+def _reason(cause: Node) -> str:
+    assert isinstance(cause.operation, Refused)
+    return f"depends on {cause.operator} {cause.name!r}: {cause.operation.reason}"
 
 
 def _causes(graph: Graph) -> dict[str, Node]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 ASSUMES = (
     "l2 -> l2, over all inputs, of the network in real arithmetic with the weights as stored, in evaluation "
     "mode, at the sizes given here"
 )
-JOINT = "all outputs"
-"""What the outputs one behind the other are called."""
+JOINT = "these together"
+"""What several outputs one behind the other are called."""
 
 LOWER_ASSUMES = (
     "||J v|| for a unit v at a point, in float64, up to its rounding; J is the derivative at a point where "
@@ -183,7 +183,8 @@ class LipschitzReport:
 
     Attributes:
         inputs: shapes by name, the batch included; differences of several inputs are taken together.
-        joint: of the outputs one behind the other; the only one where there is one.
+        joint: of these outputs one behind the other; the only one where there is one.
+        refused: outputs that have no bound, and why.
         nodes: in the order of the graph, only what the outputs depend on.
         worst_path: names of nodes from an input to the output whose bound is largest, each time through
             the input whose bound is largest.
@@ -208,6 +209,7 @@ class LipschitzReport:
     worst_path: tuple[str, ...]
     path_product: float
     complexity: Complexity
+    refused: Mapping[str, str] = field(default_factory=dict)
     points: int = 0
     gains: Gains | None = None
     margins: Margins | None = None

@@ -85,10 +85,12 @@ def _range(values: Sequence[float | None]) -> str:
 
 
 def summary(report: LipschitzReport) -> Iterator[str]:
-    """A line an output, and one for all together."""
+    """A line an output, and one for all that have a bound together."""
     several = len(report.outputs) > 1
     for one in (*report.outputs, *([report.joint] if several else [])):
         yield f"{report.model}: {one.name} ({sizes(one.shape)}): {_interval(one)}."
+    for name, reason in report.refused.items():
+        yield f"{report.model}: {name} has no bound: it {reason}."
 
 
 def _interval(one: OutputBound) -> str:
