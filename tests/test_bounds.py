@@ -245,7 +245,7 @@ def test_a_tolerance_buys_width_and_a_warm_start_the_lower_side():
     assert started.lower >= asked.lower * (1 - 1e-9)
     with pytest.raises(ValueError, match=r"start must have the shape \(8, 11, 11\); got \(8, 11\)"):
         bounds.operator_norm(kernel, geometry, start=np.ones((8, 11)))
-    with pytest.raises(ValueError, match="tolerance must be at least 0; got -1"):
+    with pytest.raises(ValueError, match="tolerance must be a number, at least 0; got -1"):
         bounds.operator_norm(kernel, geometry, tolerance=-1)
 
 
@@ -260,7 +260,7 @@ def test_seconds_buy_width():
     within = bounds.operator_norm(kernel, geometry, seconds=60, tolerance=0.5)
     assert not within.exact
     assert within.upper <= 1.5 * within.lower
-    with pytest.raises(ValueError, match="seconds must be positive; got 0"):
+    with pytest.raises(ValueError, match="seconds must be a number, positive; got 0"):
         bounds.operator_norm(kernel, geometry, seconds=0)
 
 
@@ -291,3 +291,81 @@ def test_the_interval_of_a_common_layer_is_narrow(channels, n, options):
     kernel = np.random.default_rng(0).standard_normal((channels, channels // options.get("groups", 1), 3, 3))
     bound = cs.operator_norm(kernel, cs.ConvGeometry((n, n), **({"padding": 1} | options)))
     assert bound.upper <= 1.05 * bound.lower
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 4, 3), (4, 1, 3), (3, 3, 3)])
+@pytest.mark.parametrize("scale", [1e-40, 1e-37, 1e-23, 1e20, 1e36])
+def test_scales_whose_squares_leave_the_range(scale, shape, mode, library):
+    """Blocks of one row or column, whose norm needs no decomposition, as well as others."""
+    asarray = {"numpy": np.asarray}.get(library) or pytest.importorskip(
+        {"torch": "torch", "jax": "jax.numpy"}[library]
+    ).asarray
+    kernel = (np.random.default_rng(0).uniform(0.5, 1.5, shape) * scale).astype(np.float32)
+    if library == "jax" and scale == 1e-40:
+        return  # subnormal numbers are zeros there
+    geometry = cs.ConvGeometry(8, padding=1, padding_mode=mode)
+    norm = true_norm(kernel.astype(np.float64) / scale, geometry)
+    bound = cs.operator_norm(asarray(kernel), geometry)
+    rounding = 1e-5 if scale > 1e-39 else 1e-3
+    assert float(bound.lower) / scale <= norm * (1 + rounding)
+    assert norm <= float(bound.upper) / scale * (1 + rounding)
+    if library == "jax":
+        return
+    for method in (cs.rescale, cs.project):
+        held = method(asarray(kernel), geometry, 0.3 * scale, guarantee="layer")
+        after = true_norm(np.asarray(held.kernel).astype(np.float64) / scale, geometry)
+        assert 0.1 < after <= 0.3
+    found = np.asarray(cs.singular_values(asarray(kernel), geometry.on_torus()).sorted()) / scale
+    dense = np.linalg.svd(dense_operator(kernel / scale, geometry.on_torus()), compute_uv=False)
+    np.testing.assert_allclose(found, dense, atol=rounding * dense[0])
+
+
+def test_a_small_channel_beside_a_large_one_is_not_zero():
+    kernel = np.multiply.outer([1.0, 1e-200], [[1.0, 2.0, 3.5]])
+    values = cs.singular_values(kernel, cs.ConvGeometry(8, groups=2, padding="same", padding_mode="circular"))
+    assert 0.5e-200 < values.values.min() < 7e-200
+
+
+@pytest.mark.parametrize("padding", [1, 3])
+def test_the_bound_for_every_size_is_refused_where_padding_copies(padding):
+    for mode in ("reflect", "replicate"):
+        geometry = cs.ConvGeometry(8, padding=padding, padding_mode=mode)
+        with pytest.raises(cs.GeometryError, match=r"bounds.pfister2018 is about zero, no or circular"):
+            cs.operator_norm(np.ones((1, 1, 3)), geometry, method="pfister2018")
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (np.full((1, 9), np.nan), "start must hold finite real numbers"),
+        (np.full((1, 9), np.inf), "start must hold finite real numbers"),
+        (1j * np.ones((1, 9)), "start must hold finite real numbers; got .* complex128"),
+        (np.full((1, 9), "a"), "start must hold finite real numbers"),
+        ([1.0] * 9, r"start must have the shape \(1, 9\)"),
+        ("a", r"start must have the shape \(1, 9\); got 'a'"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+def test_what_is_no_start_is_refused(mode, start, words):
+    kernel, geometry = np.array([[[1.0, 2, 3]]]), cs.ConvGeometry(9, padding=1, padding_mode=mode)
+    for call in (bounds.operator_norm, cs.krylov.largest):
+        with pytest.raises(ValueError, match=words):
+            call(kernel, geometry, start=start)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e300])
+def test_a_start_of_any_length(scale):
+    kernel, geometry = np.array([[[1.0, 2, 3]]]), cs.ConvGeometry(9, padding=1)
+    start = np.random.default_rng(0).standard_normal((1, 9)) * scale
+    np.testing.assert_allclose(
+        cs.krylov.largest(kernel, geometry, start=start).values, true_norm(kernel, geometry)
+    )
+
+
+@pytest.mark.parametrize("name", ["tolerance", "seconds"])
+@pytest.mark.parametrize("value", ["a", np.nan, np.array([0.1, 0.2])])
+def test_what_is_no_budget_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a number"):
+        bounds.operator_norm(np.ones((1, 1, 3)), cs.ConvGeometry(9), **{name: value})

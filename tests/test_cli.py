@@ -124,6 +124,9 @@ def test_nan_names_the_layer_and_reports_the_others(tmp_path):
 def test_a_report_that_cannot_be_written_is_refused_before_the_work(chain, tmp_path):
     for target in (tmp_path / "no" / "such" / "folder" / "r.json", tmp_path):
         refused(convspectra("analyze", chain, "--json", target, cwd=tmp_path), str(target))
+    for options in (("--json", "r", "--html", "r"), ("--json", "./r", "--npz", "r")):
+        refused(convspectra("analyze", chain, *options, cwd=tmp_path), "--json", "give two names")
+    assert set(tmp_path.iterdir()) == {chain}
 
 
 def test_unknown_layers_and_sizes_too_small_in_a_geometry_file_are_refused(tmp_path):

@@ -256,8 +256,11 @@ def test_writing_and_reading(demo_boundary, tmp_path):
         lambda kept: kept["layers"][0]["points"].pop(0),
         lambda kept: kept["layers"][0]["points"][0].update(padding="sideways"),
         lambda kept: kept["layers"][1]["points"][0].update(distance=None),
+        lambda kept: kept["layers"][1]["points"][0].update(distance=float("nan")),
+        lambda kept: kept["layers"][1]["points"][0].update(distance=-1.0),
+        lambda kept: [one.update(torus_norm=0.0) for one in kept["layers"][1]["points"]],
     ],
-    ids=["no sizes", "no layers", "a point is missing", "an unknown word", "no number"],
+    ids=["no sizes", "no layers", "no point", "unknown word", "no number", "NaN", "negative", "no norm"],
 )
 def test_a_damaged_file_is_named(demo_boundary, tmp_path, damage):
     path = tmp_path / "distances.json"

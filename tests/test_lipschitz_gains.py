@@ -259,6 +259,14 @@ def test_the_command_draws_gains_and_counts_margins(folder):
         convspectra("lipschitz", "net.pt2", "--points", "0", "--png", "q", cwd=folder), "--png", "--inputs"
     )
     assert not (folder / "q").exists()
+    program = torch.export.export(nn.ReLU(), (torch.zeros(1, 2, 5),))
+    torch.export.save(program, folder / "relu.pt2")
+    result = convspectra("lipschitz", "relu.pt2", "--json", "q.json", "--png", "q", cwd=folder)
+    assert result.returncode == 2
+    assert "relu.pt2 has no gains to draw" in result.stderr
+    assert "Spectral complexity" not in result.stdout
+    assert not (folder / "q").exists()
+    assert not (folder / "q.json").exists()
 
 
 def test_mistakes_with_labels(folder):

@@ -467,3 +467,15 @@ def test_the_gap_stays_a_proof_however_long_a_method_runs(method, solver):
         )
         away = np.linalg.norm(found.kernel - nearest.kernel)
         assert away <= found.distance_to_nearest + nearest.distance_to_nearest
+
+
+@pytest.mark.parametrize(
+    ("scale", "limit"), [(1, 1e-20), (1e15, 1.0), (1e80, 1.0), (1, 1e-80), (1e300, 1e300)]
+)
+@pytest.mark.parametrize("method", [cs.project, cs.project_schatten])
+def test_a_limit_far_below_the_norm(method, scale, limit):
+    kernel = np.random.default_rng(0).standard_normal((4, 4, 3)) * scale
+    found = method(kernel, torus(8), limit)
+    assert np.isfinite(found.kernel).all()
+    assert float(found.norm) <= limit
+    assert dense_norm(found.kernel / limit, torus(8)) <= 1

@@ -117,6 +117,8 @@ def to_numpy(array: Array) -> np.ndarray[Any, Any]:
     """A NumPy copy or view of `array`, from any device, without its gradient."""
     if is_torch(array):
         array = array.detach().cpu()
+        if array.dtype == sys.modules["torch"].bfloat16:  # NumPy has no such numbers
+            array = array.float()
     return np.asarray(array)
 
 

@@ -16,6 +16,7 @@ from . import bounds, checkpoint
 from ._solvers.choice import Solver
 from ._solvers.pool import DEFAULT_MEMORY, available_cores, single_threaded_blas
 from ._version import __version__
+from .bounds.tori import repeats_inputs
 from .errors import GeometryError, KernelError
 from .geometry import ConvGeometry, Pads
 from .models.records import ConvLayer, Model
@@ -242,8 +243,7 @@ def _measure(
     correlation = geometry.correlation(kernel.shape)
     as_padded = any_size = spectrum = None
     reasons = []
-    copies = any(map(any, correlation.padding)) and correlation.padding_mode in ("reflect", "replicate")
-    if not copies:
+    if not repeats_inputs(correlation):
         any_size = as_floats(bounds.pfister2018(kernel, geometry, **solve))
     try:
         as_padded = as_floats(bounds.operator_norm(kernel, geometry, **solve))

@@ -348,6 +348,8 @@ def lipschitz(
                 progress=progress,
             )
         lipschitz_text.render(report, Console())
+        if any(folders.values()) and report.gains is None:
+            raise InputError(f"{report.model} has no gains to draw: no convolution or linear layer is in it")
         for written in write_all(report, files, folders):
             print(f"wrote {written}", file=sys.stderr)
     if report.refused:

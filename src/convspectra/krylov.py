@@ -23,7 +23,7 @@ from .bounds.tori import enclosing_tori
 from .bounds.wave_packet import packet
 from .errors import InputError
 from .geometry import ConvGeometry
-from .lanczos import Triplets, bidiagonal, largest_triplets
+from .lanczos import Triplets, bidiagonal, largest_triplets, start_vector
 from .spectrum import prepare, top_block
 
 NumpyArray = np.ndarray[Any, Any]
@@ -73,11 +73,10 @@ def largest(
     """
     layer, scale = _scaled(kernel, geometry)
     _check_count("k", k, 1, min(_whole_sides(layer)))
-    if start is not None and tuple(start.shape) != layer.input_shape:
-        raise ValueError(f"start must have the shape {layer.input_shape}; got {tuple(start.shape)}")
+    given = None if start is None else start_vector(start, layer.input_shape)
     if not scale > 0:
         return _of_zero(layer, k)
-    first = _start(layer, seed) if start is None else to_numpy(start).astype(np.float64)
+    first = _start(layer, seed) if given is None else given
     found = largest_triplets(
         layer, first, k=k, tolerance=tolerance, applications=applications, asides=2, seed=seed
     )

@@ -22,12 +22,14 @@ def svd(blocks: Array) -> tuple[Array, Array, Array]:
     """`U, sigma, V^H` of each block, the reduced form; of one row or column by its length."""
     xp = namespace(blocks)
     if min(blocks.shape[-2:]) == 1:
-        length = xp.linalg.vector_norm(blocks, axis=(-2, -1), keepdims=True)
+        scaled, scale = with_entries_near_one(blocks)
+        length = xp.linalg.vector_norm(scaled, axis=(-2, -1), keepdims=True)
         empty = length == 0
         first = xp.astype(empty, blocks.dtype) * like(np.eye(*blocks.shape[-2:]), blocks, blocks.dtype)
-        unit = blocks / xp.astype(xp.where(empty, 1 + length, length), blocks.dtype) + first
+        unit = scaled / xp.astype(xp.where(empty, 1 + length, length), blocks.dtype) + first
         one = xp.astype(1 + 0 * length, blocks.dtype)
-        return (one, length[..., 0], unit) if blocks.shape[-2] == 1 else (unit, length[..., 0], one)
+        value = length[..., 0] * scale[..., None]
+        return (one, value, unit) if blocks.shape[-2] == 1 else (unit, value, one)
     u, s, vh = xp.linalg.svd(blocks, full_matrices=False)
     return u, s, vh
 
@@ -57,20 +59,25 @@ def largest_singular_value(blocks: Array) -> Array:
 
 
 def with_entries_near_one(blocks: Array) -> tuple[Array, Array]:
-    """Each block divided by its largest entry (1 for a zero block), and that, shape (...)."""
+    """Each block divided by its largest entry (1 for a zero block), and that, shape (...).
+
+    By the least normal number where that is larger, as the reciprocals of those below are infinite.
+    """
     xp = namespace(blocks)
     scale = xp.max(xp.abs(blocks), axis=(-2, -1))
-    scale = xp.where(scale > 0, scale, 1 + scale)
+    least = float(xp.finfo(scale.dtype).smallest_normal)
+    scale = xp.where(scale > least, scale, xp.where(scale > 0, least + 0 * scale, 1 + scale))
     return blocks / xp.astype(scale, blocks.dtype)[..., None, None], scale
 
 
 def _lengths(blocks: Array) -> Array:
     """The Euclidean norm of blocks of one row or column, shape (...); its gradient is zero where it is."""
     xp = namespace(blocks)
-    vectors = blocks[..., 0, :] if blocks.shape[-2] == 1 else blocks[..., :, 0]
+    scaled, scale = with_entries_near_one(blocks)  # squares leave the range of numbers long before entries do
+    vectors = scaled[..., 0, :] if blocks.shape[-2] == 1 else scaled[..., :, 0]
     if is_concrete(blocks):
-        return xp.linalg.vector_norm(vectors, axis=-1)
+        return scale * xp.linalg.vector_norm(vectors, axis=-1)
     # JAX has NaN there.
     empty = xp.all(vectors == 0, axis=-1)
     filled = xp.where(empty[..., None], 1 + 0 * vectors, vectors)
-    return xp.where(empty, 0.0, xp.linalg.vector_norm(filled, axis=-1))
+    return xp.where(empty, 0.0, scale * xp.linalg.vector_norm(filled, axis=-1))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..boundary import operator, read_count
 from ..geometry import ConvGeometry, Correlation
-from ..lanczos import largest_triplets
+from ..lanczos import largest_triplets, start_vector
 from ..results import Bound
 from ..spectrum import prepare, spectrum_of, top_block
 from . import dense
@@ -99,10 +100,12 @@ def operator_norm(
     >>> mirrored.status, round(float(mirrored.upper), 6)  # its torus has 3
     ('exact', 4.242641)
     """
-    if tolerance is not None and not tolerance >= 0:
-        raise ValueError(f"tolerance must be at least 0; got {tolerance!r}")
-    if seconds is not None and not seconds > 0:
-        raise ValueError(f"seconds must be positive; got {seconds!r}")
+    for name, number, holds, words in (
+        ("tolerance", tolerance, lambda x: x >= 0, "at least 0"),
+        ("seconds", seconds, lambda x: x > 0, "positive"),
+    ):
+        if number is not None and not (isinstance(number, Real) and holds(number)):
+            raise ValueError(f"{name} must be a number, {words}; got {number!r}")
     solve: dict[str, Any] = {"executor": executor, "memory": memory, "solver": solver}
     if method != "auto":
         if not tolerance is seconds is start is None:
@@ -110,8 +113,7 @@ def operator_norm(
         return _named(method)(kernel, geometry, **solve)
     ready, correlation = prepare(kernel, geometry)
     layer = operator(ready, correlation)
-    if start is not None and tuple(start.shape) != layer.input_shape:
-        raise ValueError(f"start must have the shape {layer.input_shape}; got {tuple(start.shape)}")
+    first = None if start is None else start_vector(start, layer.input_shape)
     if correlation.is_circulant:
         norm = top_block(ready, correlation, **solve).norm
         return Bound(norm, norm, method="symbol", exact=True)
@@ -131,7 +133,7 @@ def operator_norm(
         upper=math.inf if certified.upper is None else float(certified.upper),
         method=certified.method,
     )
-    for expected, refine in search.refinements(kernel, geometry, start, solve):
+    for expected, refine in search.refinements(kernel, geometry, first, solve):
         if search.upper <= search.lower * (1 + tolerance):
             break
         if expected <= min(left, end - time.monotonic()):
@@ -200,7 +202,11 @@ class _Search:
     changed: bool = False
 
     def refinements(
-        self, kernel: Array, geometry: ConvGeometry, start: Array | None, solve: dict[str, Any]
+        self,
+        kernel: Array,
+        geometry: ConvGeometry,
+        start: np.ndarray[Any, Any] | None,
+        solve: dict[str, Any],
     ) -> Iterator[tuple[float, Callable[[], None]]]:
         """What can be tried, the cheapest first, and how many seconds it takes, roughly."""
         each, torus = self.seconds_each(), self.seconds_a_torus()
@@ -271,13 +277,13 @@ class _Search:
         # Not exact if the lower bound stays that of a group that needed no decomposition.
         self.exact = self.upper <= self.lower * (1 + 1e-9)
 
-    def krylov(self, start: Array | None, solve: dict[str, Any], applications: int) -> None:
+    def krylov(self, start: np.ndarray[Any, Any] | None, solve: dict[str, Any], applications: int) -> None:
         """From the start, or from a packet, of its group alone where no copies disturb the others."""
         if start is not None:
             whole = to_numpy(self.kernel).astype(np.float64)
             scale = float(np.abs(whole).max())
             layer = operator(whole / scale if scale > 0 else whole, self.correlation)
-            first = to_numpy(start).astype(np.float64)
+            first = start
         else:
             torus = enclosing_tori(self.correlation, 1)[0]
             top = top_block(self.kernel, torus, **solve)

@@ -15,6 +15,7 @@ from ..results import Bound
 from ..spectrum import prepare, top_block
 from ..symbol import polyphase
 from .rounding import allowance
+from .tori import refuse_repeated_inputs
 
 ASSUMES = "any input size; wrapped, zero or no padding"
 
@@ -62,6 +63,7 @@ def pfister2018(
     if oversampling < 2:
         raise ValueError(f"oversampling must be at least 2; got {oversampling}")
     kernel, correlation = prepare(kernel, geometry)
+    refuse_repeated_inputs("pfister2018", correlation)
     torus, factor = sampling_torus(correlation, oversampling)
     norm = top_block(kernel, torus, executor=executor, memory=memory, solver=solver).norm
     if factor == 1.0:  # the symbol is constant: one block says it all

@@ -23,7 +23,7 @@ from . import distances
 from .catalogue import Extent
 from .distances import PADDINGS, SHOWN, Padding, Point
 from .folder import read_json, write_json
-from .run_records import reading
+from .run_records import finite, reading
 
 ROUNDING = 1e-12
 """Distances below it are those of a decomposition from another."""
@@ -276,6 +276,8 @@ def read(path: Path) -> Boundary | None:
             notes=tuple(map(str, kept["notes"])),
         )
         missing = list(_missing(found))
+        if any(not point.torus_norm > 0 for layer in found.layers for point in layer.points):
+            raise ValueError("a layer has the norm 0")
         if missing or not found.layers or not found.sizes:
             raise ValueError(f"it has not every layer at every size: {'; '.join(missing) or 'none at all'}")
         return found
@@ -304,15 +306,22 @@ def _read_layer(kept: dict[str, Any]) -> LayerDistances:
                 n=int(one["n"]),
                 count=int(one["count"]),
                 torus_count=int(one["torus_count"]),
-                distance=float(one["distance"]),
-                norm=float(one["norm"]),
-                smallest=float(one["smallest"]),
-                torus_norm=float(one["torus_norm"]),
-                torus_smallest=float(one["torus_smallest"]),
+                distance=_length(one["distance"]),
+                norm=_length(one["norm"]),
+                smallest=_length(one["smallest"]),
+                torus_norm=_length(one["torus_norm"]),
+                torus_smallest=_length(one["torus_smallest"]),
             )
             for one in kept["points"]
         ),
     )
+
+
+def _length(value: Any) -> float:
+    found = finite(value)
+    if found is None or found < 0:
+        raise ValueError(f"a finite number of at least 0 was expected, not {value!r}")
+    return found
 
 
 def _padding(word: Any) -> Padding:

@@ -94,6 +94,8 @@ def complexity(
         upper: the network's Lipschitz bound.
         outputs: how many tensors come out.
 
+    All is about the network as the graph states it, a batch of several inputs included.
+
     Not guaranteed: that anything follows from it for networks with `departures`. Where nothing does not, the
     theorem bounds the error on new examples by `||X||_F R_A / (margin n)`, up to logarithms, for reference
     matrices M_i fixed before the data were seen, of which zero is one.

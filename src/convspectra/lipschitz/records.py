@@ -58,6 +58,8 @@ class OutputBound:
 class LayerNorms:
     """One convolution or linear layer as it pads: a matrix, the scale of what was folded into it included.
 
+    Padding that is an operation of its own in the graph is not in it.
+
     Attributes:
         inputs, outputs: how many columns and rows the matrix has.
         lower, upper: `lower <= ||A|| <= upper`, both proven.

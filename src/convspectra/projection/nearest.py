@@ -180,4 +180,4 @@ def _find(
     # What rounding to the kernel's precision and the last division added to the distance.
     drift = float(np.linalg.norm(to_numpy(inside).astype(np.float64) / unit - best))
     gap = max(search.upper - search.lower, 0.0) + drift * math.sqrt(2 * search.upper) + drift**2 / 2
-    return _Found(inside, norm_before, norm, gap * unit**2, search, state)
+    return _Found(inside, norm_before, norm, gap * unit * unit, search, state)

@@ -93,7 +93,7 @@ class Search:
         """
         slope, square = float(np.sum(self.given * shift)) - nuclear, float(np.sum(shift**2))
         if slope > 0 and square > 0:
-            self.lower = max(self.lower, slope**2 / (2 * square))
+            self.lower = max(self.lower, slope * (slope / (2 * square)))  # a square of it can overflow
 
     def propose(self, kernel: NumpyArray) -> None:
         """An upper bound from any kernel, scaled into the ball."""

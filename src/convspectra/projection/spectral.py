@@ -198,7 +198,9 @@ def project_schatten(
         # The threshold t with sum counts max(sigma - t, 0) = radius.
         sigma, weight = flat[order].astype(np.float64), np.cumsum(counts[order])
         thresholds = (np.cumsum(counts[order] * sigma) - limit) / weight
-        level = float(thresholds[np.flatnonzero(sigma > thresholds)[-1]])
+        # The largest value exceeds its threshold by the radius, which its rounding may be larger than.
+        survivors = np.flatnonzero(sigma > thresholds)
+        level = float(thresholds[survivors[-1] if survivors.size else 0])
         found = spectral_map.lowered(found, held.torus, level, held.solve)
     margin = 1 - 64 * float(np.finfo(to_numpy(found).dtype).eps)
     size = _schatten(found, held, p)

@@ -35,8 +35,15 @@ def check_targets(files: Targets, folders: Targets) -> None:
     """Find out before the work whether all of it can be written.
 
     Raises:
-        InputError: a file or folder that cannot be written, or a library that is missing.
+        InputError: a file or folder that cannot be written, or a library that is missing; a file that is
+            also another target.
     """
+    taken: dict[Path, str] = {}
+    for name, path in (*files.items(), *folders.items()):
+        if path is not None:
+            other = taken.setdefault(path.resolve(), name)
+            if other != name and (other in files or name in files):
+                raise InputError(f"--{other} and --{name} are both {path}; give two names")
     for name, path in files.items():
         if path is None:
             continue

@@ -31,7 +31,8 @@ def render(report: LipschitzReport, console: Console) -> None:
 
 def signals(report: LipschitzReport) -> Iterator[str]:
     """The spectral complexity, and what was seen of margins and gains."""
-    yield _complexity(report.complexity)
+    if report.complexity.layers:
+        yield _complexity(report.complexity)
     if report.margins is not None:
         yield from _margins(report.margins)
     if report.gains is not None:
@@ -42,7 +43,7 @@ def _complexity(found: Complexity) -> str:
     exponent = "" if found.log10 is None else f" (10^{found.log10:.2f})"
     text = (
         f"Spectral complexity R_A <= {upper(found.value)}{exponent}: {upper(found.product)} times "
-        f"{number(found.correction)} from the (2,1) norms of {len(found.layers)} layers"
+        f"{number(found.correction)} from the (2,1) norms of {_count(len(found.layers), 'layer')}"
     )
     if found.status == "theorem":
         return f"{text}, as in {SOURCE}."
@@ -51,7 +52,7 @@ def _complexity(found: Complexity) -> str:
 
 def _margins(found: Margins) -> Iterator[str]:
     share = percent(found.correct / found.examples)
-    text = f"Margins of {found.output} at {found.examples} inputs: {share} of the labels come first"
+    text = f"Margins of {found.output} at {_count(found.examples, 'input')}: {share} of the labels come first"
     if found.left_out:
         text += f"; {found.left_out} inputs left out, whose output is not finite"
     if found.quantiles:
@@ -67,16 +68,21 @@ def _levels(quantiles: Mapping[float, float]) -> str:
 
 
 def _gains(found: Gains) -> str:
-    what = f"{found.points} {'given' if found.given else 'drawn'} point{'' if found.points == 1 else 's'}"
+    what = _count(found.points, "given point" if found.given else "drawn point")
     sides = (
         f"forward {_range([layer.forward.median for layer in found.layers])}",
         f"backward {_range([layer.backward.median for layer in found.layers])}",
         f"of noise {_range([layer.white_forward for layer in found.layers])}",
     )
     return (
-        f"Gains of {len(found.layers)} layers at {what}, medians from layer to layer: {', '.join(sides)}; "
+        f"Gains of {_count(len(found.layers), 'layer')} at {what}, medians from layer to layer: "
+        f"{', '.join(sides)}; "
         f"norms {_range([layer.upper for layer in found.layers])}."
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _range(values: Sequence[float | None]) -> str:
