@@ -26,6 +26,7 @@ from .._compat import Array, is_concrete, namespace, untracked
 from ..bounds.copy_count import covering_tori
 from ..bounds.pfister2018 import sampling_torus
 from ..bounds.rounding import allowance
+from ..errors import KernelError
 from ..geometry import ConvGeometry, Correlation
 from ..results import Projection
 from ..spectral_map import Solve
@@ -49,8 +50,19 @@ class Promise:
     solve: Solve
 
     def norm(self, kernel: Array) -> Array:
-        """What is proven of the operator's norm: exact where the factor is 1, else an upper bound."""
-        return top_block(untracked(kernel), self.torus, **self.solve).norm * self.factor
+        """What is proven of the operator's norm: exact where the factor is 1, else an upper bound.
+
+        Raises:
+            KernelError: it is too large for the precision, so that nothing can be promised.
+        """
+        norm = top_block(untracked(kernel), self.torus, **self.solve).norm * self.factor
+        if is_concrete(norm) and not math.isfinite(float(norm)):
+            raise KernelError(
+                f"the operator's norm is beyond the range of {kernel.dtype}, its largest entry "
+                f"{float(namespace(kernel).max(abs(untracked(kernel)))):.3g}: divide the kernel, or give it in "
+                "a wider precision"
+            )
+        return norm
 
     def inside(self, kernel: Array, max_norm: float) -> tuple[Array, Array]:
         """A kernel that was changed anyway, scaled into the ball if it is not, and its norm.
