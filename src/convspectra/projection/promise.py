@@ -57,10 +57,10 @@ class Promise:
         """
         norm = top_block(untracked(kernel), self.torus, **self.solve).norm * self.factor
         if is_concrete(norm) and not math.isfinite(float(norm)):
+            largest = float(namespace(kernel).max(abs(untracked(kernel))))
             raise KernelError(
-                f"the operator's norm is beyond the range of {kernel.dtype}, its largest entry "
-                f"{float(namespace(kernel).max(abs(untracked(kernel)))):.3g}: divide the kernel, or give it in "
-                "a wider precision"
+                f"the operator's norm is beyond the range of {kernel.dtype}, the kernel's largest entry is "
+                f"{largest:.3g}: divide the kernel, or give it in a wider precision"
             )
         return norm
 
