@@ -171,7 +171,7 @@ def conv(name, shape, layout="OIHW", reason="", **options):
 
 
 def taken(monkeypatch, *layers, extent=SMALL):
-    monkeypatch.setattr(boundary, "read_model", lambda *_, **__: Model("made up", "onnx", layers))
+    monkeypatch.setattr(boundary, "trained_model", lambda *_, **__: Model("made up", "onnx", layers))
     return boundary.boundary_of(extent=extent)
 
 

@@ -376,7 +376,7 @@ class TestReport:
         kernel[..., 1, 1] = np.eye(2)  # its other taps are zero, whatever they read
         layer = ConvLayer("identity", "conv2d", kernel, "OIHW", ConvGeometry((8, 8), padding=1))
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(boundary, "read_model", lambda *_, **__: Model("made up", "onnx", (layer,)))
+            patched.setattr(boundary, "trained_model", lambda *_, **__: Model("made up", "onnx", (layer,)))
             found = boundary.boundary_of(extent=EXTENTS["smoke"])
         assert found.rate("zeros") is None
         assert found.spread("zeros", 8, "norm_ratio").high == pytest.approx(1)

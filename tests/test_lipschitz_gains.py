@@ -178,12 +178,12 @@ def test_what_is_zero_has_no_gain_and_is_counted(tmp_path):
 
 def test_directions_are_drawn_anew_for_each_point_and_by_the_seed():
     graph = read_graph(module=classifier(), input_shape=(2, 5))
-    nodes = folded(graph, graph.outputs)
+    derivative = Derivative(graph, folded(graph, graph.outputs))
     layers = lipschitz(graph).complexity.layers
     same = [(torch.ones(1, 2, 5, dtype=torch.float64),)] * 2
 
     def drawn(seed):
-        return gains(graph, nodes, layers, same, graph.outputs, seed=seed).layers[1].backward
+        return gains(graph, derivative, layers, same, graph.outputs, seed=seed).layers[1].backward
 
     assert drawn(0) == drawn(0)
     assert drawn(0) != drawn(1)

@@ -116,37 +116,30 @@ def test_a_wrapped_layer_is_in_the_ball_by_the_dense_matrix(layer, share):
         assert kept.kernel.shape == kernel.shape
 
 
+def held_as_it_pads(kernel, geometry, share, guarantees):
+    limit = share * dense_norm(kernel, geometry)
+    if not limit > 1e-12:
+        return
+    kept = [cs.rescale(kernel, geometry, limit, guarantee=guarantee) for guarantee in guarantees]
+    for one in (cs.project(kernel, geometry, limit, guarantee="layer", tolerance=0.2), *kept):
+        assert dense_norm(one.kernel, geometry) <= limit
+        assert one.norm <= limit
+
+
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(st.sampled_from(["reflect", "replicate", "circular"]).flatmap(lambda mode: layers(mode=mode)), SHARES)
 def test_a_layer_that_copies_is_in_the_ball_by_the_dense_matrix(layer, share):
     kernel, geometry = layer
     if geometry.padding_mode == "reflect" and 1 in geometry.correlation(kernel.shape).input_shape:
         return  # nothing to mirror, if it is padded
-    limit = share * dense_norm(kernel, geometry)
-    if not limit > 1e-12:
-        return
-    for kept in (
-        cs.project(kernel, geometry, limit, guarantee="layer", tolerance=0.2),
-        cs.rescale(kernel, geometry, limit, guarantee="layer"),
-    ):
-        assert dense_norm(kept.kernel, geometry) <= limit
-        assert kept.norm <= limit
+    held_as_it_pads(kernel, geometry, share, ["layer"])
 
 
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(layers(mode="zeros"), SHARES)
 def test_a_zero_padded_layer_is_in_the_ball_by_the_dense_matrix(layer, share):
     kernel, geometry = layer
-    limit = share * dense_norm(kernel, geometry)
-    if not limit > 1e-12:
-        return
-    for kept in (
-        cs.project(kernel, geometry, limit, guarantee="layer", tolerance=0.2),
-        cs.rescale(kernel, geometry, limit, guarantee="layer"),
-        cs.rescale(kernel, geometry, limit, guarantee="any_size"),
-    ):
-        assert dense_norm(kept.kernel, geometry) <= limit
-        assert kept.norm <= limit
+    held_as_it_pads(kernel, geometry, share, ["layer", "any_size"])
 
 
 @settings(max_examples=60, deadline=None)

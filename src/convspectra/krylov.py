@@ -104,7 +104,7 @@ def all_values(kernel: Array, geometry: ConvGeometry, *, memory: int = DEFAULT_M
     """
     layer, scale = _scaled(kernel, geometry)
     rows, columns = layer.sides
-    needed = 8 * layer.correlation.groups * (3 * rows * columns + min(rows, columns) ** 2)
+    needed = bytes_of_all(kernel, geometry)
     if needed > memory:
         raise InputError(
             f"all singular values of an operator of {rows} x {columns} take {needed / 2**20:.0f} MiB, memory "
@@ -113,6 +113,13 @@ def all_values(kernel: Array, geometry: ConvGeometry, *, memory: int = DEFAULT_M
         )
     values = np.linalg.svd(layer.matrix(), compute_uv=False) * scale
     return np.sort(values.reshape(-1))[::-1]
+
+
+def bytes_of_all(kernel: Array, geometry: ConvGeometry) -> int:
+    """What `all_values` takes: of the matrix, its making and its decomposition."""
+    layer = operator(*prepare(kernel, geometry))
+    rows, columns = layer.sides
+    return 8 * layer.correlation.groups * (3 * rows * columns + min(rows, columns) ** 2)
 
 
 def smallest(

@@ -27,7 +27,7 @@ from .circulant_embedding import circulant_embedding
 from .copy_count import copy_count
 from .pfister2018 import pfister2018
 from .rounding import allowance, matrix_allowance, near_one, rounded_down, rounded_up
-from .tori import enclosing_tori, holding_tori
+from .tori import enclosing_tori
 from .wave_packet import packet, scaled_group
 
 WIDE = 0.01
@@ -161,17 +161,7 @@ def _certified(
     every = reads_upper(ready, correlation)
     copied = copy_count(kernel, geometry, **solve)
     upper = namespace(ready).minimum(copied.upper, every)
-    if _is_part_of_its_torus(correlation):
-        (torus,) = holding_tori("operator_norm", correlation, 1)
-        whole = top_block(ready, torus, **solve).norm * allowance(ready, correlation)
-        upper = namespace(ready).minimum(whole, upper)
     return Bound(copied.lower, upper, method="copy_count", assumes="the geometry's padding and input size")
-
-
-def _is_part_of_its_torus(c: Correlation) -> bool:
-    """Whether a wrapped boundary gives no more outputs than its torus has."""
-    sides = zip(c.input_shape, c.output_shape, c.stride, strict=True)
-    return c.padding_mode == "circular" and all(n % s == 0 and m * s <= n for n, m, s in sides)
 
 
 def reads_upper(kernel: Array, correlation: Correlation) -> Array:
@@ -240,7 +230,8 @@ class _Search:
 
     def seconds_a_torus(self) -> float:
         """Of the largest singular value on a torus around the layer."""
-        return self.seconds_of_blocks(math.prod(-(-n // s) for n, s in self.sides()))
+        sides = zip(self.correlation.input_shape, self.correlation.stride, strict=True)
+        return self.seconds_of_blocks(math.prod(-(-n // s) for n, s in sides))
 
     def seconds_any_size(self, oversampling: int) -> float:
         """Likewise, where so many points are sampled for each tap's reach."""
@@ -251,9 +242,6 @@ class _Search:
         c = self.correlation
         rows, columns = c.out_channels // c.groups, c.in_channels * math.prod(c.stride) // c.groups
         return 1e-3 + frequencies * c.groups * rows * columns * (1e-8 + min(rows, columns) / 1e10)
-
-    def sides(self) -> Iterator[tuple[int, int]]:
-        return zip(self.correlation.input_shape, self.correlation.stride, strict=True)
 
     def group_uppers(self, solve: dict[str, Any]) -> np.ndarray[Any, Any]:
         """An upper bound for each group."""

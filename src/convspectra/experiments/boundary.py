@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,13 +16,16 @@ from .._version import __version__
 from ..analysis import Progress
 from ..errors import InputError
 from ..geometry import ConvGeometry, Correlation
-from ..models import read_model
+from ..krylov import bytes_of_all
 from ..models.records import ConvLayer
 from . import distances
 from .catalogue import Extent
 from .distances import PADDINGS, SHOWN, Padding, Point
 from .folder import read_json, write_json
 from .run_records import finite, reading
+from .spectra import about_the_model, trained_model, with_assumptions
+
+NumpyArray = np.ndarray[Any, Any]
 
 ROUNDING = 1e-12
 """Distances below it are those of a decomposition from another."""
@@ -129,11 +131,7 @@ def boundary_of(
     Raises:
         InputError: the model cannot be read, or none of its layers can be taken.
     """
-    if model is None and module is None:
-        from ..demo import model_path
-
-        model = model_path()
-    found = read_model(model, input_shape=input_shape, geometry=geometry, module=module)
+    found = trained_model(model, input_shape=input_shape, geometry=geometry, module=module)
     taken, left_out = _choice(found.layers, extent)
     if not taken:
         reasons = "; ".join(f"{count}: {reason}" for reason, count in left_out.items())
@@ -146,8 +144,6 @@ def boundary_of(
         layers.append(_layer(layer, its, extent))
         if progress is not None:
             progress((index + 1) / len(taken), layer.name)
-    assumed = sum(bool(layer.assumed) for layer, _ in taken)
-    notes = [*found.notes, *([f"the geometry of {assumed} layers is assumed"] if assumed else [])]
     return Boundary(
         model=found.name,
         sha256=found.sha256,
@@ -155,7 +151,7 @@ def boundary_of(
         sizes=extent.common,
         layers=tuple(layers),
         left_out=left_out,
-        notes=tuple(notes),
+        notes=with_assumptions(found.notes, (layer for layer, _ in taken)),
     )
 
 
@@ -194,7 +190,7 @@ def _keeping_size(layer: ConvLayer, extent: Extent) -> ConvGeometry | str:
         geometry = replace(geometry, padding="same")
     if not any(map(any, _correlation(kernel.shape, geometry, extent.common[0]).padding)):
         return "it reads no padding: one tap, or taps that tile the input"
-    if any(_bytes(kernel.shape, geometry, n) > extent.memory for n in extent.common):
+    if any(_bytes(kernel, geometry, n) > extent.memory for n in extent.common):
         return f"its matrix takes over {extent.memory // 2**20} MiB for n = {max(extent.common)}"
     return geometry
 
@@ -212,18 +208,15 @@ def _correlation(shape: tuple[int, ...], geometry: ConvGeometry, n: int) -> Corr
     return distances.padded(geometry, n, "zeros").correlation(shape)
 
 
-def _bytes(shape: tuple[int, ...], geometry: ConvGeometry, n: int) -> int:
-    """Of the matrix and its making, as `krylov.all_values` counts."""
-    c = _correlation(shape, geometry, n)
-    sides = math.prod(c.output_shape) * c.out_channels, math.prod(c.input_shape) * c.in_channels
-    rows, columns = (side // c.groups for side in sides)
-    return 8 * c.groups * (3 * rows * columns + min(rows, columns) ** 2)
+def _bytes(kernel: NumpyArray, geometry: ConvGeometry, n: int) -> int:
+    """Of all singular values of the layer; no kind of padding has more."""
+    return bytes_of_all(kernel, distances.padded(geometry, n, "zeros"))
 
 
 def _layer(layer: ConvLayer, geometry: ConvGeometry, extent: Extent) -> LayerDistances:
     kernel = np.asarray(layer.kernel, dtype=np.float64)
     sizes = [n for n in extent.sizes if _divides(geometry, n)]
-    exact = [n for n in sizes if _bytes(kernel.shape, geometry, n) <= extent.memory]
+    exact = [n for n in sizes if _bytes(kernel, geometry, n) <= extent.memory]
     c = _correlation(kernel.shape, geometry, exact[-1])
     return LayerDistances(
         name=layer.name,
@@ -267,13 +260,9 @@ def read(path: Path) -> Boundary | None:
         return None
     with reading(path):
         found = Boundary(
-            model=str(kept["model"]),
-            sha256=kept["sha256"],
-            version=str(kept["version"]),
+            **about_the_model(kept),
             sizes=tuple(map(int, kept["sizes"])),
             layers=tuple(_read_layer(layer) for layer in kept["layers"]),
-            left_out={str(reason): int(count) for reason, count in kept["left_out"].items()},
-            notes=tuple(map(str, kept["notes"])),
         )
         missing = list(_missing(found))
         if any(not point.torus_norm > 0 for layer in found.layers for point in layer.points):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from ..analysis import LayerReport, Progress, TorusSummary, analyze
 from ..errors import InputError
 from ..models import read_model
-from ..models.records import ConvLayer
+from ..models.records import ConvLayer, Model
 from ..results import Spectrum
 from .folder import read_json, write_json
 from .run_records import reading
@@ -95,11 +95,7 @@ def spectra_of(
     Raises:
         InputError: the model cannot be read, or none of its layers has a spectrum.
     """
-    if model is None and module is None:
-        from ..demo import model_path
-
-        model = model_path()
-    found = read_model(model, input_shape=input_shape, geometry=geometry, module=module)
+    found = trained_model(model, input_shape=input_shape, geometry=geometry, module=module)
     large = tuple(layer for layer in found.layers if _taps(layer) > 1)
     left_out = {"kernel of one tap": len(found.layers) - len(large)}
     report = analyze(replace(found, layers=large), progress=progress)
@@ -116,16 +112,29 @@ def spectra_of(
             f"{report.model} has no convolution larger than 1x1 whose singular values can be computed "
             f"({reasons or 'no layers'}); see `convspectra analyze` for what it needs"
         )
-    assumed = sum(bool(layer.assumed) for layer in report.layers)
-    notes = [*report.notes, *([f"the geometry of {assumed} layers is assumed"] if assumed else [])]
     return Spectra(
         model=report.model,
         sha256=report.sha256,
         version=report.version,
         layers=tuple(layers),
         left_out={reason: count for reason, count in left_out.items() if count},
-        notes=tuple(notes),
+        notes=with_assumptions(report.notes, report.layers),
     )
+
+
+def trained_model(model: Path | None, *, module: Any = None, **options: Any) -> Model:
+    """As `models.read_model`; with neither model nor module the network that comes with the package."""
+    if model is None and module is None:
+        from ..demo import model_path
+
+        model = model_path()
+    return read_model(model, module=module, **options)
+
+
+def with_assumptions(notes: Iterable[str], layers: Iterable[LayerReport | ConvLayer]) -> tuple[str, ...]:
+    """Notes, and of how many layers the geometry is assumed."""
+    assumed = sum(bool(layer.assumed) for layer in layers)
+    return (*notes, *([f"the geometry of {assumed} layers is assumed"] if assumed else []))
 
 
 def _taps(layer: ConvLayer) -> int:
@@ -197,14 +206,18 @@ def read(path: Path) -> Spectra | None:
     if kept is None:
         return None
     with reading(path):
-        return Spectra(
-            model=str(kept["model"]),
-            sha256=kept["sha256"],
-            version=str(kept["version"]),
-            layers=tuple(_read_layer(layer) for layer in kept["layers"]),
-            left_out={str(reason): int(count) for reason, count in kept["left_out"].items()},
-            notes=tuple(map(str, kept["notes"])),
-        )
+        return Spectra(**about_the_model(kept), layers=tuple(_read_layer(layer) for layer in kept["layers"]))
+
+
+def about_the_model(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of the model whose layers these are, as fields of the record."""
+    return {
+        "model": str(kept["model"]),
+        "sha256": kept["sha256"],
+        "version": str(kept["version"]),
+        "left_out": {str(reason): int(count) for reason, count in kept["left_out"].items()},
+        "notes": tuple(map(str, kept["notes"])),
+    }
 
 
 def _read_layer(kept: dict[str, Any]) -> LayerSpectrum:

@@ -104,7 +104,7 @@ def lipschitz(
         chosen = of_inputs or drawn
         layers = report.complexity.layers
         given = bool(of_inputs)
-        found = gains(graph, nodes, layers, chosen, wanted, labels=labels, given=given, seed=seed)
+        found = gains(graph, derivative, layers, chosen, wanted, labels=labels, given=given, seed=seed)
         report = replace(report, gains=found)
     if labels is not None and inputs is not None:
         values = np.concatenate([derivative.values(one, wanted)[0].numpy() for one in of_inputs])

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ..models.operations import Graph, Node
 from .complexity import is_layer, runners_up
-from .jacobian import Derivative, Values, function
+from .jacobian import Derivative, Values, function, length
 from .records import Gains, LayerGains, LayerNorms, Spread
 
 
 def gains(
     graph: Graph,
-    nodes: Sequence[Node],
+    derivative: Derivative,
     layers: Sequence[LayerNorms],
     points: Sequence[Values],
     outputs: Sequence[str],
@@ -38,8 +38,8 @@ def gains(
     squares that `LayerGains` has beside them.
 
     Arguments:
-        nodes: after `folding`, so that a layer has the batch norm behind it in it; `layers` of those that
-            `is_layer` takes, in their order.
+        derivative: of the nodes after `folding`, so that a layer has the batch norm behind it in it; `layers`
+            of those that `is_layer` takes, in their order.
         points: from `jacobian.at_points`; in float64.
         labels: one a point.
         given: what is noted of the points.
@@ -50,8 +50,7 @@ def gains(
     Reference: Sedghi, Gupta and Long (2019), Section 1, for the argument: singular values bound the factors
     by which signals grow in both directions.
     """
-    derivative = Derivative(graph, nodes)
-    learned = [node for node in nodes if is_layer(node.operation)]
+    learned = [node for node, _ in derivative.steps if is_layer(node.operation)]
     linear = [_linear(node, graph.shapes[node.output]) for node in learned]
     forward: list[list[float]] = [[] for _ in learned]
     backward: list[list[float]] = [[] for _ in learned]
@@ -124,8 +123,8 @@ def _directions(ends: Sequence[Tensor], label: int | None, generator: torch.Gene
     """Of what the gradient is taken: a vector for each output."""
     if label is None:
         drawn = [torch.randn(one.shape, generator=generator, dtype=one.dtype) for one in ends]
-        length = math.hypot(*(float(torch.linalg.vector_norm(one)) for one in drawn))
-        return [one / length for one in drawn]
+        size = length(drawn)
+        return [one / size for one in drawn]
     (end,) = ends
     (other,) = runners_up(end.numpy(), np.array([label]))
     along = torch.zeros_like(end)

@@ -91,12 +91,12 @@ class Derivative:
         direction = tuple(torch.randn(one.shape, generator=generator, dtype=one.dtype) for one in point)
         best = 0.0
         for _ in range(max(iterations, 1)):
-            length = _length(direction)
-            if not 0 < length < math.inf:
+            size = length(direction)
+            if not 0 < size < math.inf:
                 break
-            direction = tuple(one / length for one in direction)
+            direction = tuple(one / size for one in direction)
             _, pushed, *_ = torch.func.jvp(flat, point, direction)
-            best = max(best, _length((pushed,)) / _length(direction))
+            best = max(best, length((pushed,)) / length(direction))
             direction = pull(pushed)
         return best
 
@@ -289,7 +289,7 @@ POINTWISE: dict[str, Callable[[Tensor, Mapping[str, Any]], Tensor]] = {
 """By name, the functions whose steepest slopes `slopes` has."""
 
 
-def _length(several: Values) -> float:
+def length(several: Sequence[Tensor]) -> float:
     return math.hypot(*(float(torch.linalg.vector_norm(one)) for one in several))
 
 

@@ -6,25 +6,31 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..analysis import Report
 from ..atomic import atomic as atomic
-from ..comparison import Comparison
 from ..errors import InputError
-from ..lipschitz import LipschitzReport
 
-# What is written of a record, in which format -> the module of this package that writes it.
-_REPORT = {
-    "json": "json_file",
-    "csv": "csv_file",
-    "parquet": "parquet_file",
-    "npz": "npz_file",
-    "html": "html",
-    "png": "pictures",
-    "svg": "pictures",
+if TYPE_CHECKING:
+    from ..analysis import Report
+    from ..comparison import Comparison
+    from ..lipschitz import LipschitzReport
+
+# Of which record, in which format -> the module of this package that writes it. By name, as a command has one
+# of the records, and need not import what makes the others.
+_WRITERS = {
+    "Report": {
+        "json": "json_file",
+        "csv": "csv_file",
+        "parquet": "parquet_file",
+        "npz": "npz_file",
+        "html": "html",
+        "png": "pictures",
+        "svg": "pictures",
+    },
+    "Comparison": {"json": "compare_json", "html": "compare_html", "png": "compare_pictures"},
+    "LipschitzReport": {"json": "lipschitz_json", "png": "lipschitz_pictures", "svg": "lipschitz_pictures"},
 }
-_COMPARISON = {"json": "compare_json", "html": "compare_html", "png": "compare_pictures"}
-_LIPSCHITZ = {"json": "lipschitz_json", "png": "lipschitz_pictures", "svg": "lipschitz_pictures"}
 _LIBRARIES = {"parquet": "pyarrow", "png": "matplotlib", "svg": "matplotlib"}
 _EXTRAS = {"pyarrow": "parquet", "matplotlib": "figures", "torch": "torch"}
 
@@ -112,9 +118,7 @@ def write_all(
     Raises:
         InputError: the disk refuses.
     """
-    modules = _COMPARISON
-    if isinstance(record, (Report, LipschitzReport)):
-        modules = _REPORT if isinstance(record, Report) else _LIPSCHITZ
+    modules = _WRITERS[type(record).__name__]
     for name, path in files.items():
         if path is not None:
             with atomic(path) as file:

@@ -144,6 +144,5 @@ def _footnotes(report: LipschitzReport, plain: int) -> Iterator[str]:
     yield f"Product of the constants along that path: {upper(report.path_product)}."
     yield f"Upper bounds: {ASSUMES}."
     if report.points:
-        what = "point" if report.points == 1 else "points"
-        yield f"Lower bounds, the largest at {report.points} {what}: {LOWER_ASSUMES}."
+        yield f"Lower bounds, the largest at {_count(report.points, 'point')}: {LOWER_ASSUMES}."
     yield from (f"Note: {note}." for note in report.notes)
