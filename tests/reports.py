@@ -6,7 +6,7 @@ import numpy as np
 
 from convspectra import ConvGeometry
 from convspectra.analysis import analyze
-from convspectra.models import ConvLayer, Model
+from convspectra.models import ConvLayer, Model, Unread
 
 ODD_NAME = '</script><img src=x onerror="document.title=1">'
 
@@ -50,6 +50,10 @@ def mixed_model():
         ),
         other={"Relu": 7, "Add": 2},
         notes=("one & only <b>note</b>",),
+        unread=(
+            Unread("stage.f1", (3, 3, 8, 8), "no layer is stated: give --model"),
+            Unread("a & <b>.original", None, "computed by code"),
+        ),
     )
 
 

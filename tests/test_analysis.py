@@ -12,7 +12,7 @@ import pytest
 import convspectra as cs
 from convspectra import analysis
 from convspectra.analysis import analyze, analyze_layer
-from convspectra.models import ConvLayer, Model
+from convspectra.models import ConvLayer, Model, Unread
 from convspectra.reference import dense_operator
 
 RNG = np.random.default_rng(0)
@@ -211,3 +211,17 @@ def test_a_damaged_or_foreign_checkpoint_is_computed_again(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(cs.InputError, match="cannot keep finished layers"):
         analyze(model(one), resume=tmp_path / "file")
+
+
+def test_a_report_is_complete_only_if_there_are_layers_and_all_were_analysed():
+    good, strided = layer(), layer(input_shape=(5, 5), stride=2)
+    unknown = replace(good, geometry=None, reason="no size")
+    broken = replace(good, kernel=np.full((4, 3, 3, 3), np.nan))
+    assert analyze(model(good, good)).complete
+    assert not analyze(model()).complete
+    for status, other in (("partial", strided), ("skipped", unknown), ("failed", broken)):
+        report = analyze(model(good, other))
+        assert report.layers[1].status == status
+        assert not report.complete
+    unread = Unread("f1", (3, 3, 8, 8), "its layout is not stated")
+    assert not analyze(model(good, unread=(unread,))).complete

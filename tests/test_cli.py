@@ -141,7 +141,7 @@ def test_unknown_layers_and_sizes_too_small_in_a_geometry_file_are_refused(tmp_p
     refused(convspectra("analyze", weights, "--geometry", geometry, cwd=tmp_path), "stem", "no output point")
     geometry.write_text('[layers."stem"]\ninput_shape = [9, 9]\nstride = 2\npadding = 1\n')
     result = convspectra("analyze", weights, "--geometry", geometry, "--json", "r.json", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 3, result.stderr
     (layer,) = json.loads((tmp_path / "r.json").read_text())["layers"]
     assert (layer["stride"], layer["status"]) == ([2, 2], "partial")
 
@@ -160,7 +160,7 @@ def test_assumptions_are_marked_in_every_output(tmp_path):
     assert {"stride", "padding", "input_shape"} <= set(layer["assumed"])
     assert "stride" in (tmp_path / "r.csv").read_text().splitlines()[1]
     unknown = convspectra("analyze", weights, "--json", "r.json", cwd=tmp_path)
-    assert unknown.returncode == 0, unknown.stderr
+    assert unknown.returncode == 3, unknown.stderr
     (layer,) = json.loads((tmp_path / "r.json").read_text())["layers"]
     assert layer["status"] == "skipped"
     assert "--input-shape" in layer["reason"]

@@ -19,7 +19,7 @@ from ._version import __version__
 from .bounds.tori import repeats_inputs
 from .errors import GeometryError, KernelError
 from .geometry import ConvGeometry, Pads
-from .models.records import ConvLayer, Model
+from .models.records import ConvLayer, Model, Unread
 from .results import Bound, Spectrum
 from .spectrum import singular_values
 
@@ -89,7 +89,7 @@ class Report:
     """The analysis of one model.
 
     Attributes:
-        model, path, sha256, format, other, notes: as in `Model`.
+        model, path, sha256, format, other, notes, unread: as in `Model`.
         dtype: the precision of the computation, `float32` or `float64`, or `kernel` for that of
             each kernel.
         version: of convspectra.
@@ -105,6 +105,12 @@ class Report:
     layers: tuple[LayerReport, ...]
     other: Mapping[str, int]
     notes: tuple[str, ...]
+    unread: tuple[Unread, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether there were layers, all of them were analysed, and nothing else may be one."""
+        return bool(self.layers) and not self.unread and all(layer.status == "ok" for layer in self.layers)
 
 
 Progress = Callable[[float, str], None]
@@ -193,6 +199,7 @@ def analyze(
         layers=reports,
         other=model.other,
         notes=model.notes,
+        unread=model.unread,
     )
 
 

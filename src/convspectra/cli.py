@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from .models.records import Model
     from .projection import Guarantee
 
-BAD_INPUT, SOME_LAYER_FAILED, INTERRUPTED = 2, 3, 130
+BAD_INPUT, INCOMPLETE, INTERRUPTED = 2, 3, 130
 
 app = typer.Typer(
     help="Singular values of convolutional layers: exact spectra and proven bounds.",
-    epilog="Exit status: 0 done, 1 internal failure, 2 bad input, 3 some layer or output could not "
-    "be analysed or written.",
+    epilog="Exit status: 0 all of it was done, 1 internal failure, 2 bad input, 3 nothing, or not "
+    "everything, could be read, analysed or written, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -54,6 +54,12 @@ def _one_line_errors(kept: bool = False) -> Iterator[None]:
         what = "the same command goes on from the last checkpoint" if kept else "no file was written"
         print(f"convspectra: interrupted; {what}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _exit(complete: bool) -> None:
+    """End a command with the status that says whether all of the model is in the report."""
+    if not complete:
+        raise typer.Exit(INCOMPLETE)
 
 
 def _version(wanted: bool) -> None:
@@ -164,8 +170,7 @@ def analyze(
         )
         for written in write_all(report, targets, folders):
             print(f"wrote {written}", file=sys.stderr)
-    if any(layer.status == "failed" for layer in report.layers):
-        raise typer.Exit(SOME_LAYER_FAILED)
+    _exit(report.complete)
 
 
 @app.command()
@@ -238,8 +243,7 @@ def clip(
             with atomic(json) as file:
                 clip_json.write(report, file)
             print(f"wrote {json}", file=sys.stderr)
-    if any(layer.status == "unwritable" for layer in report.layers):
-        raise typer.Exit(SOME_LAYER_FAILED)
+    _exit(report.complete)
 
 
 @app.command()
@@ -283,8 +287,7 @@ def compare(
         compare_text.render(found, Console())
         for written in write_all(found, files, folders):
             print(f"wrote {written}", file=sys.stderr)
-    if any(layer.status == "failed" for report in (found.before, found.after) for layer in report.layers):
-        raise typer.Exit(SOME_LAYER_FAILED)
+    _exit(found.complete)
 
 
 @app.command()
@@ -352,8 +355,7 @@ def lipschitz(
             raise InputError(f"{report.model} has no gains to draw: no convolution or linear layer is in it")
         for written in write_all(report, files, folders):
             print(f"wrote {written}", file=sys.stderr)
-    if report.refused:
-        raise typer.Exit(SOME_LAYER_FAILED)
+    _exit(not report.refused)
 
 
 @app.command()

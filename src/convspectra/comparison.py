@@ -39,6 +39,12 @@ class Comparison:
     after: Report
     layers: tuple[LayerComparison, ...]
 
+    @property
+    def complete(self) -> bool:
+        """Whether both models were analysed completely, and some layer is in both."""
+        paired = any(layer.match == "both" for layer in self.layers)
+        return paired and self.before.complete and self.after.complete
+
 
 def compare(before: Model, after: Model, *, progress: Progress | None = None, **options: Any) -> Comparison:
     """Analyse two models and match their layers by name.

@@ -83,6 +83,7 @@ def clip_file(
         layers=tuple(records),
         not_selected=tuple(layer.name for layer in model.layers if layer.name not in names),
         notes=(*model.notes, *writer.notes()),
+        unread=model.unread,
     )
 
 

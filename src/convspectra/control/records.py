@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import InputError
+from ..models.records import Unread
 from ..projection.promise import Guarantee
 
 Method = Literal["project", "clip", "rescale"]
@@ -85,6 +86,7 @@ class ClipReport:
         output, output_sha256: of the one that was written.
         layers: those that were asked for, and those that share a tensor with them.
         not_selected: the names of all others.
+        unread: as in `Model`: what may be a layer and stays as it is.
     """
 
     model: str
@@ -98,3 +100,13 @@ class ClipReport:
     layers: tuple[LayerClip, ...]
     not_selected: tuple[str, ...]
     notes: tuple[str, ...]
+    unread: tuple[Unread, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every layer that was asked for could be held.
+
+        What was not read counts where all layers were asked for.
+        """
+        left = any(layer.status == "unwritable" for layer in self.layers)
+        return not left and (bool(self.not_selected) or not self.unread)

@@ -42,6 +42,21 @@ class ConvLayer:
 
 
 @dataclass(frozen=True)
+class Unread:
+    """Something in a file that may hold a layer, and was not read.
+
+    Attributes:
+        name: as the file has it.
+        shape: of the tensor, or None where there is no single one.
+        reason: why, and what is missing.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None
+    reason: str
+
+
+@dataclass(frozen=True)
 class Model:
     """Everything a reader found in one model.
 
@@ -51,7 +66,8 @@ class Model:
         sha256: of the file's bytes, hexadecimal; None for a live module.
         layers: in the order in which data meets them where the file tells, else the file's order.
         other: operators or tensors that are no convolution, counted by type.
-        notes: sentences for the user: what was skipped, taken from a neighbour, or looks odd.
+        notes: sentences for the user: what was taken from a neighbour, or looks odd.
+        unread: what may be a layer and was not read; with any of these the analysis is incomplete.
     """
 
     name: str
@@ -61,3 +77,4 @@ class Model:
     sha256: str | None = None
     other: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unread: tuple[Unread, ...] = ()

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..control import ClipReport, LayerClip
 from .numbers import number, percent, sizes, upper
-from .text import Column, assumptions, layer_table, with_names
+from .text import Column, assumptions, layer_table, not_read, with_names
 
 _WHOSE = {
     "torus": "the norm with wrapped boundary at the layer's input size, exact",
@@ -51,6 +51,8 @@ def summary(report: ClipReport) -> str:
         parts.append(f"{len(above)} still above {limit:g}")
     if count["unwritable"]:
         parts.append(f"{count['unwritable']} could not be written")
+    if report.unread:
+        parts.append(f"{len(report.unread)} not read")
     if report.not_selected:
         parts.append(f"{len(report.not_selected)} not selected")
     return f"{report.model}: {'; '.join(parts)}."
@@ -91,5 +93,6 @@ def _footnotes(report: ClipReport) -> Iterator[str]:
     yield from assumptions(report.layers)
     left = [layer for layer in report.layers if layer.status == "unwritable"]
     yield from with_names((f"not written: {layer.reason}", layer.name) for layer in left)
+    yield from not_read(report.unread)
     yield from with_names((layer.note, layer.name) for layer in report.layers if layer.note)
     yield from (f"Note: {note}." for note in report.notes)

@@ -11,6 +11,7 @@ from ..comparison import Comparison, LayerComparison
 from .compare_text import COLUMNS, sides, summary
 from .figures import colour, curves, frequency_maps, norms
 from .html import curve_data, filled_page, map_data, short
+from .text import not_read
 
 _WORSE = ("ok", "partial", "skipped", "failed")
 
@@ -27,7 +28,11 @@ def render(comparison: Comparison) -> str:
         page_data(comparison),
         title=f"Singular values of {comparison.before.model} and {comparison.after.model}",
         summary=summary(comparison).replace("->", "→"),
-        notes=[f"{word.lower()}: {note}" for word, report in models for note in report.notes],
+        notes=[
+            f"{word.lower()}: {note}"
+            for word, report in models
+            for note in (*not_read(report.unread), *report.notes)
+        ],
         models=models,
         curves=" Dashed before, solid after.",
         own_norm=" in the same model",

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from ..analysis import Report
 from ..comparison import Comparison
-from .data import layer_dict, model_dict
+from .data import layer_dict, model_dict, unread_list
 
 SCHEMA = "convspectra.comparison/1"
 
@@ -41,4 +41,9 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
 
 
 def _model(report: Report) -> dict[str, Any]:
-    return {**model_dict(report), "other": dict(report.other), "notes": list(report.notes)}
+    return {
+        **model_dict(report),
+        "other": dict(report.other),
+        "notes": list(report.notes),
+        "unread": unread_list(report),
+    }

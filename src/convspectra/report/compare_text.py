@@ -10,7 +10,7 @@ from rich.text import Text
 from ..analysis import LayerReport, TorusSummary
 from ..comparison import Comparison, LayerComparison
 from .numbers import at_most, interval, number, percent, sizes
-from .text import Column, assumptions, layer_table, with_names
+from .text import Column, assumptions, layer_table, not_read, with_names
 
 Cell = Callable[[LayerComparison], str]
 
@@ -106,4 +106,5 @@ def _footnotes(comparison: Comparison) -> Iterator[str]:
     for when, report in (("before", comparison.before), ("after", comparison.after)):
         left = (one for one in report.layers if one.status != "ok")
         yield from with_names((f"{one.status} {when}: {one.reason}", one.name) for one in left)
+        yield from (f"{when}: {line}" for line in not_read(report.unread))
         yield from (f"Note, {when}: {note}." for note in report.notes)

@@ -25,12 +25,18 @@ def as_dict(report: Report) -> dict[str, Any]:
         "layers": [layer_dict(layer) for layer in report.layers],
         "other": dict(report.other),
         "notes": list(report.notes),
+        "unread": unread_list(report),
     }
 
 
 def model_dict(report: Report) -> dict[str, Any]:
     """Which file the report is about."""
     return {name: getattr(report, name) for name in ("model", "path", "sha256", "format")}
+
+
+def unread_list(report: Report) -> list[dict[str, Any]]:
+    """What may be a layer and was not read."""
+    return [{"name": one.name, "shape": _listed(one.shape), "reason": one.reason} for one in report.unread]
 
 
 def layer_dict(layer: LayerReport) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..analysis import LayerReport, Report, TorusSummary
 from .data import layer_dict
 from .figures import Curve, FrequencyMap, colour, curves, frequency_maps, norms, positions
 from .numbers import at_most, interval, number, one_or_all, sizes
-from .text import summary
+from .text import not_read, summary
 
 
 def write(report: Report, file: BinaryIO) -> None:
@@ -30,7 +30,7 @@ def render(report: Report) -> str:
         page_data(report),
         title=f"Singular values of {report.model}",
         summary=summary(report),
-        notes=report.notes,
+        notes=[*not_read(report.unread), *report.notes],
         models=(("Model", report),),
     )
 

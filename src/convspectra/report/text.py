@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..analysis import LayerReport, Report, TorusSummary
+from ..models.records import Unread
 from .numbers import at_most, interval, number, one_or_all, sizes
 
 MARK = {"ok": "", "partial": "partial", "skipped": "skipped", "failed": "FAILED"}
@@ -70,7 +71,8 @@ def render(report: Report, console: Console) -> None:
     """Print a report."""
     if report.layers:
         console.print(_table(report, console.width))
-    for line in (*_footnotes(report), *_reasons(report), *(f"Note: {note}." for note in report.notes)):
+    notes = (f"Note: {note}." for note in report.notes)
+    for line in (*_footnotes(report), *_reasons(report), *not_read(report.unread), *notes):
         console.print(Text(line), style="dim", soft_wrap=True, highlight=False)
     console.print(Text(summary(report)), style="bold", soft_wrap=True, highlight=False)
 
@@ -89,6 +91,8 @@ def summary(report: Report) -> str:
     for status, word in (("partial", "with a number missing"), ("skipped", "skipped"), ("failed", "failed")):
         if count[status]:
             parts.append(f"{count[status]} {word}")
+    if report.unread:
+        parts.append(f"{len(report.unread)} not read")
     if report.other:
         shown = sorted(report.other.items(), key=lambda item: -item[1])
         listed = ", ".join(f"{n} {name}" for name, n in shown[:4])
@@ -178,6 +182,15 @@ def assumptions(layers: Iterable[Any]) -> Iterator[str]:
 def _reasons(report: Report) -> Iterator[str]:
     left = (layer for layer in report.layers if layer.status != "ok")
     yield from with_names((f"{layer.status}: {layer.reason}", layer.name) for layer in left)
+
+
+def not_read(unread: Iterable[Unread]) -> Iterator[str]:
+    """What may be a layer and was not read, and why."""
+    named = (
+        (f"not read: {one.reason}", one.name if one.shape is None else f"{one.name} ({sizes(one.shape)})")
+        for one in unread
+    )
+    yield from with_names(named)
 
 
 def with_names(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
