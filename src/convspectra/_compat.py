@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -29,11 +30,15 @@ def is_torch(array: Array) -> bool:
     return bool(array_api_compat.is_torch_array(array))
 
 
+def is_jax(array: Array) -> bool:
+    return bool(array_api_compat.is_jax_array(array))
+
+
 def is_untracked_on_cpu(array: Array) -> bool:
     """Whether `to_numpy` gives the values at no cost, and nobody waits for a gradient."""
     if is_torch(array):
         return array.device.type == "cpu" and not is_tracked(array)
-    if array_api_compat.is_jax_array(array):
+    if is_jax(array):
         return is_concrete(array) and all(device.platform == "cpu" for device in array.devices())
     return is_numpy(array)
 
@@ -156,6 +161,27 @@ def real_kernel(kernel: Array) -> Array:
             "repair or leave out this layer"
         )
     return kernel
+
+
+_COMMON = 2.0**30
+"""Kernels whose largest entry lies between this and its reciprocal are computed with as they are."""
+
+
+def in_range(kernel: Array) -> tuple[Array, Any]:
+    """`kernel` divided by a power of two, and that: so that sums and products of entries stay in range.
+
+    Exact. The power is 1 for kernels of common sizes; while JAX traces it is an array, and no power of two.
+    """
+    xp = namespace(kernel)
+    if not is_concrete(kernel):
+        largest = sys.modules["jax"].lax.stop_gradient(xp.max(xp.abs(kernel)))
+        largest = xp.where(largest > 0, largest, 1 + largest)
+        return kernel / largest, largest
+    largest = float(xp.max(xp.abs(untracked(kernel))))
+    if largest == 0 or 1 / _COMMON <= largest <= _COMMON:
+        return kernel, 1.0
+    power = math.ldexp(1.0, math.frexp(largest)[1] - 1)
+    return kernel / like(np.asarray(power), kernel, kernel.dtype), power
 
 
 def complex_dtype(array: Array) -> Any:

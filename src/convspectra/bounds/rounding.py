@@ -3,9 +3,80 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from .._compat import Array, is_numpy, is_torch, namespace
+from .._compat import Array, in_range, is_concrete, is_jax, is_numpy, is_torch, namespace, untracked
 from ..geometry import Correlation
+
+
+def norm_error(kernel: Array, correlation: Correlation, norm: Array | None = None) -> Any:
+    """How far a computed norm of a torus may be from the true one: absolute, in the kernel's precision.
+
+        symbol_error + eps (2 max(m, n) + 64) (norm + symbol_error)
+
+    It is a multiple of the taps' moduli, not of the norm: taps that cancel leave a norm that is little more
+    than their rounding. The second term is that of the decomposition of `m x n` blocks, by any engine, and of
+    the certificates that leave some out (1e-6 of the norm in float32, 1e-14 in float64).
+
+    Arguments:
+        kernel: as `spectrum.prepare` returns it, any scale.
+        correlation: of the layer, on whatever torus.
+        norm: as it was computed, if it is known: the bound is tighter with it.
+
+    Returns:
+        A float; while JAX traces, a scalar array.
+
+    Reference: Higham (2002), sections 3.1 and 3.5; Golub and Van Loan (2013), 8.1 and 8.6.
+    """
+    eps = float(namespace(kernel).finfo(kernel.dtype).eps)
+    rows, columns = _block_shape(correlation)
+    moduli = _moduli(kernel, correlation)
+    symbol = _symbol_error(moduli, kernel, correlation)
+    if norm is not None:
+        known = untracked(norm)
+        moduli = float(known) if is_concrete(known) else known
+    return symbol + eps * (2 * max(rows, columns) + 64) * (moduli + symbol)
+
+
+def symbol_error(kernel: Array, correlation: Correlation) -> Any:
+    """How far the blocks of a computed symbol may be from the true ones, in operator norm.
+
+    An entry is a sum over the `T` taps of a polyphase class: with the roundings of products, sums and phases
+    it is off by at most `(T + 16 D + 4) eps` times the sum of the moduli. So a block is by as much of the
+    norm of the block of these sums, which is at most the root of its largest row sum times its largest
+    column sum (Schur's test).
+    """
+    return _symbol_error(_moduli(kernel, correlation), kernel, correlation)
+
+
+def _symbol_error(moduli: Any, kernel: Array, correlation: Correlation) -> Any:
+    limits = namespace(kernel).finfo(kernel.dtype)
+    taps, axes = math.prod(correlation.kernel_size), len(correlation.kernel_size)
+    rows, columns = _block_shape(correlation)
+    # Results below the normal numbers are rounded to multiples of the least one; JAX takes them for zero.
+    flushed = float(limits.smallest_normal) * (1 if is_jax(kernel) else float(limits.eps))
+    lost = flushed * (taps + 4) * math.sqrt(rows * columns)
+    return float(limits.eps) * (taps + 16 * axes + 4) * moduli + lost
+
+
+def _moduli(kernel: Array, correlation: Correlation) -> Any:
+    """An upper bound of the norms of all blocks, whatever the signs."""
+    xp, groups, (scaled, scale) = namespace(kernel), correlation.groups, in_range(untracked(kernel))
+    rows, columns = correlation.out_channels // groups, correlation.in_channels // groups
+    moduli = xp.abs(xp.reshape(scaled, (groups, rows, -1)))
+    of_columns = xp.sum(xp.reshape(xp.sum(moduli, axis=1), (groups, columns, -1)), axis=-1)
+    squares = xp.max(xp.max(xp.sum(moduli, axis=2), axis=1) * xp.max(of_columns, axis=1))
+    generous = 1 + 1e-3  # sums of positive numbers, themselves rounded
+    if is_concrete(squares):
+        return math.sqrt(float(squares)) * generous * scale
+    return xp.sqrt(squares) * generous * scale
+
+
+def _block_shape(correlation: Correlation) -> tuple[int, int]:
+    groups = correlation.groups
+    return correlation.out_channels // groups, (
+        correlation.in_channels // groups * math.prod(correlation.stride)
+    )
 
 
 def allowance(kernel: Array, correlation: Correlation) -> float:
