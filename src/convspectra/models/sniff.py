@@ -7,21 +7,33 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import ModelError
+from . import foreign
 
 Format = Literal["onnx", "safetensors", "pytorch", "torch.export", "tensorflow"]
 
 READ = "ONNX, safetensors, PyTorch (.pt .pth .th .pt2) and TensorFlow checkpoint (.index) files are read"
 
 
+# Of files whose first bytes do not tell: text pickles, what is damaged.
+_SUFFIXES: dict[str, Format] = {
+    ".onnx": "onnx",
+    ".safetensors": "safetensors",
+    ".pt2": "torch.export",
+    **dict.fromkeys((".pt", ".pth", ".th", ".ckpt", ".bin"), "pytorch"),
+}
+
+
 def format_of(path: Path) -> Format:
     """The format of a model file.
 
     Raises:
-        ModelError: it is missing, empty, a folder without a checkpoint, or cannot be read.
+        ModelError: it is missing, empty, a folder without a checkpoint, cannot be read, or is of a format
+            that is not read, which is named with the way in.
     """
     if path.is_dir():
         if any(path.glob("*.index")) or any(path.glob("variables/*.index")):
             return "tensorflow"
+        _refuse(path, foreign.folder(path))
         raise ModelError(f"{path} is a folder without a TensorFlow checkpoint in it; {READ}")
     if not path.exists():
         if path.with_name(path.name + ".index").exists():
@@ -30,6 +42,7 @@ def format_of(path: Path) -> Format:
     try:
         with path.open("rb") as file:
             head = file.read(16)
+        _refuse(path, foreign.by_content(path))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
     if not head:
@@ -40,18 +53,22 @@ def format_of(path: Path) -> Format:
         return _zip_format(path)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40:
         return "safetensors"
-    if path.suffix == ".onnx":
-        return "onnx"
-    if path.suffix == ".safetensors":
-        return "safetensors"
-    # A pickle: the protocol opcode, or the text opcodes of protocol 0; a zip that was cut off.
-    if head[:1] == b"\x80" or head[:2] == b"PK" or path.suffix in (".pt", ".pth", ".th", ".ckpt", ".bin"):
+    # A pickle begins with the opcode of its protocol; a zip may have been cut off.
+    if head[:1] == b"\x80" or head[:2] == b"PK":
         return "pytorch"
-    if path.suffix == ".pt2":
-        return "torch.export"
-    if head[:1] == b"\x08":  # field 1 of a ModelProto, its version
+    # Field 1 of a ModelProto, its version; a SavedModel has 1 there, and Core ML a version as well.
+    if head[:1] == b"\x08" and head[1:2] > b"\x02" and path.suffix != ".mlmodel":
         return "onnx"
+    _refuse(path, foreign.by_suffix(path))
+    if path.suffix in _SUFFIXES:
+        return _SUFFIXES[path.suffix]
     raise ModelError(f"{path} is not a model file that is known here; {READ}")
+
+
+def _refuse(path: Path, found: tuple[str, str] | None) -> None:
+    if found is not None:
+        name, way = found
+        raise ModelError(f"{path} is {name}, which is not read; {way}")
 
 
 def _zip_format(path: Path) -> Format:

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..errors import ModelError
 from ..geometry import ConvGeometry
+from . import foreign
 from .names import Names, layer_name
 from .records import ConvLayer, Model
 from .weights import ASSUMED, NO_SIZE, linear
@@ -161,6 +162,8 @@ def _array(index: Path, name: str, entry: _Entry) -> np.ndarray[Any, Any]:
     with files[entry.shard].open("rb") as file:
         file.seek(entry.offset)
         data = file.read(entry.size)
+    if foreign.is_lfs_pointer(files[entry.shard]):
+        raise ModelError(f"{files[entry.shard]} is a Git LFS pointer; run 'git lfs pull' in its repository")
     if len(data) != entry.size:
         raise ModelError(f"{files[entry.shard]} is truncated: variable {name!r} ends beyond it")
     if dtype == "bfloat16":
@@ -171,6 +174,8 @@ def _array(index: Path, name: str, entry: _Entry) -> np.ndarray[Any, Any]:
 
 def _entries(index: Path) -> Iterator[tuple[str, _Entry]]:
     """The variables of an index; the entry without a name is its header."""
+    if foreign.is_lfs_pointer(index):
+        raise ModelError(f"{index} is a Git LFS pointer; run 'git lfs pull' in its repository")
     data = index.read_bytes()
     try:
         for key, value in _table(data):
