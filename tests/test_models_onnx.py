@@ -10,6 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from convspectra import GeometryError, InputError, ModelError
 from convspectra.analysis import analyze
 from convspectra.models import read_model
+from convspectra.models.graphs import read_graph
+from convspectra.models.input_shapes import parse
 from convspectra.reference import dense_operator
 
 RNG = np.random.default_rng(0)
@@ -289,3 +291,102 @@ def test_half_precision_weights_are_read(tmp_path):
     onnx.save(helper.make_model(graph), tmp_path / "half.onnx")
     report = analyze(read_model(tmp_path / "half.onnx"), dtype="kernel")
     assert report.layers[0].spectrum.values.dtype == np.float32
+
+
+def two_inputs(tmp_path, first, second):
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [node("Conv", ["a", "w"], "y"), node("Conv", ["b", "v"], "z")],
+        "two",
+        [value("a", FLOAT, first), value("b", FLOAT, second)],
+        [value("y", FLOAT, None), value("z", FLOAT, None)],
+        [tensor("w", (4, 3, 3, 3)), tensor("v", (2, 3, 3, 3))],
+    )
+    path = tmp_path / "two.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
+def sizes(path, input_shape=None):
+    model = read_model(path, input_shape=input_shape)
+    return [None if layer.geometry is None else layer.geometry.input_shape for layer in model.layers]
+
+
+@pytest.mark.parametrize("size", [-1, 0, "h", None])
+@pytest.mark.parametrize("stated", [-1, 0, "h", None])
+def test_what_a_graph_leaves_open_is_unknown_behind_it_too(size, stated, tmp_path):
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [node("Conv", ["x", "w"], "c", strides=[2, 2]), node("Relu", ["c"], "r"), node("Conv", ["r", "v"])],
+        "open",
+        [value("x", FLOAT, [-1, 3, size, size])],
+        [value("y", FLOAT, [-1, 2, stated, stated])],
+        [tensor("w", (4, 3, 3, 3)), tensor("v", (2, 4, 3, 3))],
+        value_info=[value("c", FLOAT, [-1, 4, stated, stated]), value("r", FLOAT, [-1, 4, stated, stated])],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    assert sizes(path) == [None, None]
+    assert sizes(path, (3, 17, 13)) == [(17, 13), (8, 6)]
+    with pytest.raises(InputError, match=r"is open: give --input-shape"):
+        read_graph(path)
+    assert read_graph(path, input_shape=(3, 17, 13)).shapes["y"] == (1, 2, 6, 4)
+
+
+def test_sizes_stated_behind_an_input_of_another_size_are_dropped(tmp_path):
+    nodes = [node("Conv", ["x", "w"], "c"), node("Conv", ["c", "v"])]
+    weights = [tensor("w", (4, 3, 3, 3)), tensor("v", (2, 4, 3, 3))]
+    path = save(tmp_path / "m.onnx", nodes, weights, ["n", 3, "h", "w"])
+    model = onnx.load(path)
+    model.graph.value_info.append(helper.make_tensor_value_info("c", FLOAT, ["n", 4, 30, 30]))
+    onnx.save(model, path)
+    assert sizes(path, (3, 9, 8)) == [(9, 8), (7, 6)]
+
+
+def test_shapes_go_to_the_inputs_that_they_are_meant_for(tmp_path):
+    path = two_inputs(tmp_path, ["n", 3, "h", "w"], ["n", 3, "h2", "w2"])
+    with pytest.raises(
+        InputError, match=r"fits 2 inputs .* NAME=SHAPE.* a \[n, 3, h, w\], b \[n, 3, h2, w2\]"
+    ):
+        read_model(path, input_shape=(3, 8, 8))
+    assert sizes(path, {"b": (3, 7, 9)}) == [None, (7, 9)]
+    assert sizes(path, {"b": (3, 7, 9), "a": (3, 8, 5)}) == [(8, 5), (7, 9)]
+    assert read_graph(path, input_shape={"b": (3, 7, 9), "a": (3, 8, 5)}).shapes["z"] == (1, 2, 5, 7)
+    with pytest.raises(InputError, match="no input 'c'; its inputs are: a"):
+        read_model(path, input_shape={"c": (3, 7, 9)})
+    with pytest.raises(InputError, match="leave out the batch, its first axis: --input-shape a=3,8,8"):
+        read_model(path, input_shape={"a": (1, 3, 8, 8)})
+    other = two_inputs(tmp_path, ["n", 3, "h", "w"], ["n", "t", 3, "h2", "w2"])
+    with pytest.raises(InputError, match="fits 2 inputs"):  # the batch of a, or the t of b
+        read_model(other, input_shape=(1, 3, 8, 8))
+    assert sizes(other, (3, 8, 8))[0] == (8, 8)
+
+
+def test_inputs_without_channels_have_sizes_too(tmp_path):
+    axes = numpy_helper.from_array(np.array([1], dtype=np.int64), "axes")
+    nodes = [node("Unsqueeze", ["x", "axes"], "u"), node("Conv", ["u", "w"], strides=[4])]
+    path = save(tmp_path / "m.onnx", nodes, [axes, tensor("w", (4, 1, 8))], ["batch", "sequence"])
+    assert sizes(path) == [None]
+    assert sizes(path, (40,)) == [(40,)]
+    runs_as(path, read_model(path, input_shape=(40,)).layers[0], [1, 40])
+    with pytest.raises(InputError, match=r"leave out the batch, its first axis: --input-shape 40$"):
+        read_model(path, input_shape=(1, 40))
+
+
+@pytest.mark.parametrize("shape", ["3,8", 5, (), (3, 0), (3, 8.0), (3, True), {"x": "3"}, {"x": ()}])
+def test_input_shapes_that_are_none_are_refused(shape, tmp_path):
+    path = save(
+        tmp_path / "m.onnx", [node("Conv", ["x", "w"])], [tensor("w", (4, 3, 3, 3))], [1, 3, "h", "w"]
+    )
+    for read in (read_model, read_graph):
+        with pytest.raises(InputError, match="input_shape must be integers"):
+            read(path, input_shape=shape)
+
+
+def test_what_the_command_line_says_of_shapes():
+    assert parse(None) is None
+    assert parse(["3,8,8"]) == (3, 8, 8)
+    assert parse(["a=3,8,8", "b:0=5"]) == {"a": (3, 8, 8), "b:0": (5,)}
+    for texts in (["3,8", "a=5"], ["a=3", "a=4"], ["=3"], ["a="], ["a=3,0"], ["3", "4"]):
+        with pytest.raises(InputError, match="--input-shape"):
+            parse(texts)

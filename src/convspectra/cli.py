@@ -120,7 +120,12 @@ Module = Annotated[
     ),
 ]
 InputShape = Annotated[
-    str | None, typer.Option(metavar="C,H,W", help="Shape of one input, channels first, such as 3,224,224.")
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]C,H,W",
+        help="Shape of one input without the batch, channels first, such as 3,224,224; with the input's name "
+        "for a graph with several, once for each.",
+    ),
 ]
 GeometryFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="TOML file with strides, padding and sizes by layer.")
@@ -161,10 +166,11 @@ def analyze(
     folders = {"png": png, "svg": svg}
     with _one_line_errors():
         from .models import read_model
+        from .models.input_shapes import parse
         from .report.files import check_targets, write_all
 
         check_targets(targets, folders)
-        read = read_model(model, input_shape=_sizes(input_shape), geometry=geometry, module=module)
+        read = read_model(model, input_shape=parse(input_shape), geometry=geometry, module=module)
         report = _analyze(
             read, dtype=dtype.value, fold_batch_norm=fold_batch_norm, solver=solver.value, resume=resume
         )
@@ -217,6 +223,7 @@ def clip(
         from .atomic import atomic
         from .control import Limit, clip_file
         from .models import read_model
+        from .models.input_shapes import parse
         from .models.writers import check_suffix, writable_format
         from .report import clip_json, clip_text
         from .report.files import check_output, check_targets
@@ -232,7 +239,7 @@ def clip(
         check_suffix(output, writable_format(model))
         check_targets({"json": json}, {})
         target = check_output(output, model, overwrite, others=[json])
-        read = read_model(model, input_shape=_sizes(input_shape), geometry=geometry, module=module)
+        read = read_model(model, input_shape=parse(input_shape), geometry=geometry, module=module)
         with progress_bar(Console(stderr=True)) as progress:
             report = clip_file(
                 read, model, target, limit, layers=layers or (), solver=solver.value, progress=progress
@@ -266,6 +273,7 @@ def compare(
 
         from .comparison import compare as compare_models
         from .models import read_model
+        from .models.input_shapes import parse
         from .report import compare_text
         from .report.files import check_targets, write_all
         from .report.text import progress_bar
@@ -273,7 +281,7 @@ def compare(
         files, folders = {"json": json, "html": html}, {"png": png}
         check_targets(files, folders)
         models = [
-            read_model(path, input_shape=_sizes(input_shape), geometry=geometry, module=module)
+            read_model(path, input_shape=parse(input_shape), geometry=geometry, module=module)
             for path in (before, after)
         ]
         with progress_bar(Console(stderr=True)) as progress:
@@ -328,6 +336,7 @@ def lipschitz(
 
         from .lipschitz import measure
         from .models.graphs import read_graph
+        from .models.input_shapes import parse
         from .report import lipschitz_text
         from .report.files import check_targets, require, write_all
         from .report.text import progress_bar
@@ -339,7 +348,7 @@ def lipschitz(
             if inputs is None and not points:
                 raise InputError("--png and --svg draw gains at points; give --inputs, or --points 3")
         between = _interval(drawn)
-        graph = read_graph(model, input_shape=_sizes(input_shape), module=module)
+        graph = read_graph(model, input_shape=parse(input_shape), module=module)
         with progress_bar(Console(stderr=True)) as progress:
             report = measure(
                 graph,
@@ -506,6 +515,7 @@ def experiment(
     with _one_line_errors(kept=True):
         from rich.console import Console
 
+        from .models.input_shapes import parse
         from .report.text import progress_bar
 
         if name == "report":
@@ -531,7 +541,7 @@ def experiment(
             model={
                 "model": model,
                 "module": module,
-                "input_shape": _sizes(input_shape),
+                "input_shape": parse(input_shape),
                 "geometry": geometry,
             },
             changes={
@@ -594,22 +604,6 @@ def _analyze(model: Model, **options: Any) -> Report:
         report = analyze_model(model, progress=progress, **options)
     render(report, Console())
     return report
-
-
-def _sizes(text: str | None) -> tuple[int, ...] | None:
-    """`"3,224,224"` as integers."""
-    if text is None:
-        return None
-    try:
-        sizes = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        sizes = ()
-    if not 2 <= len(sizes) <= 4 or min(sizes) < 1:
-        raise InputError(
-            f"--input-shape must be the channels and 1 to 3 sizes, all at least 1, such as 3,224,224; "
-            f"got {text!r}"
-        )
-    return sizes
 
 
 def main() -> None:

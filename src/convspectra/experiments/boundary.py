@@ -17,6 +17,7 @@ from ..analysis import Progress
 from ..errors import InputError
 from ..geometry import ConvGeometry, Correlation
 from ..krylov import bytes_of_all
+from ..models.input_shapes import InputShape
 from ..models.records import ConvLayer
 from . import distances
 from .catalogue import Extent
@@ -116,7 +117,7 @@ def boundary_of(
     model: Path | None = None,
     *,
     extent: Extent,
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: InputShape | None = None,
     geometry: Path | None = None,
     module: Any = None,
     progress: Progress | None = None,

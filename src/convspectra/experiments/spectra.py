@@ -17,6 +17,7 @@ import numpy as np
 from ..analysis import LayerReport, Progress, TorusSummary, analyze
 from ..errors import InputError
 from ..models import read_model
+from ..models.input_shapes import InputShape
 from ..models.records import ConvLayer, Model
 from ..results import Spectrum
 from .folder import read_json, write_json
@@ -80,7 +81,7 @@ class Spectra:
 def spectra_of(
     model: Path | None = None,
     *,
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: InputShape | None = None,
     geometry: Path | None = None,
     module: Any = None,
     progress: Progress | None = None,

@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, ModelError
+from . import input_shapes
+from .input_shapes import InputShape
 from .operations import Graph
 from .sniff import format_of
 
 
 def read_graph(
-    path: str | Path | None = None, *, input_shape: tuple[int, ...] | None = None, module: Any = None
+    path: str | Path | None = None, *, input_shape: InputShape | None = None, module: Any = None
 ) -> Graph:
     """Every operation of a network that somebody else made, between its inputs and its outputs.
 
     Arguments:
         path: an ONNX file or an exported program (`.pt2`), told apart by content; with `module` its weights.
         input_shape: channels and sizes of one input, without the batch: for graphs with open sizes, and for
-            tracing.
+            tracing. For a graph with several inputs a dictionary by their names.
         module: a live `torch.nn.Module`, or `"package.module:factory"`; traced by `torch.export`.
 
     Raises:
@@ -26,8 +28,9 @@ def read_graph(
         InputError: an option that contradicts the model, a size that is not fixed, a missing library.
     """
     file = None if path is None else Path(path)
+    input_shape = input_shapes.check(input_shape)
     if module is not None:
-        return _traced(module, input_shape, file)
+        return _traced(module, input_shapes.of_one_input(input_shape, "--model"), file)
     if file is None:
         raise InputError("give a model file, or --model package.module:factory")
     kind = format_of(file)

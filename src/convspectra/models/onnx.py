@@ -14,6 +14,7 @@ from ..errors import GeometryError, ModelError
 from ..geometry import ConvGeometry, PaddingMode
 from . import onnx_shapes as shapes
 from . import onnx_tensors as tensors
+from .input_shapes import InputShape
 from .names import Names, layer_name
 from .records import ConvLayer, Model
 
@@ -27,13 +28,13 @@ PAD_MODES: dict[str, PaddingMode] = {
 _CONVOLUTIONS = {"Conv": False, "ConvTranspose": True}
 
 
-def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
+def read(path: Path, *, input_shape: InputShape | None = None) -> Model:
     """Every convolution and linear layer of an ONNX model, sub-graphs and local functions included.
 
     Arguments:
         path: the `.onnx` file; external data is read only from inside its own folder.
-        input_shape: channels and sizes of one input, without the batch, for graphs that leave them
-            open.
+        input_shape: the sizes of one input, without the batch, or those of several by their names, for
+            graphs that leave them open.
 
     Returns:
         `Model` of format `onnx`, layers in graph order. Sizes come from ONNX shape inference. A

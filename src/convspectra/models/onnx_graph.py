@@ -13,6 +13,7 @@ from . import onnx_operations as operations
 from . import onnx_shapes as shapes
 from . import onnx_tensors as tensors
 from .graph_builder import LARGEST, Builder, UnsupportedError, translating
+from .input_shapes import InputShape
 from .names import layer_name
 from .onnx_step import Step
 from .operations import Graph
@@ -22,13 +23,13 @@ _GROWING = ("ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize", "Upsa
 _NAMED_BY_WEIGHT = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "PRelu")
 
 
-def read_graph(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Graph:
+def read_graph(path: Path, *, input_shape: InputShape | None = None) -> Graph:
     """The nodes of an ONNX model, what they compute from constants and shapes alone worked out.
 
     Arguments:
         path: the `.onnx` file; external data is read only from inside its own folder.
-        input_shape: channels and sizes of one input, without the batch, for graphs that leave them open; an
-            open batch is 1.
+        input_shape: the sizes of one input, without the batch, or those of several by their names, for
+            graphs that leave them open; an open batch is 1.
 
     Raises:
         ModelError: no ONNX model, a truncated one, a node that reads what nothing before it makes (a cycle, a

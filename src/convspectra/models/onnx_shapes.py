@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, ModelError
+from ..errors import ModelError
 from . import onnx_tensors as tensors
+from .input_shapes import InputShape, assign
 
 # Arrays beyond this are weights, not shapes: they are left to the reader.
 _LARGEST_FOLDED = 4096
@@ -91,38 +92,34 @@ def _fixed_shape(value: Any) -> list[int] | None:
     return [dim.dim_value for dim in dims]
 
 
-def set_input_shape(graph: Any, input_shape: tuple[int, ...] | None) -> None:
-    """Give open batch sizes the value 1, and the one input of that rank the shape asked for.
+def set_input_shape(graph: Any, input_shape: InputShape | None) -> None:
+    """Take what the graph does not fix as unknown, open batch sizes as 1, and inputs as asked for.
+
+    Sizes that the graph states behind its inputs are dropped where one of those is asked for: they may
+    belong to another size.
 
     Raises:
-        InputError: no input or several fit the shape, or the graph fixes another one.
+        InputError: as `input_shapes.assign`.
     """
+    for part in tensors.graphs(graph):
+        for value in (*part.input, *part.value_info, *part.output):
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_value <= 0:
+                    dim.ClearField("dim_value")
     weights = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
-    fitting = []
-    for value in inputs:
+    inputs = {value.name: value for value in graph.input if value.name not in weights}
+    asked = assign(input_shape, {name: _axes(value) for name, value in inputs.items()})
+    for name, value in inputs.items():
         dims = value.type.tensor_type.shape.dim
         if len(dims) >= 2 and dims[0].dim_value <= 0:
             dims[0].dim_value = 1
-        if input_shape is not None and len(dims) == len(input_shape) + 1:
-            fitting.append(value)
-    if input_shape is None:
-        return
-    if len(fitting) != 1:
-        listed = ", ".join(f"{value.name} {_text(value)}" for value in inputs) or "none"
-        raise InputError(
-            f"--input-shape {','.join(map(str, input_shape))} fits {len(fitting)} inputs of the graph; "
-            f"its inputs are: {listed}"
-        )
-    for dim, size in zip(fitting[0].type.tensor_type.shape.dim[1:], input_shape, strict=True):
-        if dim.dim_value > 0 and dim.dim_value != size:
-            raise InputError(
-                f"--input-shape {','.join(map(str, input_shape))} contradicts the graph, which fixes its "
-                f"input {fitting[0].name!r} to {_text(fitting[0])}; leave the option out"
-            )
-        dim.dim_value = size
+        for dim, size in zip(dims[1:], asked.get(name, ()), strict=False):
+            dim.dim_value = size
+    for part in tensors.graphs(graph) if asked else ():
+        for value in (*part.value_info, *part.output):
+            value.type.tensor_type.ClearField("shape")
 
 
-def _text(value: Any) -> str:
+def _axes(value: Any) -> list[int | str]:
     dims = value.type.tensor_type.shape.dim
-    return "[" + ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in dims) + "]"
+    return [dim.dim_value if dim.dim_value > 0 else dim.dim_param or "?" for dim in dims]

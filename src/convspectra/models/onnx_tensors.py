@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -55,6 +56,15 @@ def subgraphs(node: Any) -> list[Any]:
     for attribute in node.attribute:
         found.extend([*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])])
     return found
+
+
+def graphs(graph: Any) -> Iterator[Any]:
+    """A graph and all graphs inside its nodes, whatever their depth."""
+    waiting = [graph]
+    while waiting:
+        found = waiting.pop()
+        yield found
+        waiting.extend(inner for node in found.node for inner in subgraphs(node))
 
 
 def evaluate(node: Any, inputs: list[np.ndarray[Any, Any] | None]) -> np.ndarray[Any, Any]:

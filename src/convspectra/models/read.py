@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, ModelError
-from . import geometry_file, neighbours
+from . import geometry_file, input_shapes, neighbours
+from .input_shapes import InputShape
 from .records import Model
 from .sniff import Format, format_of
 
@@ -16,7 +17,7 @@ from .sniff import Format, format_of
 def read_model(
     path: str | Path | None = None,
     *,
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: InputShape | None = None,
     geometry: str | Path | None = None,
     module: Any = None,
 ) -> Model:
@@ -26,7 +27,8 @@ def read_model(
         path: an ONNX, safetensors, PyTorch (state dict or exported program) or TensorFlow
             checkpoint file; told apart by content. May be left out when `module` is given.
         input_shape: channels and sizes of one input, without the batch, such as (3, 224, 224): for
-            graphs with open sizes, for tracing, and assumed for bare weights.
+            graphs with open sizes, for tracing, and assumed for bare weights. For a graph with several
+            inputs a dictionary by their names, such as {"image": (3, 224, 224), "state": (128,)}.
         geometry: a geometry file (see `geometry_file`) for what the model does not say.
         module: a live `torch.nn.Module`, or `"package.module:factory"`; traced once at
             `input_shape`, with the weights of `path` if given.
@@ -40,13 +42,14 @@ def read_model(
         InputError: an option that contradicts the model or itself, or a reader's library is missing.
     """
     file = None if path is None else Path(path)
+    input_shape = input_shapes.check(input_shape)
     own_geometry = None if geometry is None else Path(geometry)
     if own_geometry is not None:
         input_shape = input_shape or geometry_file.default_input_shape(own_geometry)
     if module is not None:
         from .live import read as trace
 
-        model = trace(module, input_shape=input_shape, path=file)
+        model = trace(module, input_shape=input_shapes.of_one_input(input_shape, "--model"), path=file)
     elif file is not None:
         model = _read_file(file, input_shape)
     else:
@@ -56,8 +59,10 @@ def read_model(
     return model
 
 
-def _read_file(path: Path, input_shape: tuple[int, ...] | None) -> Model:
+def _read_file(path: Path, input_shape: InputShape | None) -> Model:
     kind = format_of(path)
+    if kind != "onnx":
+        input_shape = input_shapes.of_one_input(input_shape, f"{path} ({kind})")
     try:
         model = _reader(kind)(path, input_shape=input_shape)
     except OSError as error:
