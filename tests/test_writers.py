@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from convspectra import ModelError
+from convspectra import InputError, ModelError
 from convspectra.analysis import analyze
 from convspectra.control import Limit, clip_file
 from convspectra.models import floats, onnx_writer, read_model
@@ -374,10 +374,15 @@ def test_safetensors_keep_every_byte_but_those_of_the_kernels(dtype, tmp_path):
 
 def test_integer_kernels_are_named_and_left(tmp_path):
     content = RNG.integers(-9, 9, (4, 3)).astype("<i4").tobytes()
-    path = save_safetensors(tmp_path / "m.safetensors", {"fc.weight": ("I32", [4, 3], content)}, {})
-    (record,) = clipped(path, 0.5).layers
-    assert record.status == "unwritable"
-    assert "I32" in record.reason
+    entries = {"fc.weight": ("I32", [4, 3], content)}
+    path = save_safetensors(tmp_path / "m.safetensors", entries, {})
+    with pytest.raises(InputError, match=r"no linear layer; 'fc\.weight' was not read: stored as int32"):
+        clipped(path, 0.5)
+    entries["head.weight"] = ("F64", [4, 3], RNG.standard_normal((4, 3)).tobytes())
+    report = clipped(save_safetensors(path, entries, {}), 0.5)
+    assert [layer.name for layer in report.layers] == ["head"]
+    assert [one.name for one in report.unread] == ["fc.weight"]
+    assert not report.complete
 
 
 class TestPytorch:

@@ -80,22 +80,24 @@ def _by_name(model: Model, report: Report) -> dict[str, tuple[ConvLayer, LayerRe
 
 def _lent(model: Model, other: Model) -> Model:
     """The model with the geometry that the other states of the layers whose own is assumed or missing."""
-    known = {layer.name: layer for layer in other.layers if layer.geometry is not None and not layer.assumed}
+    known = {layer.name: layer for layer in other.layers if layer.geometry is not None}
     layers = tuple(_with_geometry(layer, known) for layer in model.layers)
     return replace(model, layers=layers)
 
 
 def _with_geometry(layer: ConvLayer, known: Mapping[str, ConvLayer]) -> ConvLayer:
     other = known.get(layer.name)
-    complete = layer.geometry is not None and not layer.assumed
-    if other is None or complete or other.kernel.shape != layer.kernel.shape:
+    if other is None or other.kernel.shape != layer.kernel.shape:
+        return layer
+    bare = layer.geometry is None and not other.assumed
+    if not bare and not set(other.assumed) < set(layer.assumed):
         return layer
     return replace(
         layer,
         kind=other.kind,
         layout=other.layout,
         geometry=other.geometry,
-        assumed=(),
+        assumed=other.assumed,
         source=f"{other.source}, of the other model",
         reason="",
     )

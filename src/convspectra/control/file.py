@@ -215,7 +215,8 @@ def _chosen(model: Model, patterns: Sequence[str]) -> set[str]:
     """
     names = [layer.name for layer in model.layers]
     if not names:
-        raise InputError(f"{model.name} holds no convolution and no linear layer")
+        left = "".join(f"; {one.name!r} was not read: {one.reason}" for one in model.unread[:3])
+        raise InputError(f"{model.name} holds no convolution and no linear layer{left}")
     if not patterns:
         return set(names)
     return {name for pattern in patterns for name in matching(pattern, names, "--layers")}

@@ -11,16 +11,19 @@
     groups = 1
     transposed = false
     output_padding = 0
+    layout = "OIHW"                    # the kernel's axes: O, I channels out and in, D H W taps
 
 Entries are applied in the file's order, later ones over earlier ones. What no entry gives stays as
-it was: assumed, or stated by the graph.
+it was: assumed, or stated by the graph. A tensor that is listed as not read, because only its shape
+is that of a kernel, becomes a layer where an entry names it, or has a pattern that no other layer matches.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,7 @@ FIELDS = (
     "padding",
     "padding_mode",
     "output_padding",
+    "layout",
 )
 
 
@@ -50,12 +54,41 @@ def apply(model: Model, path: Path) -> Model:
             that contradicts itself or the kernel.
     """
     table = read(path)
+    model = _with_candidates(model, table)
     names = [layer.name for layer in model.layers]
     given: dict[str, dict[str, Any]] = {name: {} for name in names}
     for pattern, fields in table.items():
         for name in matching(pattern, names, str(path)):
             given[name].update(fields)
     return replace(model, layers=tuple(_with(layer, given[layer.name], path) for layer in model.layers))
+
+
+def _with_candidates(model: Model, table: Mapping[str, Any]) -> Model:
+    """The model with those candidates among its layers that a table names."""
+    layers = [layer.name for layer in model.layers]
+    named = {
+        layer.name
+        for pattern in table
+        for layer in model.candidates
+        if layer.name == pattern or (fnmatchcase(layer.name, pattern) and not _any(layers, pattern))
+    }
+    if not named:
+        return model
+    chosen = (
+        replace(layer, assumed=tuple(field for field in layer.assumed if field != "kind"))
+        for layer in model.candidates
+        if layer.name in named
+    )
+    return replace(
+        model,
+        layers=(*model.layers, *chosen),
+        candidates=tuple(layer for layer in model.candidates if layer.name not in named),
+        unread=tuple(one for one in model.unread if one.name not in named),
+    )
+
+
+def _any(names: Iterable[str], pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names)
 
 
 def read(path: Path) -> Mapping[str, Mapping[str, Any]]:
@@ -118,14 +151,19 @@ def _with(layer: ConvLayer, fields: Mapping[str, Any], path: Path) -> ConvLayer:
     known = layer.geometry
     values: dict[str, Any] = {}
     if known is not None:
-        values = {field: getattr(known, field) for field in FIELDS}
+        values = {field: getattr(known, field) for field in FIELDS if field != "layout"}
     values.update(fields)
     if "transposed" in fields and "output_padding" not in fields and not fields["transposed"]:
         values.pop("output_padding", None)
+    layout = _checked_layout(values.pop("layout", layer.layout), layer, path)
     if "input_shape" not in values:
-        return replace(layer, reason=NO_SIZE)
-    layout = layer.layout
-    if values.get("transposed", False) != (known.transposed if known else False) and layer.assumed:
+        still = tuple(field for field in layer.assumed if field != "layout" or "layout" not in fields)
+        return replace(layer, layout=layout, assumed=still, reason=NO_SIZE)
+    if "layout" in fields:
+        if "groups" in layer.assumed and "groups" not in fields:
+            into, out = (int(layer.kernel.shape[layout.index(axis)]) for axis in "IO")
+            values["groups"] = out if into == 1 else 1
+    elif values.get("transposed", False) != (known.transposed if known else False) and layer.assumed:
         # The first two axes of a bare PyTorch kernel change their meaning with it.
         layout = layout.translate(str.maketrans("OI", "IO"))
     if "padding" not in values:
@@ -148,3 +186,11 @@ def _with(layer: ConvLayer, fields: Mapping[str, Any], path: Path) -> ConvLayer:
         source=f"geometry file {path.name}",
         reason="",
     )
+
+
+def _checked_layout(layout: Any, layer: ConvLayer, path: Path) -> str:
+    if not isinstance(layout, str) or sorted(layout) != sorted(layer.layout):
+        raise InputError(
+            f"{path}: layer {layer.name!r}: layout must be an order of {layer.layout}; got {layout!r}"
+        )
+    return layout

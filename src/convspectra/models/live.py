@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, ModelError
-from .pytorch import require_torch, state_dict
-from .records import Model
+from . import safetensors, sniff
+from .pytorch import as_array, load, require_torch, state_dicts
+from .records import Model, Unread
+from .weights import plain_names
 
 
 def build(name: str) -> Any:
@@ -38,23 +41,62 @@ def build(name: str) -> Any:
     return made
 
 
-def load_into(module: Any, path: Path) -> None:
+def load_into(module: Any, path: Path) -> list[Unread]:
     """Load the weights of a checkpoint or safetensors file into a module, all of them.
+
+    Returns:
+        The other state dicts of the file. Of several that fit, the first is loaded.
 
     Raises:
         ModelError: the names or shapes do not match, or the file is no state dict.
     """
     torch = require_torch()
-    from . import safetensors, sniff
-    from .weights import without_wrappers
-
-    found = safetensors.tensors(path) if sniff.format_of(path) == "safetensors" else state_dict(path)
-    weights = {without_wrappers(key): torch.from_numpy(value.copy()) for key, value in found.items()}
+    found = _state_dicts(path)
+    if not found:
+        raise ModelError(f"{path} holds no state dict: no tensors by name were found in it")
+    needed = {name: tuple(value.shape) for name, value in module.state_dict().items() if _has_shape(value)}
+    fits = [
+        name
+        for name, arrays in found.items()
+        if {key: tuple(array.shape) for key, array in arrays.items()} == needed
+    ]
+    chosen = fits[0] if fits else next(iter(found))
+    weights = {key: torch.from_numpy(array.copy()) for key, array in found[chosen].items()}
     try:
         module.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise ModelError(f"{path} does not fit the module: {reason[:400]}") from None
+        which = f": none of its {len(found)} state dicts does" if len(found) > 1 else ""
+        raise ModelError(f"{path} does not fit the module{which}: {reason[:400]}") from None
+    again = f"only {chosen!r} was loaded into the module; to analyse this one save it alone"
+    return [
+        Unread(
+            name or "the outermost tensors",
+            None,
+            f"a state dict that {'fits as well' if name in fits else 'does not fit'}: {again}",
+        )
+        for name in found
+        if name != chosen
+    ]
+
+
+def _has_shape(value: Any) -> bool:
+    return isinstance(value, require_torch().Tensor)
+
+
+def _state_dicts(path: Path) -> dict[str, dict[str, Any]]:
+    """The state dicts of a file by their place in it, names without wrappers; those with weights, if any."""
+    if sniff.format_of(path) == "safetensors":
+        given = safetensors.tensors(path)
+        return {"": {name: given[key] for name, key in plain_names(given).items()}}
+    dicts, _ = state_dicts(load(path), path)
+    weights = [one for one in dicts if any(tensor.ndim >= 2 for tensor in one.tensors.values())]
+    return {
+        ".".join(one.path): {
+            name: as_array(one.tensors[key]) for name, key in plain_names(one.tensors).items()
+        }
+        for one in weights or dicts
+    }
 
 
 def read(module: Any, *, input_shape: tuple[int, ...] | None, path: Path | None) -> Model:
@@ -71,6 +113,6 @@ def read(module: Any, *, input_shape: tuple[int, ...] | None, path: Path | None)
     made = build(module) if isinstance(module, str) else module
     if input_shape is None:
         raise InputError(f"--model {label} is traced once: give its --input-shape, such as 3,224,224")
-    if path is not None:
-        load_into(made, path)
-    return trace(made, input_shape, name=path.name if path else label)
+    others = [] if path is None else load_into(made, path)
+    model: Model = trace(made, input_shape, name=path.name if path else label)
+    return replace(model, unread=(*model.unread, *others))

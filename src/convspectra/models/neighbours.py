@@ -18,7 +18,7 @@ def complete(model: Model, path: Path) -> Model:
     `<stem>.toml` is a geometry file; `<stem>.onnx` gives each layer whose kernel it holds the
     geometry and batch norm that it has there. Layers that are complete already stay as they are.
     """
-    if not any(layer.assumed for layer in model.layers):
+    if not model.candidates and not any(layer.assumed for layer in model.layers):
         return model
     for suffix, take in ((".toml", _from_geometry_file), (".onnx", _from_graph)):
         neighbour = path.with_suffix(suffix)

@@ -1,27 +1,31 @@
-"""PyTorch checkpoints: state dicts, however deep they lie, without running what a pickle may hold."""
+"""PyTorch checkpoints: all state dicts, however deep they lie, without running what a pickle may hold."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..errors import InputError, ModelError
-from .records import Model
+from .names import Names
+from .records import Model, Unread
 from .safetensors import digest
-from .weights import layers_of
+from .weights import model_of, plain_names
 
-# Where training scripts put the weights inside a checkpoint, the usual names first.
-_INSIDE = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params", "weights", "ema")
 _ADVICE = "save model.state_dict() instead, or name the code with --model package.module:factory"
+_OPTIMIZER = re.compile(r"(^|_)optim(izers?)?(_states?(_dict)?)?(_?[a-z0-9])?$", re.I)
+_SLOT = re.compile(r"((max_)?exp_avg(_sq)?|momentum_buffer|(square|grad)_avg|acc_delta)$")
+_MAX_VALUES, _MAX_DEPTH = 200_000, 64
 
 
 def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
@@ -32,32 +36,46 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
             `state_dict`, `model` and the like.
         input_shape: channels and sizes of one input, assumed for every layer (see `weights`).
 
+    Several state dicts in one file are all read, each under the path of its keys (`generator.0`); what
+    belongs to an optimizer is counted.
+
     Raises:
         ModelError: no checkpoint, a damaged one, or a pickle that holds code, which is named and
             never run.
         InputError: PyTorch is not installed.
     """
-    layers, other, notes = layers_of(state_dict(path), input_shape)
-    return Model(
+    dicts, optimizer = state_dicts(load(path), path)
+    tensors = named(dicts)
+    if not tensors:
+        raise ModelError(f"{path} holds no state dict: no tensors by name were found in it")
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    unread = []
+    for name, tensor in tensors.items():
+        reason = _not_readable(tensor)
+        if not reason:
+            arrays[name] = as_array(tensor)
+        elif tensor.ndim >= 2:
+            unread.append(Unread(name, tuple(tensor.shape), reason))
+    return model_of(
+        arrays,
+        input_shape,
+        convention="pytorch",
+        unread=unread,
+        other={"optimizer state": optimizer},
         name=path.name,
         format="pytorch",
-        layers=tuple(layers),
         path=path,
         sha256=digest(path),
-        other=other,
-        notes=tuple(notes),
     )
 
 
-def state_dict(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """The tensors of a checkpoint by name, as NumPy arrays.
-
-    Raises: as `read`.
-    """
-    found = tensors_in(load(path))
-    if not found:
-        raise ModelError(f"{path} holds no state dict: no tensors by name were found in it")
-    return {name: as_array(tensor) for name, tensor in found.items()}
+def _not_readable(tensor: Any) -> str:
+    """Why a tensor has no values that can be analysed, else empty."""
+    if tensor.is_meta:
+        return "it has a shape and no values"
+    if tensor.is_floating_point() and tensor.dtype.itemsize < 2:
+        return f"stored as {str(tensor.dtype).removeprefix('torch.')}: what scales it is not stated"
+    return ""
 
 
 def require_torch() -> Any:
@@ -103,9 +121,9 @@ def load(path: Path, map_location: Any = "cpu") -> Any:
 
 def _code_in(path: Path, message: str) -> str:
     """The first name in a pickle that is neither a tensor nor a plain container."""
-    named = re.search(r"GLOBAL (\S+)", message)
-    if named:
-        return named.group(1)
+    said = re.search(r"GLOBAL (\S+)", message)
+    if said:
+        return said.group(1)
     data = path.read_bytes()
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -127,20 +145,94 @@ def _code_in(path: Path, message: str) -> str:
     return ""
 
 
-def tensors_in(loaded: Any) -> dict[str, Any]:
-    """The named tensors of a checkpoint: its own, or those of the first entry that holds some."""
+@dataclass(frozen=True)
+class StateDict:
+    """Tensors by name that lie in one container of a checkpoint, at `path`; all of them, however small."""
+
+    path: tuple[str, ...]
+    tensors: dict[str, Any]
+
+
+def state_dicts(loaded: Any, file: Path) -> tuple[list[StateDict], int]:
+    """Every container of named tensors in a checkpoint, and how many tensors of optimizers were left out.
+
+    Raises:
+        ModelError: containers nest without end, or are too many.
+    """
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    optimizer = 0
+    for path, tensor in tensors_in(loaded, file):
+        if not path:
+            continue
+        if any(map(_OPTIMIZER.search, path[:-1])) or _SLOT.match(path[-1]):
+            optimizer += 1
+        else:
+            found.setdefault(path[:-1], {})[path[-1]] = tensor
+    return [StateDict(path, tensors) for path, tensors in found.items()], optimizer
+
+
+def named(dicts: Sequence[StateDict]) -> dict[str, Any]:
+    """All tensors by name: that in their container, after the path of the container where there are several.
+
+    Containers with a tensor of two or more axes count; wrappers' prefixes of names are left out.
+    """
+    weights = [one.path for one in dicts if any(tensor.ndim >= 2 for tensor in one.tensors.values())]
+    common = _common_start(weights or [one.path for one in dicts])
+    given: dict[str, Any] = {}
+    for one in dicts:
+        path = one.path[len(common) :] if one.path[: len(common)] == common else one.path
+        tensors = {name: one.tensors[key] for name, key in plain_names(one.tensors).items()}
+        prefix = ".".join(path)
+        numbered = (f"{'.'.join(path)}#{count}" for count in itertools.count(2))
+        while any(_joined(prefix, name) in given for name in tensors):
+            prefix = next(numbered)
+        given |= {_joined(prefix, name): tensor for name, tensor in tensors.items()}
+    return given
+
+
+def _joined(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def tensors_in(loaded: Any, file: Path) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every tensor in a checkpoint, however deep, with the keys that lead to it.
+
+    Raises:
+        ModelError: containers nest without end, or are too many.
+    """
     torch = require_torch()
-    if not isinstance(loaded, Mapping):
-        return {}
-    own = {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
-    if any(tensor.ndim >= 2 for tensor in own.values()):
-        return own
-    for name in (*_INSIDE, *loaded):
-        if "optim" not in str(name) and isinstance(loaded.get(name), Mapping):
-            found = tensors_in(loaded[name])
-            if found:
-                return found
-    return {}
+    if not isinstance(loaded, (torch.Tensor, Mapping, list, tuple, set)):
+        return
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), loaded)]
+    visited = 0
+    while waiting:
+        path, value = waiting.pop()
+        visited += 1
+        if visited > _MAX_VALUES or len(path) > _MAX_DEPTH:
+            raise ModelError(
+                f"{file} holds more than {_MAX_VALUES:,} containers and tensors, or they nest deeper than "
+                f"{_MAX_DEPTH}"
+            )
+        if isinstance(value, torch.Tensor):
+            yield path, value
+            continue
+        items = value if isinstance(value, Mapping) else dict(enumerate(value))
+        names = Names()  # the keys 1 and "1" are two
+        mark = ("optimizer",) if {"state", "param_groups"} <= items.keys() else ()
+        inside = [
+            ((*path, *mark, names.unique(str(key))), one)
+            for key, one in items.items()
+            if isinstance(one, (torch.Tensor, Mapping, list, tuple, set))
+        ]
+        waiting.extend(reversed(inside))
+
+
+def _common_start(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    start = paths[0] if paths else ()
+    for path in paths:
+        while path[: len(start)] != start:
+            start = start[:-1]
+    return start
 
 
 def as_array(tensor: Any) -> np.ndarray[Any, Any]:

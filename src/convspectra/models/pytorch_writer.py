@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import ModelError
 from .floats import STORED_TYPES, StoredType
-from .pytorch import as_array, load, require_torch, tensors_in
+from .pytorch import as_array, load, named, require_torch, state_dicts, tensors_in
 from .records import ConvLayer
 from .weights import kernel_tensor
 from .writers import Home, NotWritableError
@@ -39,13 +39,13 @@ class PytorchWriter:
             return storage
 
         self.loaded = load(path, keep)
-        self.tensors = tensors_in(self.loaded)
+        self.tensors = named(state_dicts(self.loaded, path)[0])
         if not self.tensors:
             raise ModelError(f"{path} holds no state dict: no tensors by name were found in it")
-        self.everything = list(_tensors(self.loaded))
+        self.everything = [tensor for _, tensor in tensors_in(self.loaded, path)]
 
     def home(self, layer: ConvLayer) -> Home:
-        name = kernel_tensor(layer.name, self.tensors)
+        name = kernel_tensor(layer.name, {name: name for name in self.tensors})
         tensor = self.tensors[name]
         if tensor.is_sparse or tensor.is_quantized or _stored(tensor) is None:
             raise NotWritableError(f"tensor {name!r} is stored as {tensor.dtype}, {tensor.layout}")
@@ -82,18 +82,6 @@ class PytorchWriter:
 def _stored(tensor: Any) -> StoredType | None:
     name = str(tensor.dtype).removeprefix("torch.")
     return next((stored for stored in STORED_TYPES if stored == name), None)
-
-
-def _tensors(loaded: Any) -> Iterator[Any]:
-    """Every tensor in a checkpoint, however deep."""
-    if isinstance(loaded, require_torch().Tensor):
-        yield loaded
-    elif isinstance(loaded, Mapping):
-        for value in loaded.values():
-            yield from _tensors(value)
-    elif isinstance(loaded, (list, tuple, set)):
-        for value in loaded:
-            yield from _tensors(value)
 
 
 def _view(tensor: Any) -> tuple[Any, ...]:

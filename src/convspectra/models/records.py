@@ -67,6 +67,8 @@ class Model:
         layers: in the order in which data meets them where the file tells, else the file's order.
         other: operators or tensors that are no convolution, counted by type.
         notes: sentences for the user: what was taken from a neighbour, or looks odd.
+        candidates: layers that are such only if a geometry file says so; each is also among `unread`, by
+            its name.
         unread: what may be a layer and was not read; with any of these the analysis is incomplete.
     """
 
@@ -78,3 +80,4 @@ class Model:
     other: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     unread: tuple[Unread, ...] = ()
+    candidates: tuple[ConvLayer, ...] = ()

@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import ModelError
-from .records import Model
-from .weights import layers_of
+from .records import Model, Unread
+from .weights import Convention, model_of, plain_names
 
 
 def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
     """The convolutions and linear layers among the tensors of a safetensors file.
 
     Arguments:
-        path: the file; PyTorch's kernel layouts.
+        path: the file; kernels are in PyTorch's layout (OIHW), or in that of MLX (OHWI) where the metadata
+            say `mlx`. Where they say nothing the layout is among the assumed fields.
         input_shape: channels and sizes of one input, assumed for every layer (see `weights`).
 
     Raises:
         ModelError: no safetensors file, or a damaged one.
     """
-    layers, other, notes = layers_of(tensors(path), input_shape)
-    return Model(
+    given, unread, metadata = contents(path)
+    return model_of(
+        {name: given[key] for name, key in plain_names(given).items()},
+        input_shape,
+        convention=_CONVENTIONS.get(metadata.get("format", ""), "unstated"),
+        unread=unread,
         name=path.name,
         format="safetensors",
-        layers=tuple(layers),
         path=path,
         sha256=digest(path),
-        other=other,
-        notes=tuple(notes),
     )
 
 
@@ -48,6 +51,14 @@ def tensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     Raises:
         ModelError: no safetensors file, or a damaged one.
     """
+    return contents(path)[0]
+
+
+def contents(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], list[Unread], Mapping[str, str]]:
+    """The same, what was left out of two and more axes, and what the file says of itself.
+
+    Raises: as `tensors`.
+    """
     import safetensors
 
     deserialize: Any = safetensors.deserialize
@@ -60,10 +71,19 @@ def tensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     # The library has checked the header and gives its tensors in no order: the header has one.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     names = sorted(entries, key=lambda name: header[name]["data_offsets"])
-    arrays = ((name, _array(entries[name])) for name in names)
-    return {name: array for name, array in arrays if array is not None}
+    found, unread = {}, []
+    for name in names:
+        array = _array(entries[name])
+        if array is not None:
+            found[name] = array
+        elif len(shape := tuple(entries[name]["shape"])) >= 2:
+            dtype = entries[name]["dtype"]
+            unread.append(Unread(name, shape, f"stored as {dtype}: what scales it is not stated"))
+    return found, unread, header.get("__metadata__") or {}
 
 
+# By the format that the metadata name: whose layout it is.
+_CONVENTIONS: dict[str, Convention] = {"pt": "pytorch", "mlx": "mlx"}
 _DTYPES = {
     "F64": "<f8",
     "F32": "<f4",

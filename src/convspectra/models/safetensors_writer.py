@@ -12,7 +12,7 @@ import numpy as np
 from . import safetensors
 from .floats import StoredType, to_bytes
 from .records import ConvLayer
-from .weights import kernel_tensor
+from .weights import kernel_tensor, plain_names
 from .writers import Home, NotWritableError
 
 _TYPES: dict[str, StoredType] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -35,9 +35,10 @@ class SafetensorsWriter:
         self.data = path.read_bytes()
         self.start = 8 + int.from_bytes(self.data[:8], "little")
         self.header: dict[str, Any] = json.loads(self.data[8 : self.start])
+        self.header.pop("__metadata__", None)
 
     def home(self, layer: ConvLayer) -> Home:
-        name = kernel_tensor(layer.name, self.tensors)
+        name = kernel_tensor(layer.name, plain_names(self.header))
         stored = _TYPES.get(self.header[name]["dtype"])
         if stored is None:
             raise NotWritableError(

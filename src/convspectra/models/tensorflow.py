@@ -13,19 +13,18 @@ import math
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import ModelError
-from ..geometry import ConvGeometry
 from . import foreign
 from .names import Names, layer_name
-from .records import ConvLayer, Model
-from .weights import ASSUMED, NO_SIZE, linear
+from .records import ConvLayer, Model, Unread
+from .weights import ATTENTION, NO_KERNEL, NO_KERNEL_NAME, convolution, linear
 
 _MAGIC = 0xDB4775248B80FB57
 _DTYPES = {
@@ -40,19 +39,24 @@ _DTYPES = {
     14: "bfloat16",
     19: "<f2",
 }
+_FLOATS = (1, 2, 14, 19)
 _SLOTS = re.compile(
-    r"(/Adam(_\d)?|/Momentum|/RMSProp(_\d)?|/ExponentialMovingAverage|/Ftrl(_\d)?|/Adagrad)$"
-    r"|\.OPTIMIZER_SLOT|^optimizer/|/m$|/v$"
+    r"/(Adam(_\d)?|Momentum|RMSProp(_\d)?|Ftrl(_\d)?|Adagrad|adam_[mv]|m|v)$|\.OPTIMIZER_SLOT|^optimizer/"
 )
+_AVERAGE = "/ExponentialMovingAverage"
+# Keras 3 lists variables by number, the trained ones and then all of them once more.
+_NUMBERED = re.compile(r"^(_all_)?variables/\d+$")
+_COPIES = "_all_variables/"
 _KERNEL = re.compile(r"(^|[/_.])(kernel|weights?|w|filters?|depthwise_kernel|depthwise_weights)(:0)?$", re.I)
 
 
 def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
     """The kernels among the variables of a checkpoint.
 
-    Optimizer slots are counted, not analysed. A checkpoint says neither stride nor padding nor
-    whether a kernel is transposed: with `input_shape` (channels, sizes) stride 1 and `same` padding
-    are assumed and marked.
+    Variables of rank 4 and 5 are kernels whatever they are called, `kind` assumed where the name does not
+    say so; of rank 3, candidates. Optimizer slots are counted, not analysed. A checkpoint says neither stride
+    nor padding nor whether a kernel is transposed: with `input_shape` (channels, sizes) stride 1 and `same`
+    padding are assumed and marked.
 
     Arguments:
         path: the `.index` or `.data-...` file, the prefix of both, or a SavedModel folder.
@@ -62,27 +66,71 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
     """
     index = _index_of(path)
     entries = dict(_entries(index))
+    plain = {variable: variable.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE") for variable in entries}
+    names, known = Names(), set(plain.values())
+    found: dict[str, list[Any]] = {"layers": [], "candidates": [], "unread": []}
     other: Counter[str] = Counter()
-    layers, names = [], Names()
-    for variable, entry in entries.items():
-        plain = variable.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
-        rank = len(entry.shape)
-        if _SLOTS.search(plain):
-            other["optimizer slot"] += 1
-        elif _KERNEL.search(plain) and 2 <= rank <= 5:
-            name = names.unique(layer_name(plain, fallback=plain))
-            layers.append(_layer(name, plain, _array(index, variable, entry), input_shape))
+    listed: set[tuple[tuple[int, ...], bytes]] = set()
+    # The variables that are listed twice come second.
+    for variable in sorted(entries, key=lambda name: name.startswith(_COPIES)):
+        entry, name = entries[variable], plain[variable]
+        what = _kind(name, entry, known)
+        if what not in ("kernel", "candidate"):
+            other[what] += 1
+            continue
+        reason = _not_readable(entry)
+        if reason:
+            found["unread"].append(Unread(name, entry.shape, reason))
+            continue
+        array = _array(index, variable, entry)
+        if _NUMBERED.match(name):
+            content = (array.shape, array.tobytes())
+            if name.startswith(_COPIES) and content in listed:
+                other["copy of another variable"] += 1
+                continue
+            listed.add(content)
+        named = what == "kernel" and bool(_KERNEL.search(name.removesuffix(_AVERAGE)))
+        unique = names.unique(layer_name(name, fallback=name) if named else name)
+        layer = _layer(unique, name, array, input_shape, () if named else ("kind",))
+        if what == "kernel":
+            found["layers"].append(layer)
         else:
-            other["other variable"] += 1
+            found["candidates"].append(layer)
+            found["unread"].append(Unread(unique, entry.shape, NO_KERNEL_NAME))
     return Model(
         name=path.name,
         format="tensorflow",
-        layers=tuple(layers),
         path=path,
         sha256=_digest(index),
         other=dict(other),
         notes=("a checkpoint does not say which kernels are transposed: give --geometry FILE",),
+        **{key: tuple(value) for key, value in found.items()},
     )
+
+
+def _kind(name: str, entry: _Entry, known: Set[str]) -> str:
+    """What a variable is: `kernel`, `candidate`, or a word to count it by."""
+    rank = len(entry.shape)
+    base = name.rpartition("/")[0]
+    if _SLOTS.search(name) and (base in known or not name.endswith(("/m", "/v"))):
+        return "optimizer slot"
+    if name.endswith(_AVERAGE):
+        name = base
+    if rank == 3 and ATTENTION.search(name):
+        return "candidate"
+    if _KERNEL.search(name) and 2 <= rank <= 5:
+        return "kernel"
+    if NO_KERNEL.search(name) or not (3 <= rank <= 5 or (rank == 2 and _NUMBERED.match(name))):
+        return "other variable"
+    if entry.dtype not in _FLOATS:
+        return "other variable"
+    return "kernel" if rank > 3 else "candidate"
+
+
+def _not_readable(entry: _Entry) -> str:
+    if entry.dtype in _FLOATS:
+        return ""
+    return f"stored as {_DTYPES.get(entry.dtype, f'type {entry.dtype}')}: what scales it is not stated"
 
 
 @dataclass(frozen=True)
@@ -95,33 +143,22 @@ class _Entry:
 
 
 def _layer(
-    name: str, variable: str, kernel: np.ndarray[Any, Any], input_shape: tuple[int, ...] | None
+    name: str,
+    variable: str,
+    kernel: np.ndarray[Any, Any],
+    input_shape: tuple[int, ...] | None,
+    assumed: tuple[str, ...],
 ) -> ConvLayer:
     if kernel.ndim == 2:
-        return linear(name, np.ascontiguousarray(kernel.T), "shape of the variable")
+        return replace(linear(name, np.ascontiguousarray(kernel.T), "shape of the variable"), assumed=assumed)
     axes = kernel.ndim - 2
-    layout, groups = "DHW"[-axes:] + "IO", 1
+    layout, groups = "DHW"[-axes:] + "IO", None
     if "depthwise" in variable:
         # (taps, channels, multiplier): one group a channel, as a kernel of one input channel.
         channels, multiplier = kernel.shape[-2:]
         flat = kernel.reshape(*kernel.shape[:-2], 1, channels * multiplier)
         kernel, layout, groups = np.moveaxis(flat, (-1, -2), (0, 1)), "OI" + "DHW"[-axes:], channels
-    geometry, reason = None, NO_SIZE
-    if input_shape is not None and len(input_shape) != axes + 1:
-        reason = f"the input shape {input_shape} does not have the {axes} spatial axes of this kernel"
-    elif input_shape is not None:
-        geometry, reason = ConvGeometry(input_shape[1:], groups=groups, padding="same", layout=layout), ""
-    assumed = tuple(field for field in ASSUMED if field != "groups" or groups == 1)
-    return ConvLayer(
-        name=name,
-        kind=f"conv{axes}d",
-        kernel=kernel,
-        layout=layout,
-        geometry=geometry,
-        assumed=assumed,
-        source="assumed" if geometry else "",
-        reason=reason,
-    )
+    return convolution(name, kernel, layout, input_shape, assumed=assumed, groups=groups, depthwise=False)
 
 
 def _index_of(path: Path) -> Path:

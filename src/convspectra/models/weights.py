@@ -1,99 +1,194 @@
-"""Bare named tensors, as state dicts hold them: which are kernels, and what nobody says of them."""
+"""Bare named tensors, as state dicts hold them: which are kernels, and which fields must be assumed."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import numpy as np
 
 from ..geometry import ConvGeometry
 from .names import Names
-from .records import ConvLayer
+from .parametrized import Parameter, parameters, parts_of
+from .records import ConvLayer, Model, Unread
 from .writers import NotWritableError
 
 NumpyArray = np.ndarray[Any, Any]
+Convention = Literal["pytorch", "mlx", "unstated"]
+"""Whose layout the kernels called `weight` have, if the file says so: OIHW, OHWI, or OIHW assumed."""
 
 NO_SIZE = "input size unknown: give --input-shape, --geometry FILE or --model"
 ASSUMED = ("input_shape", "stride", "dilation", "groups", "transposed", "padding", "padding_mode")
 BATCH_NORM_NOTE = (
     "a state dict does not say which batch norm follows which convolution; to fold them give --model"
 )
+NO_KERNEL_NAME = (
+    "its shape is that of a kernel, its name not: if it is one, name it in --geometry FILE, with its layout"
+)
 
 _WRAPPERS = ("module.", "_orig_mod.")
 _NORM_PARTS = ("running_mean", "running_var", "num_batches_tracked")
+# In the last part of their names, what tensors of three and more axes say that are no kernels.
+NO_KERNEL = re.compile(
+    r"[^./]*(bias|emb|position|pos_|token|gamma|beta|scale|mean|var(iance)?$|std|anchor|mask)[^./]*$", re.I
+)
+# Projections of attention are called kernels in flax and Keras: (features, heads, features of a head).
+ATTENTION = re.compile(r"(^|[./_])(query|key|value|qkv|out|attention\w*|attn\w*|einsum\w*)[./_]kernel$", re.I)
 
 
-def layers_of(
-    tensors: Mapping[str, NumpyArray], input_shape: tuple[int, ...] | None
-) -> tuple[list[ConvLayer], dict[str, int], list[str]]:
-    """The convolutions and linear layers among named tensors; what else there is; notes.
+def model_of(
+    tensors: Mapping[str, NumpyArray],
+    input_shape: tuple[int, ...] | None,
+    *,
+    convention: Convention,
+    unread: Iterable[Unread] = (),
+    other: Mapping[str, int] | None = None,
+    **facts: Any,
+) -> Model:
+    """The convolutions and linear layers among named tensors; what else there is; what may be one.
 
-    A tensor called `weight` of rank 3 to 5 is a convolution in PyTorch's layout, of rank 2 a linear
-    layer unless its name says that it is an embedding. Weight norm and spectral norm are applied
-    as PyTorch applies them at inference. Stride, padding and sizes are not in there: with
-    `input_shape` (channels, sizes) they are assumed to be stride 1 and `same` zero padding at that
-    size, and marked; without it a layer has no geometry. A kernel with one input channel is
+    A float tensor called `weight` of rank 3 to 5 is a convolution in the layout of the convention, one called
+    `kernel` in that of flax, taps first; of rank 2 it is a linear layer unless its name says that it is an
+    embedding. Weight norm, spectral norm and pruning are applied as PyTorch applies them at inference. Other
+    float tensors of rank 3 to 5 are candidates, listed as unread. Stride, padding and sizes are not in
+    there: with `input_shape` (channels, sizes) they are assumed to be stride 1 and `same` zero padding at
+    that size, and marked; without it a layer has no geometry. A kernel with one input channel is
     taken for a depthwise one, unless the input itself has one channel.
+
+    Arguments:
+        tensors: by name, without the prefixes that wrappers add.
+        unread, other: what the reader has left out already.
+        facts: the other fields of `Model`.
     """
-    other: Counter[str] = Counter()
-    notes: list[str] = []
+    counts: Counter[str] = Counter(other or {})
+    notes, left = [], list(unread)
     layers: list[ConvLayer] = []
+    candidates: list[ConvLayer] = []
     names = Names()
-    plain = {without_wrappers(name): array for name, array in tensors.items()}
-    for name, array, note in _effective(plain):
-        layer_name, _, last = name.rpartition(".")
-        is_embedding = "emb" in layer_name.lower()
-        if last != "weight" or not 2 <= array.ndim <= 5 or (array.ndim == 2 and is_embedding):
-            other[_kind_of(name, array)] += 1
+    for found in parameters(tensors):
+        if isinstance(found, Unread):
+            left.append(found)
             continue
-        if note:
-            notes.append(f"{layer_name!r}: {note}")
-        layers.append(_layer(names.unique(layer_name or name), array, input_shape))
-    if other["batch norm"]:
+        base, _, last = found.name.rpartition(".")
+        rank, real = found.array.ndim, np.issubdtype(found.array.dtype, np.floating)
+        shape = tuple(int(size) for size in found.array.shape)
+        named = last in ("weight", "kernel") and 2 <= rank <= 5 and not _is_embedding(found, tensors)
+        if named and real and not (rank == 3 and ATTENTION.search(found.name)):
+            if found.note:
+                notes.append(f"{base!r}: {found.note}")
+            layer_name = names.unique(base or found.name)
+            layers.append(_layer(layer_name, found.array, last, convention, input_shape))
+        elif named and not real:
+            left.append(
+                Unread(found.name, shape, f"stored as {found.array.dtype}: what scales it is not stated")
+            )
+        elif real and 3 <= rank <= 5 and (named or not NO_KERNEL.search(found.name)):
+            left.append(Unread(found.name, shape, NO_KERNEL_NAME))
+            layout = layout_of(rank, convention if last != "kernel" else "unstated")
+            candidates.append(
+                convolution(found.name, found.array, layout, input_shape, assumed=("kind", "layout"))
+            )
+        else:
+            counts[_kind_of(found.name, found.array)] += 1
+    if counts["batch norm"]:
         notes.append(BATCH_NORM_NOTE)
-    return layers, dict(other), notes
+    notes.extend(_other_layout(layers))
+    return Model(
+        layers=tuple(layers),
+        other={kind: count for kind, count in counts.items() if count},
+        notes=tuple(notes),
+        unread=tuple(left),
+        candidates=tuple(candidates),
+        **facts,
+    )
 
 
-def assumed_geometry(
-    kernel_shape: tuple[int, ...], input_shape: tuple[int, ...] | None
-) -> tuple[ConvGeometry | None, str]:
-    """The geometry assumed for a kernel in PyTorch's layout, or None and why there is none."""
-    if input_shape is None:
-        return None, NO_SIZE
-    axes = len(kernel_shape) - 2
-    if len(input_shape) != axes + 1:
-        return None, (
+def layout_of(rank: int, convention: Convention) -> str:
+    """The axes of a convolution's kernel by the convention."""
+    taps = "DHW"[-(rank - 2) :]
+    return f"O{taps}I" if convention == "mlx" else f"OI{taps}"
+
+
+def convolution(
+    name: str,
+    kernel: NumpyArray,
+    layout: str,
+    input_shape: tuple[int, ...] | None,
+    *,
+    assumed: tuple[str, ...] = (),
+    groups: int | None = None,
+    depthwise: bool = True,
+) -> ConvLayer:
+    """A convolution of which only the kernel is known; everything else is assumed, and marked.
+
+    Arguments:
+        input_shape: channels and sizes of its input; None for no geometry.
+        assumed: what is assumed besides the geometry.
+        groups: where they are known.
+        depthwise: whether one input channel means a group for each channel, where the input has more.
+    """
+    axes = kernel.ndim - 2
+    into, out = (int(kernel.shape[layout.index(axis)]) for axis in "IO")
+    geometry, reason = None, NO_SIZE
+    if input_shape is not None and len(input_shape) != axes + 1:
+        reason = (
             f"the input shape {input_shape} has {len(input_shape) - 1} spatial axes and this kernel {axes}: "
             "give --geometry FILE or --model"
         )
-    depthwise = kernel_shape[1] == 1 and input_shape[0] != 1
-    groups = kernel_shape[0] if depthwise else 1
-    return ConvGeometry(input_shape[1:], groups=groups, padding="same"), ""
-
-
-def _layer(name: str, array: NumpyArray, input_shape: tuple[int, ...] | None) -> ConvLayer:
-    if array.ndim == 2:
-        return linear(name, array, "shape of the weight")
-    geometry, reason = assumed_geometry(array.shape, input_shape)
+    elif input_shape is not None:
+        count = groups or (out if depthwise and into == 1 and input_shape[0] != 1 else 1)
+        geometry, reason = ConvGeometry(input_shape[1:], groups=count, padding="same", layout=layout), ""
     return ConvLayer(
         name=name,
-        kind=f"conv{array.ndim - 2}d",
-        kernel=array,
-        layout="OI" + "DHW"[-(array.ndim - 2) :],
+        kind=f"conv{axes}d",
+        kernel=kernel,
+        layout=layout,
         geometry=geometry,
-        assumed=ASSUMED,
+        assumed=(*(field for field in ASSUMED if field != "groups" or groups is None), *assumed),
         source="assumed" if geometry else "",
         reason=reason,
     )
 
 
-def linear(name: str, matrix: NumpyArray, source: str) -> ConvLayer:
-    """A linear layer of shape (out, in) as a 1x1 convolution on one point."""
-    return ConvLayer(
-        name, "linear", matrix[..., None], layout="OIW", geometry=ConvGeometry((1,)), source=source
-    )
+def linear(name: str, matrix: NumpyArray, source: str, layout: str = "OIW") -> ConvLayer:
+    """A linear layer of shape (out, in), or (in, out), as a 1x1 convolution on one point."""
+    geometry = ConvGeometry((1,), layout=layout)
+    return ConvLayer(name, "linear", matrix[..., None], layout=layout, geometry=geometry, source=source)
+
+
+def _layer(
+    name: str,
+    array: NumpyArray,
+    last: str,
+    convention: Convention,
+    input_shape: tuple[int, ...] | None,
+) -> ConvLayer:
+    flax = last == "kernel"
+    if array.ndim == 2:
+        return linear(name, array, "shape of the weight", "IOW" if flax else "OIW")
+    layout = f"{'DHW'[-(array.ndim - 2) :]}IO" if flax else layout_of(array.ndim, convention)
+    unstated = flax or convention == "unstated"
+    return convolution(name, array, layout, input_shape, assumed=("layout",) if unstated else ())
+
+
+def _other_layout(layers: Iterable[ConvLayer]) -> list[str]:
+    """A note where kernels would have as many taps on each axis only in another layout than is assumed."""
+    odd = [
+        layer.name
+        for layer in layers
+        if "layout" in layer.assumed
+        and layer.layout == "OIHW"
+        and layer.kernel.shape[2] != layer.kernel.shape[3]
+        and layer.kernel.shape[1] == layer.kernel.shape[2]
+    ]
+    if not odd:
+        return []
+    return [
+        f"{odd[0]!r}{f' and {len(odd) - 1} more' if odd[1:] else ''}: with the layout OHWI, that of MLX, the "
+        'taps would be square; if it is that, give layout = "OHWI" in --geometry FILE'
+    ]
 
 
 def without_wrappers(name: str) -> str:
@@ -103,61 +198,17 @@ def without_wrappers(name: str) -> str:
     return name
 
 
-def _effective(tensors: Mapping[str, NumpyArray]) -> Iterator[tuple[str, NumpyArray, str]]:
-    """Tensors as (name, array, note), the weights of parametrised layers worked out."""
-    used: set[str] = set()
-    solved: dict[str, tuple[str, NumpyArray, str]] = {}
-    for name in tensors:
-        for suffixes, combine, note in _PARAMETRISED:
-            base = name.removesuffix(suffixes[0])
-            parts = [base + suffix for suffix in suffixes]
-            if name.endswith(suffixes[0]) and all(part in tensors for part in parts):
-                weight = combine(*(tensors[part] for part in parts))
-                if weight is not None:
-                    used.update(parts)
-                    solved[name] = (base + "weight", weight, note)
-    for name, array in tensors.items():
-        if name in solved:
-            yield solved[name]
-        elif name not in used:
-            yield name, array, ""
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Names without wrappers' prefixes -> names; where two would then be one they keep theirs."""
+    given = list(names)
+    taken = Counter(map(without_wrappers, given))
+    return {short if taken[short := without_wrappers(name)] == 1 else name: name for name in given}
 
 
-def _weight_norm(direction: NumpyArray, length: NumpyArray) -> NumpyArray | None:
-    """`g v / ||v||`, the norm over the axes that g does not have (Salimans and Kingma 2016)."""
-    if direction.ndim != length.ndim or direction.ndim < 2:
-        return None
-    axes = tuple(axis for axis, size in enumerate(length.shape) if size == 1)
-    return np.asarray(length * direction / np.sqrt((direction**2).sum(axis=axes, keepdims=True)))
-
-
-def _spectral_norm(weight: NumpyArray, left: NumpyArray, right: NumpyArray) -> NumpyArray | None:
-    """`W / (u^T W v)` of the reshaped kernel, with the vectors that were stored (Miyato 2018)."""
-    if left.ndim != 1 or right.ndim != 1 or left.size * right.size != weight.size:
-        return None
-    first = 0 if weight.shape[0] == left.size else 1
-    matrix = np.moveaxis(weight, first, 0).reshape(left.size, -1)
-    return np.asarray(weight / (left @ matrix @ right))
-
-
-_PARAMETRISED = (
-    (("weight_v", "weight_g"), _weight_norm, "weight norm applied"),
-    (
-        ("parametrizations.weight.original1", "parametrizations.weight.original0"),
-        _weight_norm,
-        "weight norm applied",
-    ),
-    (("weight_orig", "weight_u", "weight_v"), _spectral_norm, "spectral norm applied"),
-    (
-        (
-            "parametrizations.weight.original",
-            "parametrizations.weight.0._u",
-            "parametrizations.weight.0._v",
-        ),
-        _spectral_norm,
-        "spectral norm applied",
-    ),
-)
+def _is_embedding(found: Parameter, tensors: Mapping[str, NumpyArray]) -> bool:
+    """Whether a matrix is called an embedding; a linear layer of such a name mostly has a bias."""
+    base = found.name.rpartition(".")[0]
+    return found.array.ndim == 2 and "emb" in base.lower() and f"{base}.bias" not in tensors
 
 
 def _kind_of(name: str, array: NumpyArray) -> str:
@@ -168,22 +219,26 @@ def _kind_of(name: str, array: NumpyArray) -> str:
         return "bias"
     if "emb" in layer.lower():
         return "embedding"
-    return "scale" if last == "weight" and array.ndim == 1 else "other tensor"
+    return "scale" if last in ("weight", "scale") and array.ndim == 1 else "other tensor"
 
 
-def kernel_tensor(layer: str, tensors: Mapping[str, Any]) -> str:
-    """The tensor that is the kernel of a layer, by the layer's name; wrappers' prefixes do not count.
+def kernel_tensor(layer: str, tensors: Mapping[str, str]) -> str:
+    """The tensor that is the kernel of a layer, by the layer's name.
 
     A traced layer that runs at several sizes has the size behind an `@` in its name.
 
+    Arguments:
+        tensors: as `plain_names` gives them.
+
     Raises:
-        NotWritableError: there is none.
+        NotWritableError: there is none, or the module computes its weight from others.
     """
-    plain = {without_wrappers(name): name for name in tensors}
+    computed = parts_of(tensors)
     for base in (layer, layer.partition("@")[0]):
-        for name in (f"{base}.weight", base):
-            if name in plain:
-                return plain[name]
-    parts = [name for name in plain if name.startswith(f"{layer}.") and not name.endswith(".bias")]
-    made_of = f" from {' and '.join(map(repr, sorted(parts)))}" if 0 < len(parts) <= 4 else ""
-    raise NotWritableError(f"the file holds no tensor '{layer}.weight': the kernel is computed{made_of}")
+        for name in (f"{base}.weight", f"{base}.kernel", base):
+            if name in computed:
+                made_of = " and ".join(repr(tensors[part]) for part in sorted(computed[name].values()))
+                raise NotWritableError(f"its kernel is computed from {made_of}")
+            if name in tensors:
+                return tensors[name]
+    raise NotWritableError(f"the file holds no tensor '{layer}.weight'")
