@@ -258,7 +258,7 @@ def checkpoint_time(folder):
 
 def test_what_a_killed_process_left_half_written_is_swept_up(data, tmp_path):
     train(TINY, data, tmp_path, stop=every_so_many_steps(3))
-    (tmp_path / ".checkpoint.pt.x1y2z3").write_bytes(b"half")
+    (tmp_path / ".checkpoint.pt.x1y2z3.convspectra-partial").write_bytes(b"half")
     train(TINY, data, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from . import bounds, checkpoint
 from ._solvers.choice import Solver
 from ._solvers.pool import DEFAULT_MEMORY, available_cores, single_threaded_blas
 from ._version import __version__
+from .atomic import open_folder
 from .bounds.tori import repeats_inputs
 from .errors import GeometryError, KernelError
 from .geometry import ConvGeometry, Pads
@@ -151,9 +153,10 @@ def analyze(
     Raises:
         GeometryError: a layer whose geometry contradicts its kernel; the message names the layer.
         InputError: `resume` cannot be written to.
+        KeyboardInterrupt: it was; with `resume`, the message says how many layers are kept.
     """
     if resume is not None:
-        checkpoint.open_folder(resume)
+        open_folder(resume)
     layers = [_prepared(layer, dtype, fold_batch_norm) for layer in model.layers]
     work = [work_of(layer) for layer in layers]
     total, done, lock = sum(work), [0.0], threading.Lock()
@@ -177,7 +180,7 @@ def analyze(
     # several layers are in flight together, and a layer of many blocks still gets every core.
     solvers = executor or ThreadPoolExecutor(available_cores())
     waiting = ThreadPoolExecutor(available_cores())
-    with single_threaded_blas():
+    with single_threaded_blas(), _telling_of_kept(layers, solver, resume):
         try:
             longest_first = sorted(range(len(layers)), key=lambda index: -work[index])
             futures = {index: waiting.submit(report_layer, index) for index in longest_first}
@@ -201,6 +204,22 @@ def analyze(
         notes=model.notes,
         unread=model.unread,
     )
+
+
+@contextmanager
+def _telling_of_kept(layers: Sequence[ConvLayer], solver: Solver, resume: Path | None) -> Iterator[None]:
+    """An interruption says how many layers need not be computed again."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if resume is None:
+            raise
+        kept = sum(
+            checkpoint.path_of(resume, layer.kernel, layer.geometry, solver).exists()
+            for layer in layers
+            if layer.geometry is not None
+        )
+        raise KeyboardInterrupt(f"{kept} of {len(layers)} layers kept in {resume}") from None
 
 
 def analyze_layer(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -17,28 +16,13 @@ from typing import Any
 import numpy as np
 
 from ._version import __version__
-from .errors import InputError
+from .atomic import atomic
 from .geometry import ConvGeometry
 from .results import Bound, Spectrum
 from .symbol import frequency_grid
 
 Measured = tuple[Spectrum | None, Bound | None, Bound | None, str]
 """Torus spectrum, bound as it pads, any-size bound, and why a number is missing."""
-
-
-def open_folder(folder: Path) -> Path:
-    """Make the folder if need be.
-
-    Raises:
-        InputError: it cannot be made or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot keep finished layers in {folder}: {error.strerror}") from None
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"cannot keep finished layers in {folder}: it is not writable")
-    return folder
 
 
 def path_of(folder: Path, kernel: np.ndarray[Any, Any], geometry: ConvGeometry, solver: str) -> Path:
@@ -51,7 +35,11 @@ def path_of(folder: Path, kernel: np.ndarray[Any, Any], geometry: ConvGeometry, 
 
 
 def save(path: Path, measured: Measured) -> None:
-    """Keep the numbers of one layer."""
+    """Keep the numbers of one layer; equal layers may do so at the same time.
+
+    Raises:
+        InputError: the disk refuses.
+    """
     spectrum, as_padded, any_size, reason = measured
     facts = {
         "as_padded": None if as_padded is None else asdict(as_padded),
@@ -59,13 +47,8 @@ def save(path: Path, measured: Measured) -> None:
         "reason": reason,
     }
     arrays = {} if spectrum is None else {"values": spectrum.values}
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic(path) as file:
+        np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
 
 
 def load(path: Path, kernel: np.ndarray[Any, Any], geometry: ConvGeometry) -> Measured | None:

@@ -3,27 +3,51 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ._version import __version__
 from .errors import InputError
+from .report import terminal
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from .analysis import Report
     from .models.records import Model
     from .projection import Guarantee
+    from .report.files import Targets
 
 BAD_INPUT, INCOMPLETE, INTERRUPTED = 2, 3, 130
 
+
+class _Commands(TyperGroup):
+    """All commands: errors of the user end in one line, and an interruption in another."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            terminal.tell(f"convspectra: {error}")
+            raise typer.Exit(BAD_INPUT) from None
+        except KeyboardInterrupt as stop:
+            terminal.tell(f"convspectra: interrupted; {str(stop) or 'every file is whole, or as it was'}")
+            raise typer.Exit(INTERRUPTED) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Singular values of convolutional layers: exact spectra and proven bounds.",
     epilog="Exit status: 0 all of it was done, 1 internal failure, 2 bad input, 3 nothing, or not "
     "everything, could be read, analysed or written, 130 interrupted.",
@@ -42,29 +66,15 @@ class Precision(StrEnum):
     float64 = "float64"
 
 
-@contextmanager
-def _one_line_errors(kept: bool = False) -> Iterator[None]:
-    """Errors of the user as one line; `kept` where an interrupted command can be gone on with."""
-    try:
-        yield
-    except InputError as error:
-        print(f"convspectra: {error}", file=sys.stderr)
-        raise typer.Exit(BAD_INPUT) from None
-    except KeyboardInterrupt:
-        what = "the same command goes on from the last checkpoint" if kept else "no file was written"
-        print(f"convspectra: interrupted; {what}", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
-
-
 def _exit(complete: bool) -> None:
-    """End a command with the status that says whether all of the model is in the report."""
+    """End a command with the status that says whether all of the model is in the report, and that written."""
     if not complete:
         raise typer.Exit(INCOMPLETE)
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"convspectra {__version__}")
+        terminal.write(f"convspectra {__version__}\n")
         raise typer.Exit
 
 
@@ -164,19 +174,18 @@ def analyze(
     """Report the singular values of every convolution in a model."""
     targets = {"json": json, "csv": csv, "parquet": parquet, "npz": npz, "html": html}
     folders = {"png": png, "svg": svg}
-    with _one_line_errors():
-        from .models import read_model
-        from .models.input_shapes import parse
-        from .report.files import check_targets, write_all
+    from .models import read_model
+    from .models.input_shapes import parse
+    from .report.files import check_targets
+    from .report.text import render
 
-        check_targets(targets, folders)
-        read = read_model(model, input_shape=parse(input_shape), geometry=geometry, module=module)
-        report = _analyze(
-            read, dtype=dtype.value, fold_batch_norm=fold_batch_norm, solver=solver.value, resume=resume
-        )
-        for written in write_all(report, targets, folders):
-            print(f"wrote {written}", file=sys.stderr)
-    _exit(report.complete)
+    check_targets(targets, folders)
+    read = read_model(model, input_shape=parse(input_shape), geometry=geometry, module=module)
+    report = _analyze(
+        read, dtype=dtype.value, fold_batch_norm=fold_batch_norm, solver=solver.value, resume=resume
+    )
+    whole = _deliver(report, targets, folders, partial(render, report))
+    _exit(whole and report.complete)
 
 
 @app.command()
@@ -217,40 +226,32 @@ def clip(
     ] = False,
 ) -> None:
     """Write a model again with every convolution and linear layer held to a norm, and say what changed."""
-    with _one_line_errors():
-        from rich.console import Console
+    from .control import Limit, clip_file
+    from .models import read_model
+    from .models.input_shapes import parse
+    from .models.writers import check_suffix, writable_format
+    from .report import clip_text
+    from .report.files import check_output, check_targets
+    from .report.text import progress_bar
 
-        from .atomic import atomic
-        from .control import Limit, clip_file
-        from .models import read_model
-        from .models.input_shapes import parse
-        from .models.writers import check_suffix, writable_format
-        from .report import clip_json, clip_text
-        from .report.files import check_output, check_targets
-        from .report.text import progress_bar
-
-        limit = Limit(
-            max_norm,
-            method.value,
-            _GUARANTEES[guarantee],
-            fold_batch_norm,
-            tolerance,
+    limit = Limit(
+        max_norm,
+        method.value,
+        _GUARANTEES[guarantee],
+        fold_batch_norm,
+        tolerance,
+    )
+    check_suffix(output, writable_format(model))
+    check_targets({"json": json}, {})
+    target = check_output(output, model, overwrite, others=[json])
+    read = read_model(model, input_shape=parse(input_shape), geometry=geometry, module=module)
+    with progress_bar() as progress:
+        report = clip_file(
+            read, model, target, limit, layers=layers or (), solver=solver.value, progress=progress
         )
-        check_suffix(output, writable_format(model))
-        check_targets({"json": json}, {})
-        target = check_output(output, model, overwrite, others=[json])
-        read = read_model(model, input_shape=parse(input_shape), geometry=geometry, module=module)
-        with progress_bar(Console(stderr=True)) as progress:
-            report = clip_file(
-                read, model, target, limit, layers=layers or (), solver=solver.value, progress=progress
-            )
-        clip_text.render(report, Console())
-        print(f"wrote {output}", file=sys.stderr)
-        if json is not None:
-            with atomic(json) as file:
-                clip_json.write(report, file)
-            print(f"wrote {json}", file=sys.stderr)
-    _exit(report.complete)
+    terminal.tell(f"wrote {output}")
+    whole = _deliver(report, {"json": json}, {}, partial(clip_text.render, report))
+    _exit(whole and report.complete)
 
 
 @app.command()
@@ -268,34 +269,29 @@ def compare(
     png: Png = None,
 ) -> None:
     """Report two models side by side: what became of the singular values of each layer."""
-    with _one_line_errors():
-        from rich.console import Console
+    from .comparison import compare as compare_models
+    from .models import read_model
+    from .models.input_shapes import parse
+    from .report import compare_text
+    from .report.files import check_targets
+    from .report.text import progress_bar
 
-        from .comparison import compare as compare_models
-        from .models import read_model
-        from .models.input_shapes import parse
-        from .report import compare_text
-        from .report.files import check_targets, write_all
-        from .report.text import progress_bar
-
-        files, folders = {"json": json, "html": html}, {"png": png}
-        check_targets(files, folders)
-        models = [
-            read_model(path, input_shape=parse(input_shape), geometry=geometry, module=module)
-            for path in (before, after)
-        ]
-        with progress_bar(Console(stderr=True)) as progress:
-            found = compare_models(
-                *models,
-                progress=progress,
-                dtype=dtype.value,
-                fold_batch_norm=fold_batch_norm,
-                solver=solver.value,
-            )
-        compare_text.render(found, Console())
-        for written in write_all(found, files, folders):
-            print(f"wrote {written}", file=sys.stderr)
-    _exit(found.complete)
+    files, folders = {"json": json, "html": html}, {"png": png}
+    check_targets(files, folders)
+    models = [
+        read_model(path, input_shape=parse(input_shape), geometry=geometry, module=module)
+        for path in (before, after)
+    ]
+    with progress_bar() as progress:
+        found = compare_models(
+            *models,
+            progress=progress,
+            dtype=dtype.value,
+            fold_batch_norm=fold_batch_norm,
+            solver=solver.value,
+        )
+    whole = _deliver(found, files, folders, partial(compare_text.render, found))
+    _exit(whole and found.complete)
 
 
 @app.command()
@@ -331,56 +327,57 @@ def lipschitz(
     svg: Annotated[Path | None, typer.Option(metavar="DIR", help="The gains as SVG.")] = None,
 ) -> None:
     """Report how much a whole network can stretch: a proven bound, layer by layer, and what is seen."""
-    with _one_line_errors():
-        from rich.console import Console
+    from .lipschitz import measure
+    from .models.graphs import read_graph
+    from .models.input_shapes import parse
+    from .report import lipschitz_text
+    from .report.files import check_targets, require
+    from .report.text import progress_bar
 
-        from .lipschitz import measure
-        from .models.graphs import read_graph
-        from .models.input_shapes import parse
-        from .report import lipschitz_text
-        from .report.files import check_targets, require, write_all
-        from .report.text import progress_bar
-
-        files, folders = {"json": json}, {"png": png, "svg": svg}
-        check_targets(files, folders)
-        if any(folders.values()):
-            require("torch")
-            if inputs is None and not points:
-                raise InputError("--png and --svg draw gains at points; give --inputs, or --points 3")
-        between = _interval(drawn)
-        graph = read_graph(model, input_shape=parse(input_shape), module=module)
-        with progress_bar(Console(stderr=True)) as progress:
-            report = measure(
-                graph,
-                outputs=output or (),
-                file=inputs,
-                labels=labels,
-                points=points,
-                between=between,
-                progress=progress,
-            )
-        lipschitz_text.render(report, Console())
-        if any(folders.values()) and report.gains is None:
-            raise InputError(f"{report.model} has no gains to draw: no convolution or linear layer is in it")
-        for written in write_all(report, files, folders):
-            print(f"wrote {written}", file=sys.stderr)
-    _exit(not report.refused)
+    files, folders = {"json": json}, {"png": png, "svg": svg}
+    check_targets(files, folders)
+    if any(folders.values()):
+        require("torch")
+        if inputs is None and not points:
+            raise InputError("--png and --svg draw gains at points; give --inputs, or --points 3")
+    between = _interval(drawn)
+    graph = read_graph(model, input_shape=parse(input_shape), module=module)
+    with progress_bar() as progress:
+        report = measure(
+            graph,
+            outputs=output or (),
+            file=inputs,
+            labels=labels,
+            points=points,
+            between=between,
+            progress=progress,
+        )
+    drawn_in = {} if report.gains is None else folders
+    whole = _deliver(report, files, drawn_in, partial(lipschitz_text.render, report))
+    if any(folders.values()) and report.gains is None:
+        raise InputError(f"{report.model} has no gains to draw: no convolution or linear layer is in it")
+    _exit(whole and not report.refused)
 
 
 @app.command()
 def demo(html: Html = Path("convspectra-demo.html")) -> None:
     """Analyse a small trained network that comes with the package; no network, no arguments."""
-    with _one_line_errors():
-        from .demo import DESCRIPTION, model_path
-        from .models import read_model
-        from .report.files import check_targets, write_all
+    from .demo import DESCRIPTION, model_path
+    from .models import read_model
+    from .report.files import check_targets
+    from .report.text import plain, render
 
-        targets = {"html": html}
-        check_targets(targets, {})
-        print(DESCRIPTION)
-        report = _analyze(read_model(model_path()))
-        for written in write_all(report, targets, {}):
-            print(f"The same with figures: {written.resolve()}")
+    targets = {"html": html}
+    check_targets(targets, {})
+    report = _analyze(read_model(model_path()))
+
+    def everything(console: Console) -> None:
+        console.print(DESCRIPTION)
+        render(report, console)
+        if html is not None:
+            console.print(plain(f"The same with figures: {html.resolve()}"), soft_wrap=True)
+
+    _exit(_deliver(report, targets, {}, everything))
 
 
 @app.command()
@@ -406,41 +403,37 @@ def bench(
     ] = None,
 ) -> None:
     """Time every way to the singular values side by side, each checked for accuracy: figure 1."""
-    with _one_line_errors():
-        from rich.console import Console
+    from .atomic import atomic
+    from .bench import bounds as bounds_bench
+    from .bench import projections, spectra
+    from .report import benchmarks
+    from .report.files import check_targets
+    from .report.text import progress_bar
 
-        from .atomic import atomic
-        from .bench import bounds as bounds_bench
-        from .bench import projections, spectra
-        from .report import benchmarks
-        from .report.files import check_targets
-        from .report.text import progress_bar
-
-        if projection and bounds:
-            raise InputError("--projection and --bounds are different benchmarks; give one of them")
-        if model is not None and not bounds:
-            raise InputError("--model goes with --bounds")
-        check_targets({}, {"out" if projection or bounds else "png": out})
-        run: Any = projections.run if projection else spectra.run
-        if bounds:
-            run = partial(bounds_bench.run, model=model)
-        with progress_bar(Console(stderr=True)) as progress:
-            results = run(full=full, small=small, progress=progress)
-        console = Console()
-        wide = console if console.is_terminal else Console(width=130)
+    if projection and bounds:
+        raise InputError("--projection and --bounds are different benchmarks; give one of them")
+    if model is not None and not bounds:
+        raise InputError("--model goes with --bounds")
+    check_targets({}, {"out" if projection or bounds else "png": out})
+    run: Any = projections.run if projection else spectra.run
+    if bounds:
+        run = partial(bounds_bench.run, model=model)
+    with progress_bar() as progress:
+        results = run(full=full, small=small, progress=progress)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        name = "projection.json" if projection else "bounds.json" if bounds else "bench.json"
+        with atomic(out / name) as file:
+            file.write(results.to_json().encode())
+    if isinstance(results, spectra.Results):
         if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            name = "projection.json" if projection else "bounds.json" if bounds else "bench.json"
-            with atomic(out / name) as file:
-                file.write(results.to_json().encode())
-        if isinstance(results, spectra.Results):
-            benchmarks.render(results, wide)
-            if out is not None:
-                benchmarks.draw(results, out / "figure1.png")
-        elif isinstance(results, bounds_bench.Results):
-            benchmarks.render_bounds(results, wide)
-        else:
-            benchmarks.render_projections(results, wide)
+            benchmarks.draw(results, out / "figure1.png")
+        render: Callable[[Console], None] = partial(benchmarks.render, results)
+    elif isinstance(results, bounds_bench.Results):
+        render = partial(benchmarks.render_bounds, results)
+    else:
+        render = partial(benchmarks.render_projections, results)
+    _exit(terminal.show(render))
 
 
 class PresetName(StrEnum):
@@ -512,47 +505,44 @@ def experiment(
     geometry: GeometryFile = None,
 ) -> None:
     """Run an experiment of the paper, or go on with it."""
-    with _one_line_errors(kept=True):
-        from rich.console import Console
+    from .models.input_shapes import parse
+    from .report.text import progress_bar
 
-        from .models.input_shapes import parse
-        from .report.text import progress_bar
+    if name == "report":
+        from .report.experiments import write_report
 
-        if name == "report":
-            from .report.experiments import write_report
-
-            for written in write_report(out):
-                print(f"wrote {written}", file=sys.stderr)
-            return
-        finished = _experiment(
-            progress_bar(Console(stderr=True)),
-            name=name,
-            preset=preset.value,
-            out=out,
-            data=data,
-            seeds=seeds,
-            device=device,
-            workers=workers,
-            scheduler=scheduler,
-            shard=shard,
-            minutes=minutes,
-            compiled=compiled,
-            tensorboard=tensorboard,
-            model={
-                "model": model,
-                "module": module,
-                "input_shape": parse(input_shape),
-                "geometry": geometry,
-            },
-            changes={
-                key: value
-                for key, value in {"depth": depth, "width": width, "epochs": epochs}.items()
-                if value is not None
-            }
-            | ({} if batch_norm else {"batch_norm": False}),
-        )
-        done = "done" if finished else "not finished: the same command goes on"
-        print(f"{done}; for a page of it: convspectra experiment report --out {out}", file=sys.stderr)
+        for written in write_report(out):
+            terminal.tell(f"wrote {written}")
+        return
+    finished = _experiment(
+        progress_bar(),
+        name=name,
+        preset=preset.value,
+        out=out,
+        data=data,
+        seeds=seeds,
+        device=device,
+        workers=workers,
+        scheduler=scheduler,
+        shard=shard,
+        minutes=minutes,
+        compiled=compiled,
+        tensorboard=tensorboard,
+        model={
+            "model": model,
+            "module": module,
+            "input_shape": parse(input_shape),
+            "geometry": geometry,
+        },
+        changes={
+            key: value
+            for key, value in {"depth": depth, "width": width, "epochs": epochs}.items()
+            if value is not None
+        }
+        | ({} if batch_norm else {"batch_norm": False}),
+    )
+    done = "done" if finished else "not finished: the same command goes on"
+    terminal.tell(f"{done}; for a page of it: convspectra experiment report --out {out}")
 
 
 @app.command()
@@ -560,8 +550,7 @@ def info() -> None:
     """Say which solver is in use and why, with how many threads, and what is installed."""
     from .report.environment import describe
 
-    for line in describe():
-        print(line)
+    terminal.write("".join(f"{line}\n" for line in describe()))
 
 
 def _interval(text: str | None) -> tuple[float, float] | None:
@@ -590,22 +579,57 @@ def _experiment(bar: Any, *, name: str, **options: Any) -> bool:
     if name not in EXPERIMENTS:
         raise InputError(f"NAME must be report or one of {', '.join(EXPERIMENTS)}; got {name!r}")
     command = shlex.join(["convspectra", *sys.argv[1:]])
-    with bar as progress:
-        return execute(Request(name, command=command, **options), progress)
+    try:
+        with bar as progress:
+            return execute(Request(name, command=command, **options), progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from the last checkpoint") from None
 
 
 def _analyze(model: Model, **options: Any) -> Report:
-    from rich.console import Console
-
     from .analysis import analyze as analyze_model
-    from .report.text import progress_bar, render
+    from .report.text import progress_bar
 
-    with progress_bar(Console(stderr=True)) as progress:
-        report = analyze_model(model, progress=progress, **options)
-    render(report, Console())
-    return report
+    with progress_bar() as progress:
+        return analyze_model(model, progress=progress, **options)
+
+
+def _deliver(record: Any, files: Targets, folders: Targets, render: Callable[[Console], None]) -> bool:
+    """Write the files, then print: what was computed hangs on no terminal. Whether all of it went well."""
+    from .report.files import write_all
+
+    whole = True
+    for written in write_all(record, files, folders):
+        failed = isinstance(written, InputError)
+        terminal.tell(f"convspectra: {written}" if failed else f"wrote {written}")
+        whole = whole and not failed
+    return terminal.show(render) and whole
 
 
 def main() -> None:
-    """Entry point of the `convspectra` command."""
-    app()
+    """Entry point of the `convspectra` command: the process is this command's, and so are its signals."""
+    ends = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    # What is ignored already stays so: `nohup`, and the background of a shell.
+    ours = [one for one in ends if signal.getsignal(one) is not signal.SIG_IGN]
+    began: list[float] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        """Once in an orderly way; one that comes with it is the same, a later one ends at once."""
+        if not began:
+            began.append(time.monotonic())
+            raise KeyboardInterrupt
+        if time.monotonic() - began[0] > 1:
+            os._exit(INTERRUPTED)
+
+    for one in ours:
+        signal.signal(one, interrupt)
+    try:
+        app()
+    except OSError as error:
+        # Of help on standard output: a command turns every other one into a line that says more.
+        terminal.tell(f"convspectra: {error}")
+        terminal.discard_output()
+        raise SystemExit(1) from None
+    finally:
+        for one in ours:  # what was to be done is done
+            signal.signal(one, signal.SIG_IGN)

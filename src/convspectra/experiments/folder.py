@@ -131,13 +131,6 @@ def finished_epochs(folder: Path) -> int:
         return 0
 
 
-def sweep(folder: Path) -> None:
-    """Take away what killed processes left half written; the caller holds the lock."""
-    for name in ("checkpoint.pt", "metrics.jsonl", "settings.json", "result.json"):
-        for partial in folder.glob(f".{name}.*"):
-            partial.unlink(missing_ok=True)
-
-
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The result of a finished run, None of one that is not."""
     found: dict[str, Any] | None = read_json(folder / "result.json")

@@ -342,7 +342,6 @@ class _Run:
 
     def _go_on(self) -> None:
         """From the checkpoint, if there is one; metrics of epochs after it are dropped."""
-        folders.sweep(self.folder)
         path = self.folder / "checkpoint.pt"
         if path.exists():
             self._load(path)

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from decimal import ROUND_CEILING
 
 from rich.console import Console
-from rich.text import Text
 
 from ..control import ClipReport, LayerClip
 from .numbers import number, percent, sizes, upper
-from .text import Column, assumptions, layer_table, not_read, with_names
+from .text import Column, assumptions, layer_table, not_read, plain, with_names
 
 _WHOSE = {
     "torus": "the norm with wrapped boundary at the layer's input size, exact",
@@ -32,8 +31,8 @@ def render(report: ClipReport, console: Console) -> None:
         bad = [layer.norm_after > report.limit.max_norm for layer in report.layers]
         console.print(layer_table(names, report.layers, _columns(report), bad, console.width))
     for line in _footnotes(report):
-        console.print(Text(line), style="dim", soft_wrap=True, highlight=False)
-    console.print(Text(summary(report)), style="bold", soft_wrap=True, highlight=False)
+        console.print(plain(line), style="dim", soft_wrap=True, highlight=False)
+    console.print(plain(summary(report)), style="bold", soft_wrap=True, highlight=False)
 
 
 def summary(report: ClipReport) -> str:

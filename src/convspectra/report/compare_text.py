@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.text import Text
 
 from ..analysis import LayerReport, TorusSummary
 from ..comparison import Comparison, LayerComparison
 from .numbers import at_most, interval, number, percent, sizes
-from .text import Column, assumptions, layer_table, not_read, with_names
+from .text import Column, assumptions, layer_table, not_read, plain, with_names
 
 Cell = Callable[[LayerComparison], str]
 
@@ -22,8 +21,8 @@ def render(comparison: Comparison, console: Console) -> None:
         bad = [any(one.status == "failed" for one in sides(layer)) for layer in comparison.layers]
         console.print(layer_table(names, comparison.layers, COLUMNS, bad, console.width))
     for line in _footnotes(comparison):
-        console.print(Text(line), style="dim", soft_wrap=True, highlight=False)
-    console.print(Text(summary(comparison)), style="bold", soft_wrap=True, highlight=False)
+        console.print(plain(line), style="dim", soft_wrap=True, highlight=False)
+    console.print(plain(summary(comparison)), style="bold", soft_wrap=True, highlight=False)
 
 
 def summary(comparison: Comparison) -> str:

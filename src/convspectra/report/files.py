@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..atomic import atomic as atomic
+from ..atomic import open_folder
 from ..errors import InputError
 
 if TYPE_CHECKING:
     from ..analysis import Report
     from ..comparison import Comparison
+    from ..control import ClipReport
     from ..lipschitz import LipschitzReport
 
 # Of which record, in which format -> the module of this package that writes it. By name, as a command has one
@@ -28,6 +30,7 @@ _WRITERS = {
         "png": "pictures",
         "svg": "pictures",
     },
+    "ClipReport": {"json": "clip_json"},
     "Comparison": {"json": "compare_json", "html": "compare_html", "png": "compare_pictures"},
     "LipschitzReport": {"json": "lipschitz_json", "png": "lipschitz_pictures", "svg": "lipschitz_pictures"},
 }
@@ -111,20 +114,28 @@ def require(library: str | None) -> None:
 
 
 def write_all(
-    record: Report | Comparison | LipschitzReport, files: Targets, folders: Targets
-) -> Iterator[Path]:
+    record: Report | ClipReport | Comparison | LipschitzReport, files: Targets, folders: Targets
+) -> Iterator[Path | InputError]:
     """Write every target that is given; yields each path when it is complete.
 
-    Raises:
-        InputError: the disk refuses.
+    Yields the error of one that the disk refuses, and goes on: another may have room.
     """
     modules = _WRITERS[type(record).__name__]
     for name, path in files.items():
-        if path is not None:
+        if path is None:
+            continue
+        try:
             with atomic(path) as file:
                 import_module(f".{modules[name]}", __package__).write(record, file)
+        except InputError as error:
+            yield error
+        else:
             yield path
     for name, path in folders.items():
-        if path is not None:
-            path.mkdir(parents=True, exist_ok=True)
+        if path is None:
+            continue
+        try:
+            open_folder(path)
             yield from import_module(f".{modules[name]}", __package__).write_pictures(record, path, name)
+        except InputError as error:
+            yield error

@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
-from rich.text import Text
 
 from ..lipschitz import LipschitzReport, NodeBound, OutputBound
 from ..lipschitz.complexity import SOURCE
 from ..lipschitz.records import ASSUMES, LOWER_ASSUMES, Complexity, Gains, Margins
 from .numbers import lower, number, percent, sizes, upper
-from .text import Column, layer_table
+from .text import Column, layer_table, plain
 
 
 def render(report: LipschitzReport, console: Console) -> None:
@@ -22,11 +21,11 @@ def render(report: LipschitzReport, console: Console) -> None:
         names = [node.name + ("" if node.on_worst_path else "*") for node in shown]
         console.print(layer_table(names, shown, _columns(report), [False] * len(shown), console.width))
     for line in _footnotes(report, len(report.nodes) - len(shown)):
-        console.print(Text(line), style="dim", soft_wrap=True, highlight=False)
+        console.print(plain(line), style="dim", soft_wrap=True, highlight=False)
     for line in signals(report):
-        console.print(Text(line), soft_wrap=True, highlight=False)
+        console.print(plain(line), soft_wrap=True, highlight=False)
     for line in summary(report):
-        console.print(Text(line), style="bold", soft_wrap=True, highlight=False)
+        console.print(plain(line), style="bold", soft_wrap=True, highlight=False)
 
 
 def signals(report: LipschitzReport) -> Iterator[str]:

@@ -15,7 +15,9 @@ from rich.text import Text
 
 from ..analysis import LayerReport, Report, TorusSummary
 from ..models.records import Unread
+from . import terminal
 from .numbers import at_most, interval, number, one_or_all, sizes
+from .terminal import printable
 
 MARK = {"ok": "", "partial": "partial", "skipped": "skipped", "failed": "FAILED"}
 _SHORTEST_NAME = 14
@@ -73,8 +75,8 @@ def render(report: Report, console: Console) -> None:
         console.print(_table(report, console.width))
     notes = (f"Note: {note}." for note in report.notes)
     for line in (*_footnotes(report), *_reasons(report), *not_read(report.unread), *notes):
-        console.print(Text(line), style="dim", soft_wrap=True, highlight=False)
-    console.print(Text(summary(report)), style="bold", soft_wrap=True, highlight=False)
+        console.print(plain(line), style="dim", soft_wrap=True, highlight=False)
+    console.print(plain(summary(report)), style="bold", soft_wrap=True, highlight=False)
 
 
 def summary(report: Report) -> str:
@@ -101,10 +103,11 @@ def summary(report: Report) -> str:
 
 
 @contextmanager
-def progress_bar(console: Console) -> Iterator[Callable[[float, str], None]]:
-    """A bar with an estimate of the time left, gone when done; silent where there is no terminal."""
+def progress_bar(console: Console | None = None) -> Iterator[Callable[[float, str], None]]:
+    """A bar on standard error with the time left, gone when done; silent where that is no terminal."""
+    console = console or terminal.console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
@@ -114,7 +117,7 @@ def progress_bar(console: Console) -> Iterator[Callable[[float, str], None]]:
         task = progress.add_task("analysing", total=1.0)
 
         def advance(share: float, name: str) -> None:
-            progress.update(task, completed=share, description=_shortened(name, 30))
+            progress.update(task, completed=share, description=_shortened(printable(name), 30))
 
         yield advance
 
@@ -135,6 +138,7 @@ def layer_table(
     cells = [[column.cell(layer) for layer in layers] for column in columns]
     widths = [max(len(column.title), *map(len, texts)) for column, texts in zip(columns, cells, strict=True)]
     shown = [index for index in range(len(columns)) if any(cells[index])]
+    names = [printable(name) for name in names]
     wanted = min(max(map(len, names)), _LONGEST_NAME)
     while sum(widths[i] + 2 for i in shown) + max(wanted, _SHORTEST_NAME) + 2 > width and len(shown) > 2:
         if (
@@ -150,9 +154,14 @@ def layer_table(
         column = columns[index]
         table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True)
     for row, name in enumerate(names):
-        texts = [Text(_shortened(name, room)), *(Text(cells[i][row]) for i in shown)]
+        texts = [plain(_shortened(name, room)), *(plain(cells[i][row]) for i in shown)]
         table.add_row(*texts, style="red" if bad[row] else None)
     return table
+
+
+def plain(text: str) -> Text:
+    """Text as it is, whatever a name in it would have a terminal do."""
+    return Text(printable(text))
 
 
 def _shortened(name: str, room: int) -> str:
