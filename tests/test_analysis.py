@@ -184,11 +184,12 @@ def test_an_interrupted_analysis_goes_on_where_it_was(tmp_path, monkeypatch):
         if len(seen) == 2:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=f"[2-9] of {len(layers)} layers kept in") as stopped:
         analyze(model(*layers), progress=stop_after_two, resume=tmp_path)
     kept = len(list(tmp_path.glob("*.npz")))
+    assert str(stopped.value).startswith(f"{kept} of")
     assert 2 <= kept <= len(layers)
-    assert not list(tmp_path.glob("*.partial"))
+    assert len(list(tmp_path.iterdir())) == kept
     measured = []
     genuine = analysis._measure
     monkeypatch.setattr(analysis, "_measure", lambda *a: measured.append(1) or genuine(*a))
@@ -200,6 +201,13 @@ def test_an_interrupted_analysis_goes_on_where_it_was(tmp_path, monkeypatch):
             np.testing.assert_array_equal(one.spectrum.sorted(), other.spectrum.sorted())
 
 
+def test_equal_layers_keep_one_file(tmp_path):
+    for turn in range(10):
+        found = analyze(model(*[layer()] * 6), resume=tmp_path / f"{turn}").layers
+        assert all(one.torus == found[0].torus for one in found)
+        assert len(list((tmp_path / f"{turn}").iterdir())) == 1
+
+
 def test_a_damaged_or_foreign_checkpoint_is_computed_again(tmp_path):
     one = layer()
     first = analyze(model(one), resume=tmp_path)
@@ -209,7 +217,7 @@ def test_a_damaged_or_foreign_checkpoint_is_computed_again(tmp_path):
     analyze(model(one), resume=tmp_path, dtype="float32")
     assert len(list(tmp_path.glob("*.npz"))) == 2
     (tmp_path / "file").touch()
-    with pytest.raises(cs.InputError, match="cannot keep finished layers"):
+    with pytest.raises(cs.InputError, match="file cannot be written: File exists"):
         analyze(model(one), resume=tmp_path / "file")
 
 

@@ -352,10 +352,9 @@ def lipschitz(
             between=between,
             progress=progress,
         )
-    drawn_in = {} if report.gains is None else folders
-    whole = _deliver(report, files, drawn_in, partial(lipschitz_text.render, report))
     if any(folders.values()) and report.gains is None:
         raise InputError(f"{report.model} has no gains to draw: no convolution or linear layer is in it")
+    whole = _deliver(report, files, folders, partial(lipschitz_text.render, report))
     _exit(whole and not report.refused)
 
 

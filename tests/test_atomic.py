@@ -1,0 +1,136 @@
+"""Files that appear whole or not at all, whatever becomes of the process that writes them."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from convspectra.atomic import _sweep, atomic, open_folder
+from convspectra.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def another_process():
+    """As far as a process remembers in which folders it has swept."""
+    _sweep.cache_clear()
+
+
+def test_a_file_is_there_when_the_block_ends_well(tmp_path):
+    path = tmp_path / "r.json"
+    mask = os.umask(0o027)
+    try:
+        with atomic(path) as file:
+            file.write(b"new")
+            assert not path.exists()
+            assert os.path.dirname(file.name) == str(tmp_path)  # noqa: PTH120
+    finally:
+        os.umask(mask)
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def _stop_half_way(file, error):
+    file.write(b"half")
+    raise error
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_what_was_there_stays_when_it_does_not(tmp_path, error):
+    path = tmp_path / "r.json"
+    path.write_bytes(b"old")
+    with pytest.raises(error), atomic(path) as file:
+        _stop_half_way(file, error)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_refuses_is_an_error_of_one_line(tmp_path):
+    with (
+        pytest.raises(InputError, match=r"r\.json cannot be written: No such file"),
+        atomic(tmp_path / "no" / "r.json"),
+    ):
+        pass
+    long = tmp_path / ("n" * 250)
+    with atomic(long) as file:
+        file.write(b"1")
+    assert list(tmp_path.iterdir()) == [long]
+    with pytest.raises(InputError, match="cannot be written: File exists"):
+        open_folder(long)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1][1]))
+    try:
+        with (
+            pytest.raises(InputError, match=r"big cannot be written: File too large"),
+            atomic(tmp_path / "big") as file,
+        ):
+            file.write(bytes(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before[1])
+        signal.signal(signal.SIGXFSZ, before[0])
+    assert list(tmp_path.iterdir()) == [long]
+
+
+WRITING = """
+import sys, pathlib
+from convspectra.atomic import atomic
+with atomic(pathlib.Path(sys.argv[1])) as file:
+    file.write(b"half")
+    file.flush()
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_leftovers_of_the_dead_are_swept_away_and_those_of_the_living_are_not(tmp_path):
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITING, tmp_path / name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for name in ("dead", "living")
+    ]
+    for writer in writers:
+        assert writer.stdout.readline() == b"writing\n"
+    dead, living = writers
+    dead.kill()
+    dead.wait(60)
+    foreign = tmp_path / ".somebody-else.partial"
+    foreign.touch()
+    assert len(list(tmp_path.iterdir())) == 3
+    with atomic(tmp_path / "next") as file:
+        file.write(b"1")
+    assert len(list(tmp_path.iterdir())) == 3
+    living.communicate(b"", timeout=60)
+    for writer in writers:
+        writer.stdout.close()
+        writer.stdin.close()
+    assert (living.returncode, dead.returncode) == (0, -signal.SIGKILL)
+    assert {path.name for path in tmp_path.iterdir()} == {"next", "living", foreign.name}
+
+
+def test_many_write_one_file_and_sweep_at_the_same_time(tmp_path):
+    path, wrong = tmp_path / "one", []
+
+    def write(number):
+        try:
+            for _ in range(50):
+                _sweep.cache_clear()
+                with atomic(path) as file:
+                    file.write(bytes([number]) * 1000)
+        except Exception as error:  # noqa: BLE001
+            wrong.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert wrong == []
+    assert len(set(path.read_bytes())) == 1
+    assert list(tmp_path.iterdir()) == [path]
