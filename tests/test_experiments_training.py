@@ -18,6 +18,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("filelock")
 
 import experiment_processes as processes  # noqa: E402
+from convspectra.atomic import _sweep  # noqa: E402
 from convspectra.errors import InputError  # noqa: E402
 from convspectra.experiments import folder as folders  # noqa: E402
 from convspectra.experiments import training  # noqa: E402
@@ -258,6 +259,7 @@ def checkpoint_time(folder):
 
 def test_what_a_killed_process_left_half_written_is_swept_up(data, tmp_path):
     train(TINY, data, tmp_path, stop=every_so_many_steps(3))
+    _sweep.cache_clear()  # as in another process
     (tmp_path / ".checkpoint.pt.x1y2z3.convspectra-partial").write_bytes(b"half")
     train(TINY, data, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == FILES
