@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import warnings
+from importlib import resources
 
+import jsonschema
 import numpy as np
 import pytest
+from referencing import Registry, Resource
+from typer.testing import CliRunner
 
 import convspectra as cs
 from convspectra import InputError, ModelError
 from convspectra.analysis import analyze
+from convspectra.cli import app
 from convspectra.comparison import compare
 from convspectra.control import Limit, clip_file
 from convspectra.models import read_model
+from convspectra.models.weights import NO_KERNEL_NAME
 from convspectra.reference import dense_operator
 from test_models_weights import bundle, safetensors_file, state
 
@@ -242,6 +248,7 @@ class TestCheckpoints:
         content = {
             "a.weight": torch.ones(2, 2).to(torch.float8_e4m3fn),
             "b.weight": torch.ones(2, 2, dtype=torch.int8),
+            "e.qweight": torch.ones(2, 2, dtype=torch.int32),
             "c.weight": torch.ones(2, 2, 3, dtype=torch.complex64),
             "d.weight": quantised,
         }
@@ -250,6 +257,7 @@ class TestCheckpoints:
         assert {name: reason.split(":")[0] for name, reason in left(model).items()} == {
             "a.weight": "stored as float8_e4m3fn",
             "b.weight": "stored as int8",
+            "e.qweight": "stored as int32",
             "c.weight": "stored as complex64",
         }
 
@@ -420,3 +428,65 @@ def test_a_comparison_without_pairs_is_not_complete(tmp_path):
     assert [(one.name, one.match) for one in found.layers] == [("a", "only before"), ("b", "only after")]
     assert not found.complete
     assert compare(first, first).complete
+
+
+# ---- the commands
+
+
+def test_what_was_not_read_is_in_every_output_and_the_status_is_3(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tensors = {"a.weight": KERNEL, "b.filters": KERNEL}
+    with_metadata(tmp_path / "w.safetensors", tensors, {"format": "pt"})
+    with_metadata(tmp_path / "whole.safetensors", {"a.weight": KERNEL}, {"format": "pt"})
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, [*arguments, "--input-shape", "3,6,5", "--json", "r.json"])
+        return result.exit_code, result.stdout, json.loads((tmp_path / "r.json").read_text())
+
+    left_out = {"name": "b.filters", "shape": [4, 3, 3, 3], "reason": NO_KERNEL_NAME}
+    status, text, report = run("analyze", "w.safetensors", "--html", "r.html")
+    assert (status, report["unread"]) == (3, [left_out])
+    assert f"b.filters (4x3x3x3): not read: {NO_KERNEL_NAME}" in text
+    assert "b.filters" in (tmp_path / "r.html").read_text()
+    assert run("analyze", "whole.safetensors")[0] == 0
+
+    status, text, report = run("clip", "w.safetensors", "--max-norm", "1", "--output", "c.safetensors")
+    assert (status, report["unread"]) == (3, [left_out])
+    assert "1 not read" in text
+    folder = resources.files("convspectra.report") / "schema"
+    both = [json.loads((folder / f"{name}-1.schema.json").read_text()) for name in ("report", "clip")]
+    registry = Registry().with_resource("urn:convspectra:report:1", Resource.from_contents(both[0]))
+    jsonschema.Draft202012Validator(both[1], registry=registry).validate(report)
+    assert run("clip", "whole.safetensors", "--max-norm", "1", "--output", "d.safetensors")[0] == 0
+    # Where some layers are asked for, the others are no omission.
+    picked = ["clip", "w.safetensors", "--max-norm", "1", "--layers", "a", "--overwrite"]
+    status, text, report = run(*picked, "--output", "c.safetensors")
+    assert (status, report["unread"], report["not_selected"]) == (0, [], ["b.filters"])
+
+    status, text, report = run("compare", "w.safetensors", "c.safetensors", "--html", "both.html")
+    assert (status, report["before"]["unread"], report["after"]["unread"]) == (3, [left_out], [left_out])
+    assert "before: b.filters" in text
+    assert "b.filters" in (tmp_path / "both.html").read_text()
+    assert run("compare", "whole.safetensors", "d.safetensors")[0] == 0
+
+
+def test_a_module_computes_what_its_file_does_not_say(tmp_path):
+    torch = pytest.importorskip("torch")
+    from convspectra.torch import orthogonal
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(orthogonal(torch.nn.Conv2d(3, 4, 3)))
+    path = tmp_path / "w.pth"
+    torch.save(net.state_dict(), path)
+    model = read_model(path, module=net, input_shape=(3, 8, 8))
+    assert not model.unread
+    (found,) = analyze(model).layers
+    assert found.torus.norm == pytest.approx(1, abs=1e-5)
+
+
+def test_a_folder_of_several_checkpoints_is_no_choice_of_ours(tmp_path):
+    bundle(tmp_path, {"f1": KERNEL})
+    for path in list(tmp_path.iterdir()):
+        (tmp_path / path.name.replace("model", "other")).write_bytes(path.read_bytes())
+    with pytest.raises(ModelError, match=r"2 checkpoints \(model\.index, other\.index\)"):
+        read_model(tmp_path)

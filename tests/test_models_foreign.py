@@ -37,6 +37,7 @@ CONTENTS = {
     "darknet": (b"# comment\n# another\n[net]\nbatch=1\n", "darknet", "ONNX"),
     "caffe": (b'name: "n"\nlayer {\n  type: "Convolution"\n}\n', "Caffe", "ONNX"),
     "html": (b"<!DOCTYPE html>\n<html><head>", "HTML page", "fetch"),
+    "index": (b'{"metadata": {},\n "weight_map": {"a": "b"}}', "index of the files", "one by one"),
     "gzip": (b"\x1f\x8b\x08\0\0\0\0\0", "gzip", "unpack"),
 }
 ARCHIVES = {

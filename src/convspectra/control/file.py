@@ -71,6 +71,7 @@ def clip_file(
         with _written(writer, kind, output, moves) as again:
             records = [work.record(one, moves, again) for one in work.concerned]
     names = {record.name for record in records}
+    others = [layer.name for layer in model.layers] + [one.name for one in model.unread if layers]
     return ClipReport(
         model=model.name,
         path=str(path),
@@ -81,9 +82,9 @@ def clip_file(
         limit=limit,
         version=__version__,
         layers=tuple(records),
-        not_selected=tuple(layer.name for layer in model.layers if layer.name not in names),
+        not_selected=tuple(name for name in others if name not in names),
         notes=(*model.notes, *writer.notes()),
-        unread=model.unread,
+        unread=() if layers else model.unread,
     )
 
 

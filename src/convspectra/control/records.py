@@ -85,8 +85,8 @@ class ClipReport:
         path, sha256, format: of the file that was read.
         output, output_sha256: of the one that was written.
         layers: those that were asked for, and those that share a tensor with them.
-        not_selected: the names of all others.
-        unread: as in `Model`: what may be a layer and stays as it is.
+        not_selected: the names of all others, where layers were picked also of what was not read.
+        unread: as in `Model`, where all layers were asked for: what may be one and stays as it is.
     """
 
     model: str
@@ -104,9 +104,5 @@ class ClipReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every layer that was asked for could be held.
-
-        What was not read counts where all layers were asked for.
-        """
-        left = any(layer.status == "unwritable" for layer in self.layers)
-        return not left and (bool(self.not_selected) or not self.unread)
+        """Whether every layer that was asked for could be held."""
+        return not self.unread and all(layer.status != "unwritable" for layer in self.layers)

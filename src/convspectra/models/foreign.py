@@ -48,6 +48,11 @@ _TEXT: tuple[tuple[str, str, str], ...] = (
     (r"\s*(<\?xml[^>]*>\s*)?<net\b", "an OpenVINO IR", "take the ONNX model that it was converted from"),
     (r"\s*(<!doctype\s+html|<html)", "an HTML page", "the download went wrong: fetch the file itself"),
     (r"\s*(#[^\n]*\n\s*)*\[(net|network)\]", "a darknet configuration", _CONVERT),
+    (
+        r'(?s)\s*\{.*"weight_map"\s*:',
+        "an index of the files that a model is divided into",
+        "give the files that it names, one by one",
+    ),
     (r"(?s)(name\s*:|layers?\s*\{|input\s*:).*\blayers?\s*\{", "a Caffe model (.prototxt)", _CONVERT),
 )
 

@@ -167,6 +167,9 @@ def _index_of(path: Path) -> Path:
         found = sorted([*path.glob("*.index"), *path.glob("variables/*.index")])
         if not found:
             raise ModelError(f"{path} holds no .index file of a TensorFlow checkpoint")
+        if len(found) > 1:
+            listed = ", ".join(one.name for one in found[:4]) + (", ..." if found[4:] else "")
+            raise ModelError(f"{path} holds {len(found)} checkpoints ({listed}); give one of them")
         return found[0]
     if ".data-" in path.name:
         path = path.with_name(path.name.partition(".data-")[0])

@@ -34,6 +34,8 @@ _NORM_PARTS = ("running_mean", "running_var", "num_batches_tracked")
 NO_KERNEL = re.compile(
     r"[^./]*(bias|emb|position|pos_|token|gamma|beta|scale|mean|var(iance)?$|std|anchor|mask)[^./]*$", re.I
 )
+# What quantising libraries call the integers of a weight, scales beside them.
+_QUANTISED = re.compile(r"^(qweight|weight_(packed|quantized|q|int\d))$")
 # Projections of attention are called kernels in flax and Keras: (features, heads, features of a head).
 ATTENTION = re.compile(r"(^|[./_])(query|key|value|qkv|out|attention\w*|attn\w*|einsum\w*)[./_]kernel$", re.I)
 
@@ -80,7 +82,7 @@ def model_of(
                 notes.append(f"{base!r}: {found.note}")
             layer_name = names.unique(base or found.name)
             layers.append(_layer(layer_name, found.array, last, convention, input_shape))
-        elif named and not real:
+        elif (named or _QUANTISED.search(last)) and not real and rank >= 2:
             left.append(
                 Unread(found.name, shape, f"stored as {found.array.dtype}: what scales it is not stated")
             )
