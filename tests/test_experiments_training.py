@@ -466,7 +466,14 @@ def test_what_the_files_say(data, tmp_path):
     result = train(settings, data, tmp_path)
     lines = [json.loads(line) for line in open_lines(tmp_path)]
     fields = {"epoch", "step", "rate", "train_loss", "train_error", "test_loss", "test_error", "seconds"}
-    assert all(set(line) == fields | {"control_seconds", "total_seconds", "test_seconds"} for line in lines)
+    times = {
+        "control_seconds",
+        "total_seconds",
+        "test_seconds",
+        "processor_seconds",
+        "total_processor_seconds",
+    }
+    assert all(set(line) == fields | times for line in lines)
     assert [(line["epoch"], line["step"], line["rate"]) for line in lines] == [(1, 4, 0.1), (2, 8, 0.05)]
     assert all(0 < line["control_seconds"] <= line["seconds"] for line in lines)
     assert lines[-1]["total_seconds"] == sum(line["seconds"] for line in lines) == result["seconds"]

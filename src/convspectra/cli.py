@@ -440,6 +440,7 @@ class PresetName(StrEnum):
 
     smoke = "smoke"
     small = "small"
+    medium = "medium"
     paper = "paper"
 
 
@@ -451,12 +452,15 @@ def experiment(
             metavar="NAME",
             help="figure1, figure2, figure3a, figure3b, figure4, figure5, figure6, figure7, section44: the "
             "paper's. boundary: layers as they pad beside the torus. beyond: other ways to control layers. "
+            "variations: figure 2 with weight decay, at another size. "
             "report: a page of all that was run.",
         ),
     ],
     preset: Annotated[
         PresetName,
-        typer.Option(help="smoke: a minute. small: for a few cores. paper: as published, for a GPU."),
+        typer.Option(
+            help="smoke: a minute. small: hours of a few cores. medium: days. paper: as published, for a GPU."
+        ),
     ] = PresetName.smoke,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Results are kept here; what is there is gone on with.")

@@ -122,8 +122,8 @@ def _train(request: Request, progress: Progress | None) -> bool:
     part = None if request.shard is None else _part(request.shard)
     device = _device(request.device)
     data = "digits" if request.data is None else "cifar10"
-    precision = {"precision": "bfloat16"} if device != "cpu" and request.preset == "paper" else {}
-    runs = plan(request.name, request.preset, data, range(request.seeds), precision | request.changes)
+    changes = _precision(device, request.preset) | request.changes
+    runs = plan(request.name, request.preset, data, range(request.seeds), changes)
     workers = 1 if request.workers is None else request.workers
     job = running.Job(
         name=request.name,
@@ -146,6 +146,15 @@ def _train(request: Request, progress: Progress | None) -> bool:
     else:
         running.work(job, progress)
     return job.is_finished
+
+
+def _precision(device: str, preset: Preset) -> dict[str, str]:
+    """Where the preset's own is not what the device does best, or can do."""
+    from .precision import has_bfloat16
+
+    if device != "cpu":
+        return {"precision": "bfloat16"} if preset == "paper" else {}
+    return {"precision": "float32"} if preset == "medium" and not has_bfloat16() else {}
 
 
 def _device(given: str) -> str:

@@ -66,7 +66,7 @@ class Clipped(Free):
             control.limit,
             control.every,
             method=control.method,  # type: ignore[arg-type]
-            exclude="head",
+            exclude=[name for name, part in model.named_modules() if isinstance(part, nn.Linear)],
             fold_batch_norm=control.fold_batch_norm,
         )
         weight = next(model.parameters())

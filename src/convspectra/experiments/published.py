@@ -22,7 +22,7 @@ MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 """Per channel; what is left is divided by it."""
 
-_WIDTHS = (16, 32, 64)
+_STAGES = 3
 _PREFIX = "module."
 
 
@@ -46,32 +46,33 @@ class _Block(nn.Module):
 
 
 class _PublishedResNet(nn.Module):
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, widths: tuple[int, ...], channels: int, classes: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, _WIDTHS[0], 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(_WIDTHS[0])
-        before = _WIDTHS[0]
-        for stage, width in enumerate(_WIDTHS, 1):
+        self.conv1 = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        before = widths[0]
+        for stage, width in enumerate(widths, 1):
             parts = []
             for _ in range(blocks):
                 parts.append(_Block(before, width, 2 if width > before else 1))
                 before = width
             self.add_module(f"layer{stage}", nn.Sequential(*parts))
-        self.linear = nn.Linear(before, 10)
+        self.linear = nn.Linear(before, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.relu(self.bn1(self.conv1(x)))
-        for stage in range(1, len(_WIDTHS) + 1):
+        for stage in range(1, _STAGES + 1):
             x = self.get_submodule(f"layer{stage}")(x)
         found: Tensor = self.linear(x.mean(dim=(2, 3)))
         return found
 
 
-def published_resnet(depth: int) -> nn.Module:
+def published_resnet(depth: int, width: int = 16, channels: int = 3, classes: int = 10) -> nn.Module:
     """A network of `depth = 6 n + 2` layers, its parameters named as in the published files.
 
-    Takes images of shape (N, 3, H, W), normalised by `MEAN` and `DEVIATION`, to logits of shape (N, 10). Its
-    weights are PyTorch's initial ones.
+    Takes images of shape (N, channels, H, W) to logits of shape (N, classes); the published ones have the
+    defaults, and take images normalised by `MEAN` and `DEVIATION`. The stages have `width` times 1, 2 and 4
+    channels. Kernels are drawn at random (He et al. 2015), as those published were.
 
     Raises:
         InputError: a depth that is not 6 n + 2.
@@ -81,7 +82,12 @@ def published_resnet(depth: int) -> nn.Module:
     """
     if depth < 8 or depth % 6 != 2:
         raise InputError(f"depth must be 6 n + 2 for a whole n of at least 1; got {depth!r}")
-    return _PublishedResNet(depth // 6)
+    widths = tuple(width * 2**stage for stage in range(_STAGES))
+    model = _PublishedResNet(depth // 6, widths, channels, classes)
+    for part in model.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(part.weight)
+    return model
 
 
 def published_resnet20() -> nn.Module:

@@ -85,7 +85,20 @@ class Control:
         return " ".join(words)
 
 
-_LEAST = {("epochs", "batch", "epochs_per_decay", "width"): 1, ("train_images", "test_images", "seed"): 0}
+_LEAST = {
+    ("epochs", "batch", "epochs_per_decay", "width"): 1,
+    ("train_images", "test_images", "norm_images", "seed"): 0,
+}
+_LATER = ("network", "schedule", "norm_images")
+"""Fields that came after results were kept: at their defaults they are no part of a run's name."""
+
+_WORDS = {
+    "network": ("preactivation", "published"),
+    "schedule": ("steps", "one-cycle"),
+    "precision": ("float32", "bfloat16"),
+}
+WARM_UP = 0.1
+"""Share of the steps of `one-cycle` in which the rate rises."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +107,20 @@ class Settings:
 
     Attributes:
         data: name of the data set, `cifar10` or `digits`.
-        depth, width, batch_norm: of `cifar_resnet`.
+        network: `preactivation`, of `cifar_resnet`, or `published`, of `published_resnet`.
+        depth, width, batch_norm: of the network; the published one has batch norm.
         control: of the layers.
         epochs, batch: passes over the training images, images a step.
-        rate, decay, epochs_per_decay: learning rate, multiplied by `decay` every so many epochs.
+        schedule: of the learning rate. `steps`: multiplied by `decay` every `epochs_per_decay` epochs.
+            `one-cycle`: a straight line from 0 to `rate` over the first tenth of all steps, then half a
+            cosine down to 0.
+        rate, decay, epochs_per_decay: the learning rate, the largest of `one-cycle`.
         momentum, weight_decay: of stochastic gradient descent.
         train_images, test_images: the first so many are used; 0 for all.
         augment: random crops and flips, as the data set allows.
         precision: of the products; weights are float32 throughout.
+        norm_images: before a second test the batch norms' statistics are recomputed on the first so many
+            training images, as the control left weights other than those averaged over; 0 for one test.
         observe: record each layer's largest and smallest singular value and the norm of its gradient after
             every epoch.
         attack_radii: l2 distances between images of values from 0 to 1, at which the network is attacked
@@ -110,12 +129,14 @@ class Settings:
     """
 
     data: str = "cifar10"
+    network: Literal["preactivation", "published"] = "preactivation"
     depth: int = 32
     width: int = 36
     batch_norm: bool = True
     control: Control = field(default_factory=Control)
     epochs: int = 250
     batch: int = 128
+    schedule: Literal["steps", "one-cycle"] = "steps"
     rate: float = 0.1
     decay: float = 0.95
     epochs_per_decay: int = 2
@@ -125,6 +146,7 @@ class Settings:
     test_images: int = 0
     augment: bool = True
     precision: Literal["float32", "bfloat16"] = "float32"
+    norm_images: int = 0
     observe: bool = False
     attack_radii: tuple[float, ...] = ()
     seed: int = 0
@@ -136,16 +158,24 @@ class Settings:
                     raise InputError(f"{name} must be at least {least}; got {getattr(self, name)!r}")
         if self.depth < 8 or self.depth % 6 != 2:
             raise InputError(f"depth must be 6 n + 2 for a whole n of at least 1; got {self.depth!r}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise InputError(f"precision must be float32 or bfloat16; got {self.precision!r}")
+        for name, words in _WORDS.items():
+            if getattr(self, name) not in words:
+                raise InputError(f"{name} must be {' or '.join(words)}; got {getattr(self, name)!r}")
+        if self.network == "published" and not self.batch_norm:
+            raise InputError("batch_norm must be True for the published network; got False")
         if not all(0 <= radius < math.inf for radius in self.attack_radii):
             raise InputError(f"attack_radii must be numbers of at least 0; got {self.attack_radii!r}")
         if not 0 < self.rate < math.inf:
             raise InputError(f"rate must be positive; got {self.rate!r}")
 
-    def rate_in(self, epoch: int) -> float:
-        """The learning rate during an epoch, counted from 0."""
-        return self.rate * self.decay ** (epoch // self.epochs_per_decay)
+    def rate_at(self, step: int, steps: int) -> float:
+        """The learning rate of a step, counted from 0, where an epoch has `steps`."""
+        if self.schedule == "steps":
+            return self.rate * self.decay ** (step // steps // self.epochs_per_decay)
+        done = (step + 1) / (self.epochs * steps + 1)  # never 0, at the start and at the end
+        if done < WARM_UP:
+            return self.rate * done / WARM_UP
+        return self.rate * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -166,6 +196,10 @@ class Settings:
 
     def name(self) -> str:
         """Of the run's folder: readable, and different for different settings."""
-        digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:10]
+        told = self.to_dict()
+        for field_ in fields(self):
+            if field_.name in _LATER and told[field_.name] == field_.default:
+                del told[field_.name]
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
         label = self.control.label().replace(" ", "-")
         return f"{label}-seed{self.seed}-{digest}"

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ..atomic import atomic
@@ -27,7 +27,10 @@ from . import folder as folders
 from .controls import control_layers
 from .data import Data, augmented, normalised, to_device
 from .environment import describe
-from .resnet import ResNet, cifar_resnet, parameter_count
+from .norms import recomputed_norms
+from .precision import check_bfloat16
+from .published import published_resnet
+from .resnet import cifar_resnet, parameter_count
 from .run_records import finite
 from .settings import Settings
 from .watching import final_numbers, layer_numbers
@@ -107,11 +110,14 @@ def seeded(*words: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
 
 
-def build(settings: Settings, data: Data) -> ResNet:
+def build(settings: Settings, data: Data) -> nn.Module:
     """The network at its start, on the CPU; the global random state is left as it was."""
+    size = (settings.depth, settings.width, data.channels, data.classes)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed)
-        return cifar_resnet(settings.depth, settings.width, data.channels, data.classes, settings.batch_norm)
+        if settings.network == "published":
+            return published_resnet(*size)
+        return cifar_resnet(*size, settings.batch_norm)
 
 
 class _Run:
@@ -124,6 +130,8 @@ class _Run:
             raise InputError(f"settings are for data {settings.data!r}; got {data.name!r}")
         self.settings, self.data, self.folder, self.machine = settings, data, folder, machine
         device = self.device = torch.device(machine.device)
+        if settings.precision == "bfloat16":
+            check_bfloat16(device)
         self.model = build(settings, data).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.shape = (data.channels, *data.size)
         self.control = control_layers(self.model, settings.control, self.shape)
@@ -144,7 +152,7 @@ class _Run:
         self.steps = len(self.images) // self.batch
         self.epoch = self.step = 0
         self.sums = self._no_sums()
-        self.total_seconds = self.total_control = 0.0
+        self.total_seconds = self.total_control = self.total_processor = 0.0
         self._go_on()
         self._describe()
         self.writer = _tensorboard(folder, self.step) if tensorboard else None
@@ -182,11 +190,10 @@ class _Run:
 
     def _one_step(self) -> bool:
         """One step of the optimizer; False where a weight was found to be no finite number any more."""
-        began, controlled = time.perf_counter(), self.control.seconds
+        began, worked, controlled = time.perf_counter(), time.process_time(), self.control.seconds
         settings, place = self.settings, self.step % self.steps
-        if place == 0:
-            for group in self.optimizer.param_groups:
-                group["lr"] = settings.rate_in(self.epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.rate_at(self.step, self.steps)
         order = self._order()[place * self.batch : (place + 1) * self.batch]
         images, labels = normalised(self.images[order], self.data), self.labels[order]
         if settings.augment:
@@ -212,6 +219,7 @@ class _Run:
         self.step += 1
         self.sums["control_seconds"] += self.control.seconds - controlled
         self.sums["seconds"] += time.perf_counter() - began
+        self.sums["processor_seconds"] += time.process_time() - worked
         return True
 
     def _controlled(self, call: Callable[[], Found]) -> Found:
@@ -233,6 +241,7 @@ class _Run:
         sums["seconds"] += time.perf_counter() - began
         self.total_seconds += sums["seconds"]
         self.total_control += sums["control_seconds"]
+        self.total_processor += sums["processor_seconds"]
         began = time.perf_counter()
         loss = float(sums["loss"]) / seen
         diverged = diverged or not np.isfinite(loss) or not self._is_finite()
@@ -240,7 +249,7 @@ class _Run:
         line: dict[str, Any] = {
             "epoch": self.epoch,
             "step": self.step,
-            "rate": settings.rate_in(self.epoch - 1),
+            "rate": settings.rate_at(max(0, self.step - 1), self.steps),
             "train_loss": None if diverged else loss,
             "train_error": None if diverged else float(sums["wrong"]) / seen,
         }
@@ -249,6 +258,8 @@ class _Run:
             "seconds": sums["seconds"],
             "control_seconds": sums["control_seconds"],
             "total_seconds": self.total_seconds,
+            "processor_seconds": sums["processor_seconds"],
+            "total_processor_seconds": self.total_processor,
             "test_seconds": time.perf_counter() - began,
         }
         if settings.observe and not diverged:
@@ -258,16 +269,28 @@ class _Run:
         return not diverged
 
     def _tested(self) -> dict[str, float | None]:
-        """Loss and error over the test images."""
+        """Loss and error over the test images; where asked for, once more with recomputed statistics."""
         self.model.eval()
+        found = self._errors()
+        if self.settings.norm_images and self.settings.batch_norm:
+            some = torch.split(self.images[: self.settings.norm_images], self.batch)
+            with self._autocast(), recomputed_norms(self.model, map(self._entering, some)):
+                again = self._errors()
+            found |= {f"{name}_recomputed": value for name, value in again.items()}
+        return found
+
+    def _entering(self, images: Tensor) -> Tensor:
+        """Images as they enter the network, unless they are augmented."""
+        return normalised(images, self.data).contiguous(memory_format=torch.channels_last)
+
+    def _errors(self) -> dict[str, float | None]:
         loss = wrong = torch.zeros((), dtype=torch.float64, device=self.device)
         images, labels = self.test
         with torch.inference_mode(), self._autocast():
             size = TEST_BATCH.get(self.device.type, 2000)
             for first in range(0, len(images), size):
                 some, right = images[first : first + size], labels[first : first + size]
-                ready = normalised(some, self.data).contiguous(memory_format=torch.channels_last)
-                logits = self.model(ready).float()
+                logits = self.model(self._entering(some)).float()
                 loss = loss + functional.cross_entropy(logits, right, reduction="sum")
                 wrong = wrong + (logits.argmax(dim=1) != right).sum()
         return {"test_loss": finite(float(loss) / len(images)), "test_error": float(wrong) / len(images)}
@@ -277,7 +300,10 @@ class _Run:
 
     def _chance(self) -> dict[str, float | None]:
         """What a network that diverged is worth: a guess."""
-        return {"test_loss": None, "test_error": 1 - 1 / self.data.classes}
+        guessed: dict[str, float | None] = {"test_loss": None, "test_error": 1 - 1 / self.data.classes}
+        if self.settings.norm_images and self.settings.batch_norm:
+            guessed |= {f"{name}_recomputed": value for name, value in guessed.items()}
+        return guessed
 
     def _result(self, diverged: bool) -> dict[str, Any]:
         last = folders.read_metrics(self.folder)[-1]
@@ -285,14 +311,27 @@ class _Run:
             "status": "diverged" if diverged else "done",
             "epochs": self.epoch,
             "steps": self.step,
-            **{name: last[name] for name in ("train_loss", "train_error", "test_loss", "test_error")},
+            **{
+                name: value for name, value in last.items() if name.startswith(("train_", "test_l", "test_e"))
+            },
             "seconds": self.total_seconds,
             "control_seconds": self.total_control,
+            "processor_seconds": self.total_processor,
         }
         if not diverged:
-            images, labels = self.test
-            result |= final_numbers(self.model, self.data, images, labels, self.settings)
+            result |= final_numbers(
+                self._bare(), self.data, (self.images, self.labels), self.test, self.settings
+            )
         return result
+
+    def _bare(self) -> nn.Module:
+        """The network as it is now, on the CPU, without hooks and parametrisations."""
+        model = build(self.settings, self.data)
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                owner, _, leaf = name.rpartition(".")
+                tensor.copy_(getattr(self.model.get_submodule(owner), leaf))
+        return model.eval()
 
     def _order(self) -> Tensor:
         """Of this epoch's images."""
@@ -304,7 +343,8 @@ class _Run:
 
     def _no_sums(self) -> dict[str, Any]:
         zero = torch.zeros((), dtype=torch.float64, device=self.device)
-        return {"loss": zero, "wrong": zero.clone(), "seconds": 0.0, "control_seconds": 0.0}
+        clocks = dict.fromkeys(("seconds", "control_seconds", "processor_seconds"), 0.0)
+        return {"loss": zero, "wrong": zero.clone(), **clocks}
 
     def _autocast(self) -> torch.autocast:
         enabled = self.settings.precision == "bfloat16"
@@ -333,7 +373,7 @@ class _Run:
             "epoch": self.epoch,
             "step": self.step,
             "sums": self.sums,
-            "total": [self.total_seconds, self.total_control],
+            "total": [self.total_seconds, self.total_control, self.total_processor],
         }
 
     def _save(self) -> None:
@@ -361,7 +401,7 @@ class _Run:
             self.control.load_state_dict(state["control"])
             self.control.seconds = state["control_seconds"]
             self.epoch, self.step, self.sums = state["epoch"], state["step"], state["sums"]
-            self.total_seconds, self.total_control = state["total"]
+            self.total_seconds, self.total_control, self.total_processor = state["total"]
 
     def _describe(self) -> None:
         folders.write_json(

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
+from ..lipschitz import LipschitzReport, lipschitz
+from ..lipschitz.complexity import margins
+from ..models.torch_export_graph import trace_graph
 from ..spectrum import singular_values
 from .attack import Normalised, attacked_error
-from .certificate import certified_error, lipschitz_bound
+from .certificate import certified_error
 from .controls import convolutions
 from .data import Data
-from .resnet import ResNet
 from .run_records import finite
 from .settings import Settings
 
+Examples = tuple[Tensor, Tensor]
+MARGIN_IMAGES = 5_000
+"""Training images whose margins are told; the first ones."""
 ATTACKED = 200
 """Test images that are attacked; the first ones."""
 
@@ -46,12 +51,14 @@ def layer_numbers(model: nn.Module, image_shape: tuple[int, ...]) -> list[dict[s
 
 
 def final_numbers(
-    model: ResNet, data: Data, images: Tensor, labels: Tensor, settings: Settings
+    model: nn.Module, data: Data, train: Examples, test: Examples, settings: Settings
 ) -> dict[str, Any]:
-    """Norms of a trained network's layers; where asked for its error under attack, and what is certified.
+    """Norms of a trained network's layers; where asked for its error under attack, what is certified, its
+    spectral complexity (Bartlett, Foster and Telgarsky 2017), and its margins on training images.
 
     Arguments:
-        images, labels: of the test, images in whole numbers up to 255.
+        model: on the CPU, without hooks or parametrisations; moved to where the images are.
+        train, test: images, whole numbers up to 255, and labels.
     """
     shape = (data.channels, *data.size)
     layers = layer_numbers(model, shape)
@@ -62,21 +69,44 @@ def final_numbers(
     }
     if not settings.attack_radii:
         return found
-    model.eval()
-    attacked = Normalised(model, data.mean, data.deviation).to(images.device)
-    some, right = images[:ATTACKED].float() / 255, labels[:ATTACKED]
-    bound = lipschitz_bound(model, shape, data.deviation)
+    attacked = Normalised(model, data.mean, data.deviation).eval()
+    report = lipschitz(trace_graph(attacked, shape, name="network"))
+    attacked.to(test[0].device)
+    some, right = test[0][:ATTACKED].float() / 255, test[1][:ATTACKED]
+    bound = report.joint.upper
     found["lipschitz"] = bound if math.isfinite(bound) else None
+    found["complexity"] = {"log10": report.complexity.log10, "status": report.complexity.status}
+    found["margins"] = _margins(attacked, train, report)
     found["attacked_images"] = len(some)
-    with parametrize.cached():
-        found["attack"] = [
-            {
-                "radius": radius,
-                "error": attacked_error(
-                    attacked, some, right, radius, generator=torch.Generator().manual_seed(settings.seed)
-                ),
-                "certified": certified_error(attacked, some, right, radius, bound),
-            }
-            for radius in settings.attack_radii
-        ]
+    found["attack"] = [
+        {
+            "radius": radius,
+            "error": attacked_error(
+                attacked, some, right, radius, generator=torch.Generator().manual_seed(settings.seed)
+            ),
+            "certified": certified_error(attacked, some, right, radius, bound),
+        }
+        for radius in settings.attack_radii
+    ]
     return found
+
+
+def _margins(model: nn.Module, examples: Examples, report: LipschitzReport) -> dict[str, Any]:
+    """Quantiles of the margins, and of the margins in parts of `R_A ||X||_F / n`, by level."""
+    images, labels = (one[:MARGIN_IMAGES] for one in examples)
+    entering = images.float() / 255
+    with torch.inference_mode():
+        values = torch.cat([model(some).double().cpu() for some in torch.split(entering, 125)])
+    made = margins(
+        report.outputs[0].name,
+        values.numpy(),
+        labels.cpu().numpy(),
+        entering.cpu().numpy(),
+        report.complexity,
+    )
+    normalised = None if made.normalised is None else _by_level(made.normalised)
+    return {"images": made.examples, "quantiles": _by_level(made.quantiles), "normalised": normalised}
+
+
+def _by_level(quantiles: Mapping[float, float]) -> dict[str, float | None]:
+    return {f"{level:g}": finite(value) for level, value in quantiles.items()}
