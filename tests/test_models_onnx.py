@@ -151,7 +151,8 @@ def test_weights_that_are_computed_are_counted_and_named(tmp_path):
     model = read_model(path)
     assert model.layers == ()
     assert model.other == {"Relu": 1, "Conv": 1}
-    assert "computed at run time" in model.notes[0]
+    (unread,) = model.unread
+    assert (unread.name, unread.reason) == ("Conv Conv_y", "its weights are computed at run time")
 
 
 def test_layers_inside_branches_are_found_under_names_of_their_own(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 
 from ..errors import ModelError
@@ -10,7 +10,7 @@ from ..errors import ModelError
 EVALUATIONS = 200_000
 """Steps of one file that are evaluated. The largest exported networks have tens of thousands of nodes."""
 
-BYTES = 2**29
+BYTES = 2**28
 """Memory for what is computed from a small file. A large file may take a multiple of its own size."""
 
 DEPTH = 32
@@ -29,18 +29,23 @@ class Budget:
 
     Arguments:
         path: the file, named in errors.
-        stored: bytes that lie in the file and in what belongs to it; memory grows with them.
+        stored: bytes that lie in the file: memory grows with them.
 
     Raises:
         BudgetError: from each method, before anything is done.
     """
 
     path: Path
-    stored: int = 0
+    stored: InitVar[int] = 0
     evaluations: int = EVALUATIONS
+    bytes: int = BYTES
 
-    def __post_init__(self) -> None:
-        self.bytes = BYTES + _TIMES_THE_FILE * self.stored
+    def __post_init__(self, stored: int) -> None:
+        self.store(stored)
+
+    def store(self, size: int) -> None:
+        """Count bytes of one more file that belongs to this one."""
+        self.bytes += _TIMES_THE_FILE * size
 
     def evaluate(self, what: str, count: int = 1) -> None:
         """Count steps of work."""
@@ -56,7 +61,7 @@ class Budget:
             )
         self.bytes -= size
 
-    def descend(self, depth: int, what: str) -> None:
+    def descend(self, depth: int, what: str, most: int = DEPTH) -> None:
         """Check a level of nesting."""
-        if depth > DEPTH:
-            raise BudgetError(f"{self.path}: {what} is nested more than {DEPTH} levels deep")
+        if depth > most:
+            raise BudgetError(f"{self.path}: {what} is nested more than {most} levels deep")

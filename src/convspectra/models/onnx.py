@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import GeometryError, ModelError
+from ..errors import GeometryError, InputError
 from ..geometry import ConvGeometry, PaddingMode
 from . import onnx_shapes as shapes
 from . import onnx_tensors as tensors
+from . import onnx_weights as weights
+from .budget import Budget
 from .input_shapes import InputShape
-from .names import Names, layer_name
-from .records import ConvLayer, Model
+from .names import Names
+from .onnx_constants import NotConstantError
+from .onnx_geometry import PAD_MODES, pad_pairs, stated_geometry
+from .onnx_scope import Scope, Values
+from .records import ConvLayer, Model, Unread
+
+Array = np.ndarray[Any, Any]
 
 UNKNOWN_SIZE = "input size unknown in the graph: give --input-shape"
-PAD_MODES: dict[str, PaddingMode] = {
-    "constant": "zeros",
-    "reflect": "reflect",
-    "edge": "replicate",
-    "wrap": "circular",
-}
-_CONVOLUTIONS = {"Conv": False, "ConvTranspose": True}
+_SHOWN = 5
 
 
 def read(path: Path, *, input_shape: InputShape | None = None) -> Model:
@@ -38,29 +39,22 @@ def read(path: Path, *, input_shape: InputShape | None = None) -> Model:
 
     Returns:
         `Model` of format `onnx`, layers in graph order. Sizes come from ONNX shape inference. A
-        `Pad` node whose output only a convolution reads is taken into its geometry. A layer whose
-        weights are computed at run time is counted and named in the notes.
+        `Pad` node whose output only a convolution reads is taken into its geometry. Weights that the graph
+        computes from constants are worked out; those stored as integers are dequantised, and a note says so.
+        A layer whose weights are computed at run time is among `unread`.
 
     Raises:
-        ModelError: no ONNX model, a truncated one, or external data that is missing or outside.
+        ModelError: no ONNX model, a truncated one, external data that is missing or outside, or one that
+            would cost more than `budget` allows.
         InputError: `input_shape` contradicts the graph.
     """
-    import onnx.inliner
-
     data = path.read_bytes()
-    proto = tensors.parse(data, path)
-    if proto.functions:
-        proto = onnx.inliner.inline_local_functions(proto)
+    budget = Budget(path, stored=len(data))
+    proto = shapes.inlined(tensors.parse(data, path), budget)
     operators = shapes.count_operators(proto.graph)
     shapes.set_input_shape(proto.graph, input_shape)
-    store = tensors.Store(path)
-    proto = shapes.infer(proto, path)
-    reader = Reader(store)
-    reader.graph(proto.graph, Scope())
-    if any(layer.reason == UNKNOWN_SIZE for layer in reader.layers):
-        folded = shapes.infer(shapes.fold(proto, store), path)
-        reader = Reader(store)
-        reader.graph(folded.graph, Scope())
+    store = tensors.Store(path, budget)
+    reader = Reader(store, shapes.work_out(proto, store))
     return Model(
         name=path.name,
         format="onnx",
@@ -68,122 +62,103 @@ def read(path: Path, *, input_shape: InputShape | None = None) -> Model:
         path=path,
         sha256=hashlib.sha256(data).hexdigest(),
         other=dict(operators - reader.taken),
-        notes=tuple(reader.notes),
+        notes=tuple(reader.all_notes()),
+        unread=tuple(reader.unread),
     )
 
 
-@dataclass
-class Scope:
-    """What the nodes of a graph can see: its own values and, in sub-graphs, those around it."""
-
-    outer: Scope | None = None
-    shapes: dict[str, list[int | None]] = field(default_factory=dict)
-    constants: dict[str, Any] = field(default_factory=dict)
-    producers: dict[str, Any] = field(default_factory=dict)
-    consumers: dict[str, list[Any]] = field(default_factory=dict)
-    outputs: set[str] = field(default_factory=set)
-
-    def find(self, table: str, name: str) -> Any:
-        scope: Scope | None = self
-        while scope is not None:
-            found = getattr(scope, table).get(name)
-            if found is not None:
-                return found
-            scope = scope.outer
-        return None
-
-
 class Reader:
-    """One pass over a graph and its sub-graphs."""
+    """One pass over a model's graph and its sub-graphs."""
 
-    def __init__(self, store: tensors.Store) -> None:
-        self.store = store
+    def __init__(self, store: tensors.Store, proto: Any) -> None:
+        self.store, self.values = store, Values(store, tensors.opset(proto))
         self.layers: list[ConvLayer] = []
+        self.unread: list[Unread] = []
         self.taken: Counter[str] = Counter()
         self.notes: list[str] = []
+        self.dequantised: list[str] = []
         self.names = Names()
         self.kernels: dict[str, str] = {}
         self.sources: dict[str, tuple[Any, str, Scope]] = {}  # by layer: its node, its weight, and where
+        self._graph(proto.graph, None)
 
-    def graph(self, graph: Any, scope: Scope) -> None:
+    def all_notes(self) -> list[str]:
+        """What the user should know of the layers."""
+        if not self.dequantised:
+            return self.notes
+        shown = ", ".join(map(repr, self.dequantised[:_SHOWN]))
+        more = f" and {len(self.dequantised) - _SHOWN} more" if len(self.dequantised) > _SHOWN else ""
+        return [*self.notes, f"dequantised: the kernels of {shown}{more} are stored as integers with a scale"]
+
+    def _graph(self, graph: Any, outer: Scope | None) -> None:
         """Collect the layers of one graph."""
-        for value in (*graph.input, *graph.value_info, *graph.output):
-            if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
-                scope.shapes[value.name] = [
-                    dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim
-                ]
-        scope.outputs = {value.name for value in graph.output}
-        scope.constants = {tensor.name: tensor for tensor in graph.initializer}
+        scope = Scope.of(graph, outer)
         for node in graph.node:
-            for name in node.input:
-                scope.consumers.setdefault(name, []).append(node)
-            for name in node.output:
-                scope.producers[name] = node
-        for node in graph.node:
-            self.node(node, scope)
+            self._node(node, scope)
+            for inner in tensors.subgraphs(node):
+                self._graph(inner, scope)
 
-    def node(self, node: Any, scope: Scope) -> None:
-        """Take one node: a layer, a constant, something with sub-graphs, or something else."""
-        if node.op_type in _CONVOLUTIONS and node.domain in ("", "ai.onnx"):
-            self.take(node, scope, self.convolution)
-        elif node.op_type in ("Gemm", "MatMul") and self.linear_weight(node, scope) is not None:
-            self.take(node, scope, self.linear)
-        for graph in tensors.subgraphs(node):
-            self.graph(graph, Scope(outer=scope))
-
-    def take(self, node: Any, scope: Scope, read_layer: Any) -> None:
-        layer = read_layer(node, scope)
-        if layer is None:
-            label = node.name or (node.output[0] if node.output else node.op_type)
-            self.notes.append(f"{node.op_type} {label!r}: its weights are computed at run time; not analysed")
+    def _node(self, node: Any, scope: Scope) -> None:
+        """Take one node: a layer, something that may be one and is not read, or something else."""
+        known = weights.OPERATORS.get(weights.operator(node))
+        try:
+            if known is None:
+                layer = None
+                if weights.may_be_layer(node) and self._has_weights(node, scope):
+                    raise NotConstantError(f"those of {weights.operator(node)}, an operator that is not read")
+            elif known.kind == "linear":
+                layer = self._linear(node, known, scope)
+            else:
+                layer = self._convolution(node, known, scope)
+        except NotConstantError as error:
+            self._skip(node, f"its weights are {error}")
             return
-        self.layers.append(layer)
-        self.taken[node.op_type] += 1
+        except InputError:
+            raise
+        except Exception as error:  # noqa: BLE001  # attributes and tensors of any type and shape
+            line = (str(error).strip().splitlines() or [""])[0]
+            self._skip(node, f"it contradicts its operator or its inputs: {type(error).__name__}: {line}")
+            return
+        if layer is not None:
+            self.layers.append(layer)
+            self.taken[node.op_type] += 1
 
-    def named(self, node: Any, weight: str, scope: Scope) -> str:
-        name = self.names.unique(layer_name(weight, fallback=node.name or node.op_type))
+    def _skip(self, node: Any, reason: str) -> None:
+        self.unread.append(Unread(f"{node.op_type} {weights.label(node)}", None, reason))
+
+    def _has_weights(self, node: Any, scope: Scope) -> bool:
+        """Whether an input is a constant matrix or more."""
+        found = [self.values.get(name, scope) for name in node.input if name]
+        return any(value is not None and value.ndim >= 2 for value in found)
+
+    def _named(self, node: Any, weight: str, scope: Scope, quantised: bool) -> str:
+        stored, tensor = weights.stored_in(weight, scope)
+        name = self.names.unique(weights.plain_name(stored, node))
         if weight in self.kernels:
             self.notes.append(f"{name!r} uses the same weights as {self.kernels[weight]!r}")
         self.kernels.setdefault(weight, name)
         self.sources[name] = (node, weight, scope)
+        if quantised or (tensor is not None and tensors.is_integer(tensor)):
+            self.dequantised.append(name)
         return name
 
-    def constant(self, name: str, scope: Scope) -> np.ndarray[Any, Any] | None:
-        """The value of a tensor that does not depend on the input."""
-        tensor = scope.find("constants", name)
-        if tensor is not None:
-            return self.store.array(tensor)
-        node = scope.find("producers", name)
-        if node is None:
+    def _linear(self, node: Any, known: weights.Weights, scope: Scope) -> ConvLayer | None:
+        """A linear layer as a 1x1 convolution on one point; None where not one factor alone is constant."""
+        factors = [place for place in (known.weight, 0) if place < len(node.input)]
+        fixed = [place for place in factors if self._is_fixed(node.input[place], scope)]
+        if "MatMul" in node.op_type and len(fixed) != 1:
             return None
-        if node.op_type == "Constant":
-            return self.store.constant_node(node)
-        if node.op_type not in tensors.FOLDABLE:
-            return None
-        inputs = [self.constant(one, scope) if one else None for one in node.input]
-        if any(value is None for one, value in zip(node.input, inputs, strict=True) if one):
-            return None
-        return tensors.evaluate(node, inputs)
-
-    def linear_weight(self, node: Any, scope: Scope) -> str | None:
-        """The name of the constant matrix of a MatMul or Gemm."""
-        for name in reversed(node.input[:2]):
-            value = self.constant(name, scope)
-            if value is not None and value.ndim == 2 and (node.op_type == "MatMul" or name == node.input[1]):
-                return str(name)
-        return None
-
-    def linear(self, node: Any, scope: Scope) -> ConvLayer | None:
-        """A linear layer as a 1x1 convolution on one point."""
-        name = self.linear_weight(node, scope)
-        matrix = None if name is None else self.constant(name, scope)
-        if name is None or matrix is None:
-            return None
-        out_in, alpha = out_in_of(node, name, matrix)
+        place = fixed[0] if node.op_type == "MatMul" else known.weight
+        matrix = weights.kernel(node, replace(known, weight=place), scope, self.values)
+        if matrix.ndim == 1:
+            matrix = matrix[:, None] if place else matrix[None, :]
+        if matrix.ndim != 2:
+            raise NotConstantError(f"of shape {matrix.shape}; a matrix is read")
+        out_in, alpha = out_in_of(node, place, matrix)
         if alpha != 1:
             out_in = out_in * np.asarray(alpha, dtype=out_in.dtype)
         return ConvLayer(
-            name=self.named(node, name, scope),
+            name=self._named(node, node.input[place], scope, known.quantised),
             kind="linear",
             kernel=np.ascontiguousarray(out_in)[..., None],
             layout="OIW",
@@ -191,37 +166,37 @@ class Reader:
             source="graph",
         )
 
-    def convolution(self, node: Any, scope: Scope) -> ConvLayer | None:
-        """A Conv or ConvTranspose."""
-        kernel = self.constant(node.input[1], scope)
-        if kernel is None:
-            return None
-        transposed = _CONVOLUTIONS[node.op_type]
+    def _is_fixed(self, name: str, scope: Scope) -> bool:
+        """Whether a tensor is the same for every input, be it readable or not."""
+        return not scope.depends(name) or self.values.get(name, scope) is not None
+
+    def _convolution(self, node: Any, known: weights.Weights, scope: Scope) -> ConvLayer:
+        """A convolution or a transposed one."""
+        kernel = weights.kernel(node, known, scope, self.values)
+        transposed = known.kind == "conv_transpose"
         axes = kernel.ndim - 2
         if axes not in (1, 2, 3):
-            raise ModelError(
-                f"{node.op_type} {node.name!r} has a kernel of shape {kernel.shape}; "
-                "kernels with 1 to 3 spatial axes are read"
-            )
-        name = self.named(node, node.input[1], scope)
-        layout = ("IO" if transposed else "OI") + "DHW"[-axes:]
+            raise NotConstantError(f"of shape {kernel.shape}; kernels with 1 to 3 spatial axes are read")
+        name = self._named(node, node.input[known.weight], scope, known.quantised)
         geometry, reason = None, ""
         try:
-            geometry = self.geometry(node, scope, kernel.shape[2:], name)
+            geometry = self._geometry(node, transposed, scope, kernel.shape[2:], name)
         except GeometryError as error:
             reason = str(error)
         return ConvLayer(
             name=name,
-            kind=f"conv{'_transpose' if transposed else ''}{axes}d",
+            kind=f"{known.kind}{axes}d",
             kernel=kernel,
-            layout=layout,
+            layout=("IO" if transposed else "OI") + "DHW"[-axes:],
             geometry=geometry,
-            batch_norm_scale=self.batch_norm_scale(node, scope),
+            batch_norm_scale=self._batch_norm_scale(node, scope),
             source="graph",
             reason=reason,
         )
 
-    def geometry(self, node: Any, scope: Scope, taps: tuple[int, ...], name: str) -> ConvGeometry:
+    def _geometry(
+        self, node: Any, transposed: bool, scope: Scope, taps: tuple[int, ...], name: str
+    ) -> ConvGeometry:
         """The geometry that a node states.
 
         Raises:
@@ -233,8 +208,10 @@ class Reader:
         pads = pad_pairs(found.get("pads"), axes)
         mode: PaddingMode = "zeros"
         pad = scope.find("producers", data)
+        while pad is not None and pad.op_type in ("QuantizeLinear", "DequantizeLinear"):  # 0 stays 0
+            pad = scope.find("producers", pad.input[0])
         if pad is not None and pad.op_type == "Pad":
-            merged = self.merged_pad(pad, scope, axes, pads)
+            merged = self._merged_pad(pad, scope, axes, pads)
             if merged is None:
                 self.notes.append(f"{name!r} reads a Pad node that is not part of the geometry given here")
             else:
@@ -243,9 +220,9 @@ class Reader:
         size = None if shape is None else shape[2:]
         if size is None or len(size) != axes or None in size:
             raise GeometryError(UNKNOWN_SIZE)
-        return stated_geometry(node.op_type, found, size, taps, pads, mode)
+        return stated_geometry(transposed, found, size, taps, pads, mode)
 
-    def merged_pad(
+    def _merged_pad(
         self, pad: Any, scope: Scope, axes: int, own: tuple[tuple[int, int], ...]
     ) -> tuple[tuple[tuple[int, int], ...], PaddingMode] | None:
         """The padding of a Pad node and the convolution behind it, where the two are one padding."""
@@ -254,12 +231,12 @@ class Reader:
         amounts = found.get("pads")
         value = found.get("value", 0.0)
         if amounts is None and len(pad.input) > 1:
-            amounts = self.constant(pad.input[1], scope)
+            amounts = self.values.get(pad.input[1], scope)
             if len(pad.input) > 2 and pad.input[2]:
-                value = self.constant(pad.input[2], scope)
+                value = self.values.get(pad.input[2], scope)
             if len(pad.input) > 3 and pad.input[3]:
                 return None
-        if mode is None or amounts is None or value is None or float(np.max(value)) != 0:
+        if mode is None or amounts is None or value is None or np.size(value) != 1 or np.any(value):
             return None
         sides = np.asarray(amounts, dtype=int).reshape(2, -1)
         if sides.shape[1] != axes + 2 or sides.min() < 0 or sides[:, :2].any():
@@ -269,7 +246,7 @@ class Reader:
         spatial = sides[:, 2:].T + np.asarray(own)
         return tuple((int(before), int(after)) for before, after in spatial), mode
 
-    def batch_norm_scale(self, node: Any, scope: Scope) -> np.ndarray[Any, Any] | None:
+    def _batch_norm_scale(self, node: Any, scope: Scope) -> Array | None:
         """`gamma / sqrt(var + eps)` of the only consumer, if that is a batch norm at inference."""
         for _ in range(8):
             name = node.output[0]
@@ -284,93 +261,17 @@ class Reader:
         found = tensors.attributes(node)
         if node.op_type != "BatchNormalization" or found.get("training_mode", 0):
             return None
-        gamma, variance = (self.constant(node.input[i], scope) for i in (1, 4))
+        gamma, variance = (self.values.get(node.input[i], scope) for i in (1, 4))
         if gamma is None or variance is None:
             return None
-        epsilon = found.get("epsilon", 1e-5)
-        return np.asarray(gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon))
+        with np.errstate(all="ignore"):  # what comes out is checked where it is used
+            variance = variance.astype(np.float64) + found.get("epsilon", 1e-5)
+            return np.asarray(gamma.astype(np.float64) / np.sqrt(variance))
 
 
-def stated_geometry(
-    operator: str,
-    found: dict[str, Any],
-    size: list[int],
-    taps: tuple[int, ...],
-    pads: tuple[tuple[int, int], ...],
-    mode: PaddingMode = "zeros",
-) -> ConvGeometry:
-    """The geometry of a Conv or ConvTranspose with these attributes, at an input size.
-
-    Raises:
-        GeometryError: something that `ConvGeometry` cannot hold.
-    """
-    axes = len(taps)
-    options: dict[str, Any] = {
-        "stride": found.get("strides", [1] * axes),
-        "dilation": found.get("dilations", [1] * axes),
-        "groups": found.get("group", 1),
-        "transposed": _CONVOLUTIONS[operator],
-        "padding_mode": mode,
-    }
-    if options["transposed"]:
-        return _transposed_geometry(size, taps, found, pads, options)
-    padding = auto_pads(found.get("auto_pad", "NOTSET"), size, taps, options) or pads
-    return ConvGeometry(size, padding=padding, **options)
-
-
-def out_in_of(node: Any, weight: str, matrix: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], float]:
-    """The matrix of a Gemm or MatMul as (out, in), and the factor that comes before it."""
-    if node.op_type == "Gemm":
+def out_in_of(node: Any, place: int, matrix: Array) -> tuple[Array, float]:
+    """The matrix at an input of a linear layer as (out, in), and the factor that comes before it."""
+    if "Gemm" in node.op_type:
         found = tensors.attributes(node)
         return matrix if found.get("transB", 0) else matrix.T, float(found.get("alpha", 1.0))
-    return matrix.T if weight == node.input[1] else matrix, 1.0
-
-
-def pad_pairs(pads: list[int] | None, axes: int) -> tuple[tuple[int, int], ...]:
-    if pads is None:
-        return ((0, 0),) * axes
-    return tuple((pads[i], pads[axes + i]) for i in range(axes))
-
-
-def auto_pads(
-    word: str, size: list[int], taps: tuple[int, ...], options: dict[str, Any]
-) -> tuple[tuple[int, int], ...] | None:
-    """The pads that `auto_pad` stands for; None where the explicit ones count."""
-    if word in ("NOTSET", ""):
-        return None
-    pairs = []
-    for n, k, s, d in zip(size, taps, options["stride"], options["dilation"], strict=True):
-        outputs = -(-n // s)
-        total = max((outputs - 1) * s + d * (k - 1) + 1 - n, 0) if word != "VALID" else 0
-        less, more = total // 2, total - total // 2
-        pairs.append((more, less) if word == "SAME_LOWER" else (less, more))
-    return tuple(pairs)
-
-
-def _transposed_geometry(
-    size: list[int],
-    taps: tuple[int, ...],
-    found: dict[str, Any],
-    pads: tuple[tuple[int, int], ...],
-    options: dict[str, Any],
-) -> ConvGeometry:
-    """ConvTranspose: `output_shape` or `auto_pad` decide the pads, as the operator's text says."""
-    extra = found.get("output_padding", [0] * len(size))
-    word = found.get("auto_pad", "NOTSET")
-    wanted = found.get("output_shape")
-    if wanted is None and word in ("SAME_UPPER", "SAME_LOWER"):
-        wanted = [n * s for n, s in zip(size, options["stride"], strict=True)]
-    if wanted is not None:
-        pairs = []
-        for n, k, s, d, e, out in zip(
-            size, taps, options["stride"], options["dilation"], extra, wanted[-len(size) :], strict=True
-        ):
-            total = (n - 1) * s + e + d * (k - 1) + 1 - out
-            if total < 0:
-                raise GeometryError(f"output_shape {wanted} is larger than the kernel reaches")
-            less, more = total // 2, total - total // 2
-            pairs.append((less, more) if word == "SAME_UPPER" else (more, less))
-        pads = tuple(pairs)
-    elif word == "VALID":
-        pads = ((0, 0),) * len(size)
-    return ConvGeometry(size, padding=pads, output_padding=extra, **options)
+    return matrix.T if place else matrix, 1.0

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, ModelError
+from . import onnx_constants as constants
 from . import onnx_operations as operations
 from . import onnx_shapes as shapes
 from . import onnx_tensors as tensors
-from .graph_builder import LARGEST, Builder, UnsupportedError, translating
+from .budget import Budget
+from .graph_builder import Builder, UnsupportedError, translating
 from .input_shapes import InputShape
 from .names import layer_name
 from .onnx_step import Step
 from .operations import Graph
 
-# Of constants they make something as large as their numbers say.
-_GROWING = ("ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize", "Upsample", "OneHot", "EyeLike")
 _NAMED_BY_WEIGHT = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "PRelu")
 
 
@@ -39,16 +39,13 @@ def read_graph(path: Path, *, input_shape: InputShape | None = None) -> Graph:
 
     Operators without a proven constant become `Refused` nodes; they are an error for who needs them.
     """
-    import onnx.inliner
-
     data = path.read_bytes()
-    proto = tensors.parse(data, path)
-    if proto.functions:
-        proto = onnx.inliner.inline_local_functions(proto)
+    budget = Budget(path, stored=len(data))
+    proto = shapes.inlined(tensors.parse(data, path), budget)
     shapes.set_input_shape(proto.graph, input_shape)
-    opset = max((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), default=1)
+    opset = tensors.opset(proto)
     builder = Builder()
-    reader = _Reader(builder, tensors.Store(path), opset)
+    reader = _Reader(builder, tensors.Store(path, budget), opset, budget)
     inputs = reader.inputs(proto.graph)
     for node in proto.graph.node:
         reader.node(node)
@@ -71,8 +68,8 @@ def read_graph(path: Path, *, input_shape: InputShape | None = None) -> Graph:
 class _Reader:
     """One pass over the nodes of the top graph."""
 
-    def __init__(self, builder: Builder, store: tensors.Store, opset: int) -> None:
-        self.builder, self.store, self.opset = builder, store, opset
+    def __init__(self, builder: Builder, store: tensors.Store, opset: int, budget: Budget) -> None:
+        self.builder, self.store, self.opset, self.budget = builder, store, opset, budget
 
     def inputs(self, graph: Any) -> dict[str, tuple[int, ...]]:
         """Take the initialisers, and the inputs that are none."""
@@ -155,37 +152,16 @@ class _Reader:
             value = np.asarray(np.prod(self.builder.shapes[read[0]]), dtype=np.int64)
         elif any(name in self.builder.dependent for name in read):
             return False
-        elif node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial"):
-            raise UnsupportedError("it draws random numbers")
         else:
-            self._check_growth(node, label)
             inputs = [self.builder.constants.get(name) for name in node.input]
             try:
-                values = tensors.evaluate_all(node, inputs, self.opset)
-            except Exception:  # noqa: BLE001  # whatever the evaluator does not have, or trips over
-                raise UnsupportedError("it is computed from constants in a way that is not read") from None
-            for name, one in zip(node.output, values, strict=False):
-                if name:
-                    self.builder.constants[name] = np.asarray(one)
+                values = constants.evaluate(node, inputs, self.opset, self.budget)
+            except constants.NotConstantError as error:
+                raise UnsupportedError(f"a constant {error}") from None
+            self.builder.constants.update(zip(node.output, values, strict=False))
             return True
         self.builder.constants[node.output[0]] = value
         return True
-
-    def _check_growth(self, node: Any, label: str) -> None:
-        """Refuse to make something huge of small constants."""
-        if node.op_type not in _GROWING:
-            return
-        values = [self.builder.constants.get(name) for name in node.input]
-        sizes = [value for value in values if value is not None]
-        amounts = [
-            np.abs(value.astype(np.float64)) for value in sizes if value.ndim <= 1 and value.size <= 32
-        ]
-        entries = max((float(value.size) for value in sizes), default=1.0)
-        grown = max((float(np.prod(np.maximum(value, 1))) for value in amounts), default=1.0)
-        if entries * grown > LARGEST:
-            raise InputError(
-                f"{self.store.path}: {node.op_type} {label!r} makes a constant of more than {LARGEST} entries"
-            )
 
     def _translated(self, node: Any, label: str, read: list[str]) -> None:
         for name in read:

@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import onnx_tensors as tensors
+from . import onnx_constants, refusals
 from . import onnx_windows as windows
-from . import refusals
 from .graph_builder import UnsupportedError
-from .onnx import pad_pairs, stated_geometry
+from .onnx_geometry import pad_pairs, stated_geometry
 from .onnx_step import Step
 from .operations import Affine, Array, AxisMatrices, Concat, Convolution, Move, Pointwise, Softmax
 
@@ -24,7 +23,7 @@ def _convolution(step: Step) -> None:
         raise UnsupportedError(f"a kernel of {axes} spatial axes; 1 to 3 are taken")
     pads = pad_pairs(step.found.get("pads"), axes)
     size = list(step.shape[2:])
-    geometry = stated_geometry(step.node.op_type, step.found, size, kernel.shape[2:], pads)
+    geometry = stated_geometry(step.node.op_type == "ConvTranspose", step.found, size, kernel.shape[2:], pads)
     step.emit(Convolution(kernel, geometry, shift))
 
 
@@ -178,9 +177,7 @@ def _moved(step: Step) -> None:
     if amounts is not None:
         tiled = positions.size if step.node.op_type == "Tile" else 1
         step.check_size(tiled * math.prod(float(max(n, 1)) for n in amounts.reshape(-1)))
-    for name, moved in zip(
-        step.node.output, tensors.evaluate_all(step.node, inputs, step.opset), strict=False
-    ):
+    for name, moved in zip(step.node.output, onnx_constants.run(step.node, inputs, step.opset), strict=False):
         if name:
             step.emit(Move(moved.astype(np.int64)), output=name)
 

@@ -10,11 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelError
-
-# Operators through which exporters hand on a weight. Anything else is computed at run time.
-FOLDABLE = frozenset(
-    ["Identity", "Cast", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "DequantizeLinear", "Mul", "Div"]
-)
+from .budget import Budget
 
 
 def parse(data: bytes, path: Path) -> Any:
@@ -37,6 +33,11 @@ def parse(data: bytes, path: Path) -> Any:
     return proto
 
 
+def opset(proto: Any) -> int:
+    """The version of ONNX's own operators that a model is written in."""
+    return max((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), default=1)
+
+
 def attributes(node: Any) -> dict[str, Any]:
     """A node's attributes as Python values, sub-graphs left out; words as `str`."""
     import onnx
@@ -46,8 +47,15 @@ def attributes(node: Any) -> dict[str, Any]:
     for attribute in node.attribute:
         if attribute.type not in graphs:
             value = onnx.helper.get_attribute_value(attribute)
-            found[attribute.name] = value.decode() if isinstance(value, bytes) else value
+            found[attribute.name] = value.decode(errors="replace") if isinstance(value, bytes) else value
     return found
+
+
+def is_integer(tensor: Any) -> bool:
+    """Whether a tensor is stored as integers."""
+    import onnx
+
+    return "INT" in onnx.TensorProto.DataType.Name(tensor.data_type)
 
 
 def subgraphs(node: Any) -> list[Any]:
@@ -67,61 +75,42 @@ def graphs(graph: Any) -> Iterator[Any]:
         waiting.extend(inner for node in found.node for inner in subgraphs(node))
 
 
-def evaluate(node: Any, inputs: list[np.ndarray[Any, Any] | None]) -> np.ndarray[Any, Any]:
-    """What one node makes of constants, by the reference implementation of its operator."""
-    from onnx.reference import ReferenceEvaluator
-
-    feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
-    evaluator: Any = ReferenceEvaluator(node)
-    return np.asarray(evaluator.run(None, feeds)[0])
-
-
-def evaluate_all(
-    node: Any, inputs: list[np.ndarray[Any, Any] | None], opset: int
-) -> list[np.ndarray[Any, Any]]:
-    """All outputs of one node for these inputs, as its operator is defined in this version of ONNX."""
-    from onnx.reference import ReferenceEvaluator
-
-    axes = attributes(node).get("axes")
-    if node.op_type in ("Squeeze", "Unsqueeze") and axes is not None and inputs[0] is not None:
-        # The evaluator knows only the form of version 13, where the axes are an input.
-        change: Any = np.squeeze if node.op_type == "Squeeze" else np.expand_dims
-        return [np.asarray(change(inputs[0], tuple(axes)))]
-    feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
-    evaluator: Any = ReferenceEvaluator(node, opsets={"": opset})
-    return [np.asarray(value) for value in evaluator.run(None, feeds)]
-
-
 class Store:
     """Arrays of a model's tensors, external data only from inside the model's own folder."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, budget: Budget) -> None:
+        self.path, self.budget = path, budget
+        self.beside: dict[Path, int] = {}  # files of external data, and their sizes
 
     def array(self, tensor: Any) -> np.ndarray[Any, Any]:
-        """The values of a tensor; bfloat16 as float32.
+        """The values of a tensor; floats that NumPy does not have as float32.
 
         Raises:
-            ModelError: values that are missing, cut off, or lie outside of the folder.
+            ModelError: values that are missing, cut off, no real numbers, or lie outside of the folder.
         """
         import onnx
 
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            self._load(tensor)
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        expected = math.prod(tensor.dims) * dtype.itemsize
-        if tensor.raw_data and dtype.itemsize > 0 and len(tensor.raw_data) < expected and dtype.kind in "fiu":
-            raise ModelError(
-                f"{self.path}: tensor {tensor.name!r} holds {len(tensor.raw_data)} of {expected} bytes; "
-                "the file is truncated"
-            )
         try:
+            kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            shape = tuple(tensor.dims)
+            if kind.kind in "OSUc" or min(shape, default=0) < 0:
+                raise ValueError(f"{onnx.TensorProto.DataType.Name(tensor.data_type)} of shape {shape}")
+            name = onnx.TensorProto.DataType.Name(tensor.data_type)
+            bits = 4 if name.endswith(("INT4", "FLOAT4E2M1")) else 8 * kind.itemsize
+            bits = 2 if name.endswith("INT2") else bits
+            expected = -(-math.prod(shape) * bits // 8)
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                self._load(tensor, expected)
+            if tensor.HasField("raw_data") and len(tensor.raw_data) < expected:
+                raise ValueError(
+                    f"it holds {len(tensor.raw_data)} of {expected} bytes; the file is truncated"
+                )
             array = onnx.numpy_helper.to_array(tensor)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, LookupError, RuntimeError, OverflowError) as error:
+            if isinstance(error, ModelError):
+                raise
             raise ModelError(f"{self.path}: tensor {tensor.name!r} cannot be read: {error}") from None
-        if array.dtype.kind not in "fiub":
-            array = array.astype(np.float32)
-        return np.asarray(array)
+        return np.asarray(array if array.dtype.kind in "fiub" else array.astype(np.float32))
 
     def constant_node(self, node: Any) -> np.ndarray[Any, Any] | None:
         """The value of a Constant node."""
@@ -134,25 +123,45 @@ class Store:
                 return np.asarray(found[name])
         return None
 
-    def _load(self, tensor: Any) -> None:
+    def _load(self, tensor: Any, expected: int) -> None:
+        """Put the bytes of a tensor's external data into it."""
         import onnx
 
-        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-        folder = self.path.parent.resolve()
-        target = (folder / location).resolve()
-        escapes = PurePosixPath(location).is_absolute() or not target.is_relative_to(folder)
-        if not location or escapes:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location, label = entries.get("location", ""), f"{self.path}: tensor {tensor.name!r}"
+        try:
+            folder = self.path.parent.resolve()
+            target = (folder / location).resolve()
+            inside = location and not PurePosixPath(location).is_absolute() and target.is_relative_to(folder)
+            is_file = target.is_file()
+        except (OSError, ValueError, RuntimeError):  # a NUL, a name too long, links in a circle
+            raise ModelError(f"{label} has external data of an impossible name, {location[:80]!r}") from None
+        if not inside:
             raise ModelError(
-                f"{self.path}: tensor {tensor.name!r} points outside of the model's folder, to {location!r}; "
+                f"{label} points outside of the model's folder, to {location!r}; "
                 "external data is read only from inside it"
             )
-        if not target.is_file():
+        if not is_file:
             raise ModelError(
                 f"{self.path}: the external data {location!r} of tensor {tensor.name!r} is missing; "
                 "put it beside the model"
             )
+        if target not in self.beside:
+            self.beside[target] = target.stat().st_size
+            self.budget.store(self.beside[target])
         try:
-            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-        except (OSError, ValueError, onnx.checker.ValidationError) as error:
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"{self.path}: external data {location!r} cannot be read: {reason}") from None
+            offset, length = int(entries.get("offset", 0)), int(entries.get("length", expected))
+        except ValueError:
+            offset = length = -1
+        if offset < 0 or length != expected or offset + length > self.beside[target]:
+            raise ModelError(
+                f"{label} needs {expected} bytes of external data; its entry is offset "
+                f"{entries.get('offset', '0')!r}, length {entries.get('length', 'none')!r}, in "
+                f"{location!r} of {self.beside[target]} bytes"
+            )
+        self.budget.take(length, f"tensor {tensor.name!r}")
+        with target.open("rb") as file:
+            file.seek(offset)
+            tensor.raw_data = file.read(length)
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]

@@ -10,8 +10,12 @@ import numpy as np
 
 from ..atomic import atomic
 from . import onnx_tensors as tensors
+from .budget import Budget
 from .floats import STORED_TYPES, StoredType, to_bytes
-from .onnx import Reader, Scope, out_in_of
+from .onnx import Reader, out_in_of
+from .onnx_constants import run
+from .onnx_scope import Scope
+from .onnx_shapes import inlined
 from .records import ConvLayer
 from .writers import Home, NotWritableError
 
@@ -37,17 +41,16 @@ class OnnxWriter:
     """An ONNX model, and for each of its layers the tensor that the kernel comes from."""
 
     def __init__(self, path: Path) -> None:
-        import onnx.inliner
+        import onnx
 
-        self.store = tensors.Store(path)
-        self.proto = tensors.parse(path.read_bytes(), path)
+        data = path.read_bytes()
+        budget = Budget(path, stored=len(data))
+        self.store = tensors.Store(path, budget)
+        self.proto = tensors.parse(data, path)
         external = onnx.TensorProto.EXTERNAL
         self.was_outside = any(one.data_location == external for one in _all_tensors(self.proto))
-        whole = self.proto
-        if self.proto.functions:
-            whole = onnx.inliner.inline_local_functions(self.proto)
-        self.reader = Reader(self.store)
-        self.reader.graph(whole.graph, Scope())
+        self.opset = tensors.opset(self.proto)
+        self.reader = Reader(self.store, inlined(self.proto, budget))
         # Names are unique only within a graph; sub-graphs beside each other may use one twice.
         self.tensors: dict[str, Any] = {}
         for tensor in _weights(self.proto.graph):
@@ -70,7 +73,7 @@ class OnnxWriter:
             raise NotWritableError(f"tensor {key!r} is not stored as floats")
         factor = 1.0
         if node.op_type in ("Gemm", "MatMul"):
-            index, factor = out_in_of(node, weight, index)
+            index, factor = out_in_of(node, list(node.input).index(weight), index)
         if factor == 0:
             raise NotWritableError("its alpha is 0")
         return Home(key, stored, index.reshape(layer.kernel.shape), factor, self._note(name, scope))
@@ -133,7 +136,7 @@ class OnnxWriter:
                     return attribute.t, _places(attribute.t), name
         if node.op_type == "Cast":
             tensor, index, first = self._origin(node.input[0], scope)
-            value = self.reader.constant(name, scope)
+            value = self.reader.values.get(name, scope)
             if value is None or not np.array_equal(value, self.store.array(tensor).reshape(-1)[index]):
                 raise NotWritableError(f"its kernel {name!r} is a tensor cast to fewer digits")
             return tensor, index, first
@@ -143,8 +146,8 @@ class OnnxWriter:
                 f"its kernel {name!r} is computed by {node.op_type}{words} and stored nowhere"
             )
         tensor, index, first = self._origin(node.input[0], scope)
-        others = [self.reader.constant(one, scope) if one else None for one in node.input[1:]]
-        return tensor, tensors.evaluate(node, [index, *others]), first
+        others = [self.reader.values.get(one, scope) if one else None for one in node.input[1:]]
+        return tensor, run(node, [index, *others], self.opset)[0], first
 
     def _note(self, weight: str, scope: Scope) -> str:
         """What else reads a weight and so changes with it."""

@@ -1,0 +1,179 @@
+"""What the nodes of an ONNX graph can see, and which of it is constant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import onnx_tensors as tensors
+from .budget import BudgetError
+from .onnx_constants import EVALUATED, RUN_TIME, NotConstantError, evaluate
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass
+class Scope:
+    """The values of a graph and, in sub-graphs, of those around it."""
+
+    outer: Scope | None = None
+    inputs: set[str] = field(default_factory=set)
+    shapes: dict[str, list[int | None]] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)
+    sparse: set[str] = field(default_factory=set)
+    producers: dict[str, Any] = field(default_factory=dict)
+    consumers: dict[str, list[Any]] = field(default_factory=dict)
+    outputs: set[str] = field(default_factory=set)
+    dependent: set[str] = field(default_factory=set)
+    values: dict[str, Array | NotConstantError] = field(default_factory=dict)
+
+    @staticmethod
+    def of(graph: Any, outer: Scope | None = None) -> Scope:
+        """The scope of a graph's nodes."""
+        scope = Scope(outer)
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
+                scope.shapes[value.name] = [
+                    dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim
+                ]
+        scope.inputs = {value.name for value in graph.input}
+        scope.outputs = {value.name for value in graph.output}
+        scope.constants = {tensor.name: tensor for tensor in graph.initializer}
+        scope.sparse = {tensor.values.name for tensor in graph.sparse_initializer}
+        scope.dependent = scope.inputs - scope.constants.keys()
+        for node in graph.node:
+            if any(map(scope.depends, node.input)) or any(tensors.subgraphs(node)):
+                scope.dependent.update(node.output)
+            for name in node.input:
+                scope.consumers.setdefault(name, []).append(node)
+            for name in node.output:
+                scope.producers[name] = node
+        return scope
+
+    def around(self) -> Iterator[Scope]:
+        """The scope itself, and those around it."""
+        scope: Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.outer
+
+    def find(self, table: str, name: str) -> Any:
+        """The nearest entry of a name in one of the dictionaries."""
+        tables = (getattr(one, table) for one in self.around())
+        return next((found[name] for found in tables if name in found), None)
+
+    def depends(self, name: str) -> bool:
+        """Whether a tensor may change with the input of the network."""
+        return any(name in one.dependent for one in self.around())
+
+    def home(self, name: str) -> Scope | None:
+        """The scope that a name comes from."""
+        return next(
+            (
+                one
+                for one in self.around()
+                if name in one.constants or name in one.producers or name in one.inputs or name in one.sparse
+            ),
+            None,
+        )
+
+
+class Values:
+    """Constants of a graph and its sub-graphs, each worked out once and only when somebody asks."""
+
+    def __init__(self, store: tensors.Store, opset: int) -> None:
+        self.store, self.opset = store, opset
+
+    def get(self, name: str, scope: Scope) -> Array | None:
+        """The value of a tensor that does not depend on the input; None for others."""
+        try:
+            return self.require(name, scope)
+        except NotConstantError:
+            return None
+
+    def require(self, name: str, scope: Scope) -> Array:
+        """The same.
+
+        Raises:
+            NotConstantError: it depends on the input, or cannot be had from the file; and why.
+        """
+        first = scope.home(name) or scope
+        path = {(id(first), name): self._needed(name, first)}
+        steps = [(name, first)]
+        while steps:
+            one, home = steps[-1]
+            key = (id(home), one)
+            needed = None if one in home.values else next(path[key], None)
+            if needed is None:
+                home.values.setdefault(one, self._value(one, home))
+                del path[key]
+                steps.pop()
+                continue
+            inner = home.home(needed) or home
+            if (id(inner), needed) in path:
+                home.values[one] = NotConstantError("part of a cycle")
+            elif isinstance(inner.values.get(needed), NotConstantError):
+                home.values[one] = inner.values[needed]
+            elif needed not in inner.values:
+                path[id(inner), needed] = self._needed(needed, inner)
+                steps.append((needed, inner))
+        found = first.values[name]
+        if isinstance(found, NotConstantError):
+            raise NotConstantError(str(found))
+        return found
+
+    def _needed(self, name: str, home: Scope) -> Iterator[str]:
+        """What a value is made of, in the order in which it is looked at."""
+        node = home.producers.get(name)
+        if name in home.constants or name in home.sparse or node is None or not _is_evaluated(node):
+            return iter(())
+        if node.op_type == "Shape" and self._shape(node, home) is not None:
+            return iter(())
+        return iter([one for one in node.input if one])
+
+    def _value(self, name: str, home: Scope) -> Array | NotConstantError:
+        """A value whose parts are known, or why there is none."""
+        if name in home.values:
+            return home.values[name]
+        if name in home.constants:
+            return self.store.array(home.constants[name])
+        if name in home.sparse:
+            return NotConstantError("stored as a sparse tensor, which is not read")
+        node = home.producers.get(name)
+        if node is None:
+            return NotConstantError(
+                RUN_TIME if name in home.inputs else f"made of {name!r}, which nothing makes"
+            )
+        if node.op_type == "Constant":
+            value = self.store.constant_node(node)
+            return NotConstantError("a constant of a kind that is not read") if value is None else value
+        shape = self._shape(node, home) if node.op_type == "Shape" else None
+        if shape is not None:
+            return shape
+        inputs: list[Array | None] = []
+        for one in node.input:
+            read = (home.home(one) or home).values.get(one) if one else None
+            if isinstance(read, NotConstantError):
+                return read
+            inputs.append(read)
+        try:
+            made = evaluate(node, inputs, self.opset, self.store.budget)
+        except (NotConstantError, BudgetError) as error:
+            return NotConstantError(str(error))
+        found: dict[str, Array | NotConstantError] = dict(zip(node.output, made, strict=False))
+        home.values.update({key: value for key, value in found.items() if key and key != name})
+        return found.get(name, NotConstantError(RUN_TIME))
+
+    def _shape(self, node: Any, home: Scope) -> Array | None:
+        """What a Shape node makes of a tensor whose sizes are all known."""
+        shape = home.find("shapes", node.input[0]) if node.input else None
+        if node.attribute or shape is None or None in shape:
+            return None
+        return np.asarray(shape, dtype=np.int64)
+
+
+def _is_evaluated(node: Any) -> bool:
+    return node.op_type in EVALUATED and node.domain in ("", "ai.onnx")
