@@ -193,14 +193,16 @@ def test_rescaling_goes_to_the_edge_and_no_further():
     limit = 0.37 * float(cs.operator_norm(kernel, geometry).upper)
     for dtype in (np.float32, np.float64):
         kept = cs.rescale(kernel.astype(dtype), geometry, limit)
-        assert limit * (1 - 100 * np.finfo(dtype).eps) <= float(kept.norm) <= limit
+        # As near as the error of a norm in double precision, and what other engines round, allow.
+        slack = 1e-12 if dtype == np.float64 else 100 * np.finfo(dtype).eps
+        assert limit * (1 - slack) <= float(kept.norm) <= limit
         np.testing.assert_allclose(kept.kernel, 0.37 * kernel, rtol=1e-5)
 
 
 def test_a_kernel_inside_stays_as_it_is():
     kernel = np.random.default_rng(1).standard_normal((3, 3, 3, 3))
     geometry = torus((6, 6))
-    limit = float(cs.operator_norm(kernel, geometry).upper)
+    limit = float(cs.operator_norm(kernel, geometry).upper) * (1 + 1e-12)  # its own rounding is not proven
     found = cs.project(kernel, geometry, limit)
     assert (found.iterations, found.gap, found.distance_to_nearest) == (0, 0.0, 0.0)
     for method in (cs.project, cs.rescale, cs.clip):
@@ -433,9 +435,9 @@ def test_limits_that_are_none_are_refused(limit):
 
 def test_other_bad_arguments_are_refused():
     kernel, geometry = np.ones((2, 2, 3, 3)), torus((4, 4))
-    with pytest.raises(ValueError, match="tolerance must be positive; got 0"):
+    with pytest.raises(ValueError, match="tolerance must be positive and finite; got 0"):
         cs.project(kernel, geometry, 1.0, tolerance=0)
-    with pytest.raises(ValueError, match="max_iterations must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="max_iterations must be an integer of at least 1; got 0"):
         cs.project(kernel, geometry, 1.0, max_iterations=0)
     with pytest.raises(ValueError, match=r"method must be one of augmented_lagrangian, .*; got 'newton'"):
         cs.project(kernel, geometry, 1.0, method="newton")

@@ -203,9 +203,9 @@ def clip(
     guarantee: Annotated[
         GuaranteeName,
         typer.Option(
-            help="Whose norm is at most C. any-size: at every input size, wrapped, zero-padded or not padded "
-            "(implies the others). layer: as the layer pads, at its own size. torus: with wrapped boundary "
-            "at its own size, as in the paper."
+            help="Whose norm is at most C. any-size: as the layer pads, at every input size. layer: as the "
+            "layer pads, at its own size. torus: with wrapped boundary at its own size, as in the paper: "
+            "another operator than a padded layer."
         ),
     ] = GuaranteeName.any_size,
     layers: Annotated[

@@ -150,6 +150,26 @@ def top_block(
     return TopBlock(norm, int(place[0]), int(place[1]))
 
 
+def exceeds(
+    kernel: Array,
+    correlation: Correlation,
+    level: float,
+    *,
+    executor: Executor | None = None,
+    memory: int = DEFAULT_MEMORY,
+    solver: Solver = "auto",
+) -> bool:
+    """Whether a computed singular value is above a level: cheaper than which, where none is."""
+    grid = frequency_grid(correlation)
+    engine = choice.choose(solver, kernel, grid.block_shape, len(grid.index))
+    if level > 0 and engine == "native":
+        taken = choice.taken_by(engine, kernel)
+        task = partial(native.largest, native.prepare(taken, correlation), grid, floor=level)
+        parts = over_grid(task, taken, correlation, grid, executor, memory, engine)
+        return any(frequency >= 0 for _, frequency, _ in parts)
+    return float(top_block(kernel, correlation, executor=executor, memory=memory, solver=solver).norm) > level
+
+
 def _solved(
     task: Callable[..., Array],
     kernel: Array,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import Executor
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from .. import boundary
 from .._compat import Array, namespace
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
+from ..errors import GeometryError
 from ..geometry import ConvGeometry, Correlation
 from ..results import Bound
 from ..spectrum import prepare, top_block
@@ -97,6 +99,69 @@ def copies(correlation: Correlation) -> int:
         read = boundary.sources(correlation, axis)[np.unique(outputs[:, None] + taps)]
         counts = np.bincount(read[read >= 0])
         most *= int(counts.max()) if counts.size else 0
+    return most
+
+
+@lru_cache(maxsize=256)
+def copies_at_any_size(correlation: Correlation) -> int:
+    """The most that padding can multiply the square of the norm by, over all input sizes; 1 for zeros.
+
+        ||operator||^2 <= copies * sup_theta ||S(theta)||^2,   a product over the axes
+
+    Along an axis of n points it is the least of two. The first: `copies`, of what is read. The second, where
+    the padded input is a part of a periodic one, of N points a period (n where it wraps, 2 (n - 1) where it
+    mirrors, 1 for one point repeated) of which each input point is c: repeated until the stride s divides it,
+    `s / g` times with `g = gcd(N, s)`, it lies on a torus, whose `N / g` outputs are those of the layer as
+    often as they fit; so `(s / g) c ceil(outputs g / N)`.
+
+    Both depend on n modulo the stride alone once n exceeds what the padding and the kernel reach over: up to
+    there, and for one round of the stride more, every size is looked at.
+
+    Raises:
+        GeometryError: that would be thousands of sizes.
+    """
+    if correlation.padding_mode == "zeros" or not any(map(any, correlation.padding)):
+        return 1
+    return math.prod(_copies_along(correlation, axis) for axis in range(len(correlation.kernel_size)))
+
+
+_MOST_POINTS = 2**11
+"""Padded points up to which `copies_at_any_size` looks at every size."""
+
+
+def _copies_along(correlation: Correlation, axis: int) -> int:
+    (before, after), reach = correlation.padding[axis], correlation.reach[axis]
+    s, mode = correlation.stride[axis], correlation.padding_mode
+    if not before + after:
+        return 1
+    last = 2 * (before + after + reach + 2 * s + 2)
+    if last > _MOST_POINTS:
+        raise GeometryError(
+            f"guarantee='any_size' looks at the sizes that axis {axis} can have, {last} of them "
+            f"with {mode} padding of {before + after} points, a kernel over {reach + 1} and stride {s}: take "
+            "guarantee='layer'"
+        )
+    most = 1
+    for n in range(1, last + 1):
+        outputs = (n + before + after - reach - 1) // s + 1
+        if outputs < 1 or (mode == "reflect" and n == 1):  # no such layer
+            continue
+        alone = replace(
+            correlation,
+            input_shape=(n,),
+            output_shape=(outputs,),
+            kernel_size=(correlation.kernel_size[axis],),
+            stride=(s,),
+            dilation=(correlation.dilation[axis],),
+            padding=((before, after),),
+        )
+        found = copies(alone)
+        if mode != "replicate" or n == 1:
+            period = 2 * (n - 1) if mode == "reflect" else n
+            shared = math.gcd(period, s)
+            each = 2 if mode == "reflect" and n > 2 else 1
+            found = min(found, s // shared * each * -(-outputs * shared // period))
+        most = max(most, found)
     return most
 
 

@@ -57,8 +57,8 @@ def clip_file(
         GeometryError: a layer that there is no such guarantee for.
         Whatever is raised, nothing is written.
 
-    Not guaranteed: with `clip`, norms inside the limit; with the guarantees `torus` and `any_size`, anything
-    about padding by reflection or replication.
+    Not guaranteed: with `clip`, norms inside the limit; of layers whose padding the file does not state,
+    anything about padding by reflection or replication.
     """
     kind = writable_format(path)
     digest = _sha256(path)
@@ -110,18 +110,18 @@ class _Clipping:
         # Copies, as writing changes what the writer holds.
         self.given = {name: np.array(writer.values(name)) for name in self.tensors}
         self.concerned = [one for one in held if one.layer.name in chosen or self._shares(one)]
-        self.before = {one.layer.name: self._norm(one, self.given) for one in self.concerned}
+        self.before = {one.layer.name: self._measured(one, self.given) for one in self.concerned}
 
     def _shares(self, held: Held) -> bool:
         use = self.uses.get(held.layer.name)
         return use is not None and use.home.tensor in self.tensors
 
-    def _norm(self, held: Held, values: Mapping[str, NumpyArray]) -> float:
-        """The norm of a layer, by the values of the tensor that its kernel lies in."""
+    def _measured(self, held: Held, values: Mapping[str, NumpyArray]) -> tuple[float, bool]:
+        """`Held.measured` of a layer, by the values of the tensor that its kernel lies in."""
         use = self.uses.get(held.layer.name)
         if use is None:
-            return held.norm(held.layer.kernel.astype(np.float64))
-        return use.norm(values[use.home.tensor])
+            return held.measured(held.layer.kernel.astype(np.float64))
+        return use.measured(values[use.home.tensor])
 
     def moves(self, progress: Progress | None) -> dict[str, Move]:
         """Where each tensor goes that has a layer outside of the ball."""
@@ -130,8 +130,8 @@ class _Clipping:
         for name, users in self.by_tensor.items():
             if name not in self.tensors:
                 continue
-            norms = [self.before[use.held.layer.name] for use in users]
-            moved = move(users, norms, self.given[name], self.limit)
+            found_before = [self.before[use.held.layer.name] for use in users]
+            moved = move(users, found_before, self.given[name], self.limit)
             if moved is not None:
                 found[name] = moved
             done += work[name]
@@ -141,7 +141,7 @@ class _Clipping:
 
     def record(self, held: Held, moves: Mapping[str, Move], again: Writer) -> LayerClip:
         """What became of a layer, by the file as it was written."""
-        layer, before = held.layer, self.before[held.layer.name]
+        layer, (before, kept) = held.layer, self.before[held.layer.name]
         use = self.uses.get(layer.name)
         scaled: Literal["folded", "separate"] = "folded" if self.limit.fold_batch_norm else "separate"
         facts = LayerClip(
@@ -156,16 +156,16 @@ class _Clipping:
             note="; ".join(filter(None, (_without_geometry(layer), "" if use is None else use.home.note))),
         )
         if use is None:
-            outside = before > self.limit.max_norm
+            outside = before > self.limit.max_norm or not (kept or self.limit.method == "clip")
             return replace(facts, status="unwritable", reason=self.reasons[layer.name]) if outside else facts
         moved = moves.get(use.home.tensor)
         given, written = self.given[use.home.tensor], again.values(use.home.tensor)
         _require(np.array_equal(written, given if moved is None else moved.values), layer.name, "its values")
         if moved is None:
             return facts
-        after = use.norm(written)
+        after, kept = use.measured(written)
         if self.limit.method != "clip":
-            _require(after <= self.limit.max_norm, layer.name, f"norm {after}")
+            _require(kept, layer.name, f"norm {after}")
         change = np.linalg.norm(use.plain(written) - use.plain(given)) / np.linalg.norm(use.plain(given))
         return replace(
             facts,
@@ -198,8 +198,8 @@ def _without_geometry(layer: ConvLayer) -> str:
     if layer.geometry is not None:
         return ""
     return (
-        "held for every stride, dilation and number of groups, maybe more strictly than need be: "
-        + layer.reason
+        "held for every stride, dilation and number of groups, maybe more strictly than need be, if it pads "
+        "with zeros, not at all, or wraps at sizes that its stride divides: " + layer.reason
     )
 
 

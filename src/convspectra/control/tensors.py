@@ -40,8 +40,8 @@ class Held:
         """The batch norm behind the layer, where that is folded; broadcasts to the kernel."""
         return batch_norm_factor(self.layer) if self.limit.fold_batch_norm else np.ones(())
 
-    def norm(self, plain: NumpyArray) -> float:
-        """What is proven of the norm of this layer with another kernel.
+    def measured(self, plain: NumpyArray) -> tuple[float, bool]:
+        """The norm of this layer with another kernel, and whether it is proven to keep the limit.
 
         Raises:
             KernelError: NaN or infinite entries.
@@ -53,7 +53,8 @@ class Held:
             raise InputError(f"layer {name!r}: {self.layer.reason}; or hold it with --guarantee any-size")
         try:
             held = promise(kernel, geometry or anywhere(self.layer), self.limit.guarantee, self.solve)
-            return float(held.norm(held.kernel))
+            norm = held.norm(held.kernel)
+            return float(norm), held.keeps(held.kernel, self.limit.max_norm, norm)
         except KernelError as error:
             raise KernelError(f"layer {name!r}: {error}; nothing was written") from None
         except GeometryError as error:
@@ -81,8 +82,8 @@ class Use:
     def plain(self, values: NumpyArray) -> NumpyArray:
         return self.home.kernel(values, self.held.layer.kernel.shape)
 
-    def norm(self, values: NumpyArray) -> float:
-        return self.held.norm(self.plain(values))
+    def measured(self, values: NumpyArray) -> tuple[float, bool]:
+        return self.held.measured(self.plain(values))
 
 
 @dataclass(frozen=True)
@@ -100,19 +101,22 @@ class Move:
     distances: dict[str, float]
 
 
-def move(uses: Sequence[Use], norms: Sequence[float], values: NumpyArray, limit: Limit) -> Move | None:
-    """A tensor's values, moved for all its uses, which have these norms; None where all are inside.
+def move(
+    uses: Sequence[Use], found: Sequence[tuple[float, bool]], values: NumpyArray, limit: Limit
+) -> Move | None:
+    """A tensor's values, moved for all its uses, which were `measured`; None where all are inside.
 
     The use that exceeds the limit most is moved first, until none does; then the whole is scaled down by
     what rounding to the stored type added. Where one projection was enough, its proof of nearness holds
     for all uses together, as the nearest kernel for all is no nearer than that for one.
     """
     began = time.perf_counter()
-    if max(norms) <= limit.max_norm:
+    once = limit.method == "clip"
+    norms = [norm for norm, _ in found]
+    if max(norms) <= limit.max_norm and (once or all(kept for _, kept in found)):
         return None
     current, iterations, steps = values, 0, 0
     result, worst = None, uses[0]
-    once = limit.method == "clip"
     for _ in range(len(uses) if once else _PASSES * len(uses)):
         at = steps if once else int(np.argmax(norms))
         if norms[at] > limit.max_norm * (1 + _MARGIN):
@@ -120,7 +124,7 @@ def move(uses: Sequence[Use], norms: Sequence[float], values: NumpyArray, limit:
             kernel, result = worst.held.moved(worst.plain(current))
             current = worst.home.values(kernel)
             iterations += result.iterations
-            norms = [use.norm(current) for use in uses]
+            norms = [use.measured(current)[0] for use in uses]
         elif not once:
             break
         steps += 1
@@ -141,9 +145,12 @@ def _settled(uses: Sequence[Use], values: NumpyArray, limit: Limit) -> NumpyArra
         live |= use.home.values(mask) != 0
     top, margin = limit.max_norm * (1 - _MARGIN), EPSILON[stored] / 8
     final = rounded(values, stored)
-    while (norm := max(use.norm(final) for use in uses)) > top:
+    while True:
+        norms, kept = zip(*(use.measured(final) for use in uses), strict=True)
+        if max(norms) <= top and all(kept):
+            break
         # Rounding moves the norm by about as much as the margin is; it grows until that is enough.
-        values = np.where(live, values * (top / norm * (1 - min(margin, 1.0))), values)
+        values = np.where(live, values * (top / max(*norms, top) * (1 - min(margin, 1.0))), values)
         final, margin = rounded(values, stored), 2 * margin
     return final
 

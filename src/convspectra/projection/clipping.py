@@ -9,6 +9,7 @@ from .. import spectral_map
 from .._compat import Array, is_tracked, namespace
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
+from ..errors import InputError
 from ..geometry import ConvGeometry
 from ..results import Projection
 from ..spectral_map import solving
@@ -65,8 +66,9 @@ def clip(
     True
     """
     limit = check_limit("max_norm", max_norm)
-    if not 0 <= min_value <= limit:
-        raise ValueError(f"min_value must lie between 0 and max_norm={max_norm}; got {min_value}")
+    min_value = min_value if min_value == 0 else check_limit("min_value", min_value)
+    if min_value > limit:
+        raise InputError(f"min_value must lie between 0 and max_norm={max_norm}; got {min_value}")
     held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
     top, bottom = limit / held.factor, min_value / held.factor
     if bottom == 0 and not is_tracked(held.kernel):

@@ -105,17 +105,18 @@ def project(
     (True, True)
     """
     limit = check_limit("max_norm", max_norm)
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be positive; got {tolerance}")
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations must be at least 1; got {max_iterations}")
+    tolerance = check_limit("tolerance", tolerance)
+    if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1:
+        raise InputError(f"max_iterations must be an integer of at least 1; got {max_iterations!r}")
     if method not in get_args(Method):
-        raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
+        raise InputError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
     held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
     given, grid = held.kernel, frequency_grid(held.torus)
     shape = (len(grid.index), *symbol_blocks(given, held.torus, grid, 0, 1).shape[1:])
     if dual is not None and tuple(dual.shape) != shape:
-        raise ValueError(f"dual must come from a call with the same geometry; got shape {dual.shape}")
+        raise InputError(
+            f"dual must come from a call with the same geometry, {shape}; got shape {dual.shape}"
+        )
     found: list[_Found] = []
 
     def forward(concrete: Array) -> tuple[Array, Array]:
@@ -168,7 +169,7 @@ def _find(
     max_iterations: int,
 ) -> _Found:
     norm_before = held.norm(given)
-    if float(norm_before) <= limit:
+    if held.keeps(given, limit, norm_before):
         return _Found(given, norm_before, norm_before)
     # In units of the torus's limit, so that tiny and huge kernels stay in range.
     unit = limit / held.factor

@@ -52,8 +52,10 @@ def rescale(
     limit = check_limit("max_norm", max_norm)
     held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
     if not is_tracked(held.kernel):
-        before = held.norm(held.kernel)
-        inside, norm = (held.kernel, before) if bool(before <= limit) else held.inside(held.kernel, limit)
+        before = norm = held.norm(held.kernel)
+        inside = held.kernel
+        if not held.keeps(inside, limit, before):
+            inside, norm = held.inside(inside, limit, before)
         return held.projection(inside, norm_before=before, norm=norm)
     # The scaling itself carries the derivative; what `inside` still takes off is rounding.
     norm = spectral_map.norm(held.kernel, held.torus, held.solve) * held.factor

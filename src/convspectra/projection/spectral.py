@@ -17,12 +17,13 @@ from .. import spectral_map
 from .._compat import Array, is_concrete, is_tracked, namespace, to_numpy, untracked
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
+from ..bounds.rounding import norm_error
 from ..errors import InputError
 from ..geometry import ConvGeometry
 from ..results import Projection, Spectrum
 from ..spectral_map import SpectralFunction, solving
 from ..spectrum import spectrum_of
-from .promise import Guarantee, Promise, check_limit, promise
+from .promise import Guarantee, Promise, check_limit, in_doubles, promise
 
 
 def soft_threshold(
@@ -188,7 +189,7 @@ def project_schatten(
         raise InputError("project_schatten gives no gradient: detach the kernel and call it outside jax.jit")
     held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
     values = _all_values(held, "project_schatten")
-    if float(values.schatten_norm(p)) <= limit:
+    if _schatten(held.kernel, held, p) <= limit:
         return held.projection(held.kernel)
     found = held.kernel
     if p == math.inf:
@@ -202,16 +203,22 @@ def project_schatten(
         survivors = np.flatnonzero(sigma > thresholds)
         level = float(thresholds[survivors[-1] if survivors.size else 0])
         found = spectral_map.lowered(found, held.torus, level, held.solve)
-    margin = 1 - 64 * float(np.finfo(to_numpy(found).dtype).eps)
-    size = _schatten(found, held, p)
-    while size > limit:
-        found = found * (margin * limit / size)
-        size = _schatten(found, held, p)
+    margin = 64 * float(np.finfo(to_numpy(found).dtype).eps)
+    while (size := _schatten(found, held, p)) > limit:
+        found = found * (limit / size * (1 - margin))
+        margin = min(1.0, 4 * margin)  # at worst the kernel ends at zero
     return held.projection(found, iterations=2)
 
 
 def _schatten(kernel: Array, held: Promise, p: float) -> float:
-    return float(spectrum_of(kernel, held.torus, **held.solve).schatten_norm(p))
+    """Proven: the Schatten norm of these very entries is at most this."""
+    wide = in_doubles(kernel)
+    values = spectrum_of(wide, held.torus, **held.solve)
+    if not float(namespace(wide).max(abs(wide))) > 0:
+        return 0.0
+    error = norm_error(wide, held.torus, values.norm) * values.count ** (1 / p)
+    eps = float(np.finfo(np.float64).eps)
+    return float(float(values.schatten_norm(p)) + error) * (1 + eps * (math.log2(values.count) + 64))
 
 
 def _all_values(held: Promise, name: str) -> Spectrum:

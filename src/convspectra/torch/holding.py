@@ -12,7 +12,7 @@ from .. import spectral_map
 from .._compat import Array
 from ..geometry import ConvGeometry
 from ..projection import Guarantee, clip, clip_reshaped_kernel, project, rescale
-from ..projection.promise import promise
+from ..projection.promise import Promise, promise
 from ..results import Projection
 
 Method = Literal["clip", "project", "rescale", "reshaped"]
@@ -118,15 +118,25 @@ def hold(
 
 
 def norm_of(weight: torch.Tensor, use: Use, guarantee: Guarantee) -> float:
-    """What is proven of the operator's norm for this use."""
-    kernel = _scaled(_computed_in(weight, [use]), use)
-    held = promise(_given(kernel), use.geometry, guarantee, spectral_map.DEFAULT)
+    """What is known of the operator's norm for this use."""
+    held = _promised(weight, use, guarantee)
     return float(held.norm(held.kernel))
+
+
+def is_kept(weight: torch.Tensor, use: Use, max_norm: float, guarantee: Guarantee) -> bool:
+    """Whether the weight, as it stands, is proven to keep the promise for this use."""
+    held = _promised(weight, use, guarantee)
+    return held.keeps(held.kernel, max_norm)
+
+
+def _promised(weight: torch.Tensor, use: Use, guarantee: Guarantee) -> Promise:
+    kernel = _scaled(_computed_in(weight, [use]), use)
+    return promise(_given(kernel), use.geometry, guarantee, spectral_map.DEFAULT)
 
 
 def torus_of(weight: torch.Tensor, use: Use, guarantee: Guarantee) -> tuple[int, ...]:
     """The sizes of the torus that the promise is held on; of a transposed layer, on its output's side."""
-    one = torch.zeros(_computed_in(weight, [use]).shape)
+    one = torch.zeros(_computed_in(weight, [use]).shape, dtype=torch.float64)
     return promise(_given(one), use.geometry, guarantee, spectral_map.DEFAULT).torus.input_shape
 
 
@@ -194,17 +204,15 @@ def _rounded(
     alive = torch.zeros_like(kernel, dtype=torch.bool)
     for use in uses:
         alive |= _scaled(torch.ones_like(kernel), use) > 0
-    step = float(torch.finfo(dtype).eps) / 4
-    attempts = 0
+    margin = float(torch.finfo(dtype).eps) / 4
     while True:
         norm = max(norm_of(rounded, use, limits.guarantee) for use in uses)
-        if not promised or norm <= limits.max_norm:
+        kept = (is_kept(rounded, use, limits.max_norm, limits.guarantee) for use in uses)
+        if not promised or (norm <= limits.max_norm and all(kept)):
             return rounded, norm
-        attempts += 1
-        kernel = torch.where(
-            alive, kernel * ((1 - attempts * step) * min(1.0, limits.max_norm / norm)), kernel
-        )
-        rounded = kernel.to(dtype)
+        factor = (1 - margin) * min(1.0, limits.max_norm / norm)
+        kernel = torch.where(alive, kernel * factor, kernel)
+        rounded, margin = kernel.to(dtype), min(1.0, 2 * margin)
 
 
 def _clip(kernel: Array, geometry: ConvGeometry, limits: Limits, _: Any, measure: bool) -> Projection:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from ..errors import InputError
 from ..projection import Guarantee
 from . import sharing
-from .holding import Use
-from .layers import Layer, Weight, batch_norm_scale, output_scale, promised_geometries, weights_of
+from .holding import Use, torus_of
+from .layers import (
+    Layer,
+    Weight,
+    batch_norm_scale,
+    output_scale,
+    promised_geometries,
+    promised_geometry,
+    weights_of,
+)
 from .watching import Watch
 
 
@@ -74,6 +85,19 @@ def _scale_by(norm: str, watch: Watch) -> torch.Tensor:
             "(track_running_stats=False): exclude the layer"
         )
     return scale
+
+
+def refuse_promises(layers: list[Layer], guarantee: Guarantee) -> None:
+    """Raise the GeometryError of a layer that has no such guarantee, whatever its weight and size."""
+    for layer in layers:
+        module: Any = layer.module
+        copies = getattr(module, "padding_mode", "zeros") != "zeros"
+        if copies and guarantee != "layer" and not isinstance(module.weight, UninitializedParameter):
+            reach = zip(module.dilation, module.kernel_size, strict=True)
+            # A size at which it wraps, where it wraps: that of a torus is seen later.
+            sizes = tuple(math.lcm(*module.stride) * (d * (k - 1) + 2) for d, k in reach)
+            with named(layer.name):
+                torus_of(module.weight, Use(promised_geometry(module, sizes, guarantee)), guarantee)
 
 
 def not_finite(layers: list[Layer]) -> str:

@@ -194,10 +194,12 @@ def promised_geometry(
     """The geometry of a layer that a guarantee is about.
 
     `layer`: as it runs. `torus`: with the boundary wrapped, on the input rounded up to a multiple of the
-    stride where that does not divide it. `any_size`: on a torus of any size. A linear layer has one point.
+    stride where that does not divide it; a layer that wraps is taken as it wraps. `any_size`: with its own
+    padding, at a size that does not matter. A linear layer has one point.
 
     Raises:
-        GeometryError: another kind of module, sizes that do not fit.
+        GeometryError: another kind of module, sizes that do not fit, `torus` for padding by reflection or
+            replication.
         InputError: no input_shape, where one is needed.
     """
     if isinstance(module, nn.Linear):
@@ -205,10 +207,10 @@ def promised_geometry(
     if not isinstance(module, _ConvNd):
         return geometry_of(module, input_shape or ())
     if guarantee == "any_size":
-        input_shape = tuple(d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True))
+        input_shape = tuple(d * (k - 1) + 2 for d, k in zip(module.dilation, module.kernel_size, strict=True))
     elif input_shape is None:
         raise InputError(f"input_shape is needed for guarantee={guarantee!r}, sizes only, such as (32, 32)")
-    if guarantee == "layer":
+    if guarantee == "layer" or module.padding_mode != "zeros":
         return geometry_of(module, input_shape)
     if not isinstance(module, _ConvTransposeNd) and len(input_shape) == len(module.stride):
         input_shape = tuple(math.ceil(n / s) * s for n, s in zip(input_shape, module.stride, strict=True))

@@ -15,7 +15,7 @@ from ..errors import GeometryError, InputError
 from ..geometry import ConvGeometry
 from ..projection import Guarantee, rescale
 from ..projection.promise import check_limit
-from .holding import Use, norm_of
+from .holding import Use, is_kept, norm_of
 from .layers import promised_geometry
 
 
@@ -64,12 +64,12 @@ class OperatorNorm(nn.Module):
 
     def _rounded(self, kernel: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """In the weight's precision, scaled down until what rounding adds to the norm is taken off."""
-        attempts, step = 0, float(torch.finfo(dtype).eps) / 4
+        margin = float(torch.finfo(dtype).eps) / 4
         use, rounded = Use(self.geometry), kernel.to(dtype)
-        while (norm := norm_of(rounded, use, self.guarantee)) > self.max_norm:
-            attempts += 1
-            kernel = kernel * ((1 - attempts * step) * (self.max_norm / norm))
-            rounded = kernel.to(dtype)
+        while not is_kept(rounded, use, self.max_norm, self.guarantee):
+            norm = norm_of(rounded, use, self.guarantee)
+            kernel = kernel * ((1 - margin) * min(1.0, self.max_norm / norm))
+            rounded, margin = kernel.to(dtype), min(1.0, 2 * margin)
         return rounded
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:

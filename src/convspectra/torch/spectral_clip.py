@@ -14,7 +14,7 @@ from ..projection import Guarantee
 from ..projection.promise import check_limit
 from . import sharing
 from .holding import Dual, Held, Limits, Method, cost_of, hold, norm_of, torus_of
-from .jobs import Job, jobs_of, named, not_finite, uses_of
+from .jobs import Job, jobs_of, named, not_finite, refuse_promises, uses_of
 from .layers import MOST_SIZES, Weight, find_layers, weights_of
 from .records import LayerRecord
 from .watching import Watch
@@ -49,7 +49,7 @@ class SpectralClip:
             `"reshaped"`, the clip of the reshaped kernel, which bounds no operator.
         guarantee: which operator's norm. `"torus"`: the layer with its boundary wrapped, at each size seen,
             rounded up to a multiple of the stride (`LayerRecord.tori`). `"layer"`: as it pads, whatever it
-            pads with. `"any_size"`: every size, wrapped or zero-padded; needs no forward pass.
+            pads with. `"any_size"`: as it pads, at every size; needs no forward pass.
         include, exclude: names of layers, or patterns as of `fnmatch`; one or several.
         fold_batch_norm: bound each layer together with the batch norm that follows it, as it acts in
             evaluation: rows times `gamma / sqrt(running_var + eps)`. Rows of scale zero are left alone. Which
@@ -61,12 +61,10 @@ class SpectralClip:
         share_work: False where processes hold different models.
 
     Raises:
-        ValueError: max_norm not positive, every below 1, an unknown method or guarantee.
-        InputError: no layer, a pattern that matches none, FSDP1.
+        InputError: max_norm not positive, every below 1, an unknown method or guarantee, no layer, a pattern
+            that matches none, FSDP1, a layer without this guarantee: `"torus"` says nothing about padding by reflection or replication.
 
-    Not guaranteed: norms between actions. At a size first seen after an action, before the next. With
-    `"any_size"`, anything about layers padded by reflection or replication, or wrapped at a size that the
-    stride does not divide: their torus is bounded.
+    Not guaranteed: norms between actions. At a size first seen after an action, before the next.
 
     Reference: Sedghi, Gupta and Long (2019), Section 3.
     """
@@ -86,14 +84,15 @@ class SpectralClip:
         share_work: bool = True,
     ) -> None:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"every must be an integer of at least 1; got {every!r}")
+            raise InputError(f"every must be an integer of at least 1; got {every!r}")
         for name, word, words in (("method", method, Method), ("guarantee", guarantee, Guarantee)):
             if word not in get_args(words):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(words))}; got {word!r}")
+                raise InputError(f"{name} must be one of {', '.join(get_args(words))}; got {word!r}")
         self.limits = Limits(check_limit("max_norm", max_norm), method, guarantee)
         self.every, self.log, self.share_work = every, log, share_work
         self.steps = 0
         self.layers = find_layers(model, include, exclude)
+        refuse_promises(self.layers, guarantee)
         self._watch = Watch(model, self.layers, pairs=fold_batch_norm, sizes=guarantee != "any_size")
         self._duals: dict[str, Dual] = {}
         self._last: dict[str, tuple[float | None, float | None, float | None]] = {}  # norms and gap
