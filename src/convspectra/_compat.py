@@ -56,8 +56,10 @@ def is_tracked(array: Array) -> bool:
 
 
 def untracked(array: Array) -> Array:
-    """The same values, of which no derivative is wanted; a traced JAX array as it is."""
-    return array.detach() if is_torch(array) else array
+    """The same values, of which no derivative is wanted."""
+    if is_torch(array):
+        return array.detach()
+    return array if is_concrete(array) else sys.modules["jax"].lax.stop_gradient(array)
 
 
 def with_vjp(

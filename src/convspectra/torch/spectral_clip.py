@@ -62,7 +62,8 @@ class SpectralClip:
 
     Raises:
         InputError: max_norm not positive, every below 1, an unknown method or guarantee, no layer, a pattern
-            that matches none, FSDP1, a layer without this guarantee: `"torus"` says nothing about padding by reflection or replication.
+            that matches none, FSDP1, a layer without this guarantee: `"torus"` says nothing about padding
+            by reflection or replication.
 
     Not guaranteed: norms between actions. At a size first seen after an action, before the next.
 
