@@ -251,9 +251,13 @@ class TestCheckpoints:
             "e.qweight": torch.ones(2, 2, dtype=torch.int32),
             "c.weight": torch.ones(2, 2, 3, dtype=torch.complex64),
             "d.weight": quantised,
+            "f._packed_params._packed_params": (quantised, torch.nn.Parameter(torch.ones(2))),
         }
         model = read_model(self.save(tmp_path / "m.pth", content))
-        assert names(model) == ["d"]
+        assert names(model) == ["d", "f"]
+        assert model.other["bias"] == 1
+        assert any("d.weight, f.weight" in note for note in model.notes)
+        np.testing.assert_array_equal(model.layers[1].kernel[..., 0], quantised.dequantize().numpy())
         assert {name: reason.split(":")[0] for name, reason in left(model).items()} == {
             "a.weight": "stored as float8_e4m3fn",
             "b.weight": "stored as int8",
@@ -393,6 +397,9 @@ def test_variables_of_any_name_are_kernels_or_candidates(tmp_path):
     found = {layer.name: layer for layer in model.layers}
     assert found["f1"].layout == "HWIO"
     assert "kind" in found["f1"].assumed
+    (tmp_path / "f.toml").write_text('[layers."f1"]\npadding = 2\n')
+    given = read_model(tmp_path / "model", geometry=tmp_path / "f.toml", input_shape=(3, 6, 5))
+    assert not {"kind", "padding"} & set(next(layer for layer in given.layers if layer.name == "f1").assumed)
     assert "layout" not in found["f1"].assumed
     assert found["conv1/f1"].geometry.groups == 1  # a depthwise kernel has its channels in the third axis
     (report,) = (one for one in analyze(model).layers if one.name == "f1")

@@ -31,7 +31,7 @@ from ..errors import GeometryError, InputError
 from ..geometry import ConvGeometry
 from .names import matching
 from .records import ConvLayer, Model
-from .weights import ASSUMED, NO_SIZE
+from .weights import NO_SIZE
 
 FIELDS = (
     "input_shape",
@@ -156,8 +156,8 @@ def _with(layer: ConvLayer, fields: Mapping[str, Any], path: Path) -> ConvLayer:
     if "transposed" in fields and "output_padding" not in fields and not fields["transposed"]:
         values.pop("output_padding", None)
     layout = _checked_layout(values.pop("layout", layer.layout), layer, path)
+    still = tuple(field for field in layer.assumed if field not in (*fields, "kind"))
     if "input_shape" not in values:
-        still = tuple(field for field in layer.assumed if field != "layout" or "layout" not in fields)
         return replace(layer, layout=layout, assumed=still, reason=NO_SIZE)
     if "layout" in fields:
         if "groups" in layer.assumed and "groups" not in fields:
@@ -173,7 +173,6 @@ def _with(layer: ConvLayer, fields: Mapping[str, Any], path: Path) -> ConvLayer:
         geometry.correlation(layer.kernel.shape)
     except (GeometryError, TypeError) as error:
         raise InputError(f"{path}: layer {layer.name!r}: {error}") from None
-    still = tuple(field for field in layer.assumed or ASSUMED if field not in fields) if layer.assumed else ()
     kind = layer.kind.replace("_transpose", "")
     if geometry.transposed:
         kind = kind.replace("conv", "conv_transpose")

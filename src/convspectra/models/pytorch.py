@@ -10,7 +10,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +25,7 @@ from .weights import model_of, plain_names
 _ADVICE = "save model.state_dict() instead, or name the code with --model package.module:factory"
 _OPTIMIZER = re.compile(r"(^|_)optim(izers?)?(_states?(_dict)?)?(_?[a-z0-9])?$", re.I)
 _SLOT = re.compile(r"((max_)?exp_avg(_sq)?|momentum_buffer|(square|grad)_avg|acc_delta)$")
+_PACKED = "._packed_params._packed_params"
 _MAX_VALUES, _MAX_DEPTH = 200_000, 64
 
 
@@ -56,7 +57,8 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
             arrays[name] = as_array(tensor)
         elif tensor.ndim >= 2:
             unread.append(Unread(name, tuple(tensor.shape), reason))
-    return model_of(
+    quantised = [name for name, tensor in tensors.items() if tensor.is_quantized]
+    model = model_of(
         arrays,
         input_shape,
         convention="pytorch",
@@ -67,6 +69,9 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
         path=path,
         sha256=digest(path),
     )
+    note = f"stored quantised, read as the real numbers that they stand for: {', '.join(quantised[:3])}"
+    more = f" and {len(quantised) - 3} more" if quantised[3:] else ""
+    return replace(model, notes=(*model.notes, note + more)) if quantised else model
 
 
 def _not_readable(tensor: Any) -> str:
@@ -167,8 +172,19 @@ def state_dicts(loaded: Any, file: Path) -> tuple[list[StateDict], int]:
         if any(map(_OPTIMIZER.search, path[:-1])) or _SLOT.match(path[-1]):
             optimizer += 1
         else:
+            path = _unpacked(path)
             found.setdefault(path[:-1], {})[path[-1]] = tensor
     return [StateDict(path, tensors) for path, tensors in found.items()], optimizer
+
+
+def _unpacked(path: tuple[str, ...]) -> tuple[str, ...]:
+    """The path of a quantised linear layer's weight or bias, which lie in a pair, as if they did not."""
+    if len(path) < 2 or not path[-2].endswith(_PACKED):
+        return path
+    return (
+        *path[:-2],
+        path[-2].removesuffix(_PACKED) + {"0": ".weight", "1": ".bias"}.get(path[-1], path[-1]),
+    )
 
 
 def named(dicts: Sequence[StateDict]) -> dict[str, Any]:
