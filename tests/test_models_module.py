@@ -171,24 +171,3 @@ def test_exported_batch_norm_and_damaged_archives(tmp_path):
     (tmp_path / "m.pt2").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match=r"m\.pt2"):
         read_model(tmp_path / "m.pt2")
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_pickles_in_an_exported_program_are_refused(tmp_path):
-    import os
-    import pickle
-    import zipfile
-
-    class Payload:
-        def __reduce__(self):
-            return os.system, (f"touch {tmp_path}/ran",)
-
-    source, spoiled = tmp_path / "m.pt2", tmp_path / "n.pt2"
-    torch.export.save(torch.export.export(nn.Conv2d(3, 4, 3), (torch.zeros(1, 3, 6, 6),)), source)
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(spoiled, "w") as new:
-        for name in old.namelist():
-            data = old.read(name)
-            new.writestr(name, pickle.dumps(Payload()) if name.endswith("sample_inputs/model.pt") else data)
-    with pytest.raises(ModelError, match="sample inputs with code"):
-        read_model(spoiled)
-    assert not (tmp_path / "ran").exists()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import json
-import pickle
-import zipfile
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,9 @@ import numpy as np
 
 from ..errors import GeometryError, ModelError
 from ..geometry import ConvGeometry, PaddingMode
+from . import torch_export_archive
 from .names import Names, layer_name
-from .pytorch import load_without_code, require_torch
+from .pytorch import require_torch
 from .records import ConvLayer, Model
 from .safetensors import digest
 from .weights import linear
@@ -33,9 +31,8 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
     """Every convolution and linear layer of an exported program, in the order of its graph.
 
     Sizes are those that the program was traced with; a dimension exported as dynamic is unknown.
-    The loader of PyTorch unpickles some of what an archive may hold: an archive with such parts
-    (custom objects, tensor subclasses, sample inputs that are more than tensors) is refused before
-    it is opened.
+    PyTorch is given an archive written anew, of the graph and the tensors alone (`torch_export_archive`):
+    what its loader would unpickle, import or make Python source of is refused or left out.
 
     Arguments:
         path: the `.pt2` file.
@@ -61,40 +58,28 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
 
 
 def load_program(path: Path) -> Any:
-    """The `ExportedProgram` in a file, opened only if that runs no code.
+    """The `ExportedProgram` in a file: its graph and its tensors, all else left out, so that no code runs.
 
     Raises: as `read`.
     """
     torch = require_torch()
-    _refuse_pickles(path)
+    archive = torch_export_archive.checked(path)
+    log = logging.getLogger("torch.export")
+    causes: list[Any] = []
+
+    def keep_cause(record: logging.LogRecord) -> bool:
+        causes.extend(record.exc_info[1:2] if record.exc_info else ())
+        return False  # nothing is printed: what is raised below says it
+
     try:
-        return torch.export.load(path)
+        log.addFilter(keep_cause)
+        return torch.export.load(archive)
     except Exception as error:  # noqa: BLE001  # the loader raises whatever its parts raise
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path} is not an exported program that this PyTorch reads: {line}") from None
-
-
-def _refuse_pickles(path: Path) -> None:
-    """Raise the ModelError of an archive whose loading would run a pickle."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            configs = [json.loads(archive.read(name)) for name in names if name.endswith("_config.json")]
-            samples = [archive.read(name) for name in names if name.endswith(".pt")]
-    except (zipfile.BadZipFile, ValueError, KeyError, RuntimeError):
-        raise ModelError(f"{path} is not an exported program, or it is damaged") from None
-    if not any(name.endswith("archive_format") for name in names):
-        raise ModelError(f"{path} is not a program saved by torch.export.save of PyTorch 2.8 or newer")
-    for config in configs:
-        for name, entry in config.get("config", {}).items():
-            stored = str(entry.get("path_name", ""))
-            if entry.get("use_pickle") or not stored.startswith(("weight_", "tensor_")):
-                raise ModelError(f"{path} holds a pickled object ({name}) and was not opened")
-    for sample in samples:
-        try:
-            load_without_code(io.BytesIO(sample))
-        except (pickle.UnpicklingError, RuntimeError, EOFError):
-            raise ModelError(f"{path} holds sample inputs with code in them and was not opened") from None
+        cause = causes[-1] if causes else error
+        line = (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
+        raise ModelError(f"{path} is not an exported program that this PyTorch reads: {line}") from cause
+    finally:
+        log.removeFilter(keep_cause)
 
 
 class _Reader:

@@ -1,0 +1,259 @@
+"""Exported programs that hold code: none of it runs, whatever the trick."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pickle
+import warnings
+import zipfile
+
+import pytest
+
+from convspectra import InputError
+from convspectra.models import read_model
+from convspectra.models.graphs import read_graph
+
+torch = pytest.importorskip("torch")
+
+MODEL = "models/model.json"
+CONFIG = "data/weights/model_weights_config.json"
+SAMPLE = "data/sample_inputs/model.pt"
+
+
+@pytest.fixture(scope="module")
+def entries(tmp_path_factory):
+    """A small program's entries by name, without their folder."""
+    path = tmp_path_factory.mktemp("pt2") / "m.pt2"
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 3, 3, padding=1), torch.nn.BatchNorm2d(3), torch.nn.ReLU()
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(torch.export.export(module.eval(), (torch.zeros(1, 2, 4, 4),)), path)
+    with zipfile.ZipFile(path) as archive:
+        return [(name.split("/", 1)[1], archive.read(name)) for name in archive.namelist()]
+
+
+@pytest.fixture
+def payload(tmp_path):
+    """A checkpoint that makes the file `marker` when it is unpickled."""
+
+    class Marker:
+        def __reduce__(self):
+            return open, (str(tmp_path / "marker"), "w")
+
+    saved = io.BytesIO()
+    torch.save({"x": Marker()}, saved)
+    return saved.getvalue(), pickle.dumps(Marker())
+
+
+def write(path, entries, compression=zipfile.ZIP_STORED):
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w", compression) as archive:
+        warnings.simplefilter("ignore")  # of names that are there twice
+        for name, data in entries:
+            archive.writestr(name, data)
+    return path
+
+
+def inside(entries):
+    return [(f"a/{name}", data) for name, data in entries]
+
+
+def read_both(path):
+    for read in (read_model, read_graph):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            read(path)
+
+
+def refused(path, words, tmp_path):
+    for read in (read_model, read_graph):
+        with pytest.raises(InputError, match=words):
+            read(path)
+    assert not (tmp_path / "marker").exists()
+
+
+def test_what_was_saved_is_read(entries, tmp_path):
+    path = write(tmp_path / "m.pt2", inside(entries))
+    assert [layer.name for layer in read_model(path).layers] == ["0"]
+    assert len(read_graph(path).nodes) == 4
+
+
+def with_pickle(entries):
+    config = json.loads(dict(entries)[CONFIG])
+    first = next(iter(config["config"].values()))
+    first["use_pickle"] = True
+    return json.dumps(config).encode(), "data/weights/" + first["path_name"]
+
+
+def letter_case(entries, code):
+    return [
+        (SAMPLE.replace(".pt", ".PT"), code) if name == SAMPLE else (name, data) for name, data in entries
+    ]
+
+
+def beside_in_another_case(entries, code):
+    return [*entries, (SAMPLE.upper(), code)]
+
+
+def config_twice(entries, code):
+    config, stored = with_pickle(entries)
+    found = [(name, code if name == stored else data) for name, data in entries]
+    at = [name for name, _ in found].index(CONFIG)
+    return [*found[:at], (CONFIG, config), *found[at:]]
+
+
+def sample_twice(entries, code):
+    return [(SAMPLE, code), *entries]
+
+
+def pickled_weight(entries, code):
+    config, stored = with_pickle(entries)
+    return [(name, {CONFIG: config, stored: code}.get(name, data)) for name, data in entries]
+
+
+def legacy_weights(entries, code):
+    return [*entries, ("data/weights/model.pt", code)]
+
+
+def legacy_constants(entries, code):
+    return [*entries, ("data/constants/model.pt", code)]
+
+
+def custom_object(entries, code):
+    return [*entries, ("data/constants/custom_obj_0", code)]
+
+
+def compiled(entries, code):
+    return [*entries, ("data/aotinductor/model/model.so", code)]
+
+
+def second_program(entries, code):
+    return [*entries, ("models/other.json", dict(entries)[MODEL]), ("data/sample_inputs/other.pt", code)]
+
+
+@pytest.mark.parametrize(
+    "trick",
+    [
+        letter_case,
+        beside_in_another_case,
+        config_twice,
+        sample_twice,
+        pickled_weight,
+        legacy_weights,
+        legacy_constants,
+        custom_object,
+        compiled,
+        second_program,
+    ],
+)
+def test_an_archive_with_other_entries_is_refused(trick, entries, payload, tmp_path):
+    refused(write(tmp_path / "m.pt2", inside(trick(entries, payload[0]))), "was not opened", tmp_path)
+
+
+def test_the_layout_before_2_8_is_refused(entries, payload, tmp_path):
+    old = [
+        ("version", "8.20"),
+        ("a/archive_format", "pt2"),
+        ("serialized_exported_program.json", dict(entries)[MODEL]),
+        ("serialized_state_dict.json", payload[0]),
+        ("serialized_constants.json", payload[0]),
+        ("serialized_example_inputs.pt", dict(entries)[SAMPLE]),
+    ]
+    refused(write(tmp_path / "m.pt2", old), "not opened|2.8 or newer", tmp_path)
+    refused(write(tmp_path / "m.pt2", [*inside(entries), *old]), "not opened|2.8 or newer", tmp_path)
+
+
+def test_a_compressed_archive_is_refused(entries, tmp_path):
+    bomb = [*inside(entries), ("a/extra/zeros", b"\0" * 10_000_000)]
+    refused(write(tmp_path / "m.pt2", bomb, zipfile.ZIP_DEFLATED), "compressed", tmp_path)
+
+
+def test_a_marker_in_every_entry_never_runs(entries, payload, tmp_path):
+    for code in payload:
+        for index, (name, _) in enumerate(entries):
+            for changed in (
+                [*entries[:index], (name, code), *entries[index + 1 :]],
+                [*entries[:index], (name, code), *entries[index:]],
+                [*entries, (name, code)],
+                [(name.upper(), code), *entries],
+            ):
+                path = write(tmp_path / "m.pt2", inside(changed))
+                with contextlib.suppress(
+                    InputError
+                ):  # a clear refusal, or a reading without what was planted
+                    read_both(path)
+                assert not (tmp_path / "marker").exists(), name
+
+
+def changed(entries, change):
+    program = json.loads(dict(entries)[MODEL])
+    change(program)
+    text = json.dumps(program).encode()
+    return inside([(name, text if name == MODEL else data) for name, data in entries])
+
+
+@pytest.mark.parametrize(
+    "target", ["torch.os.system", "torch.ops.aten.from_file.default", "torch.ops.aten.save.default"]
+)
+def test_operators_that_are_not_of_tensors_are_refused(target, entries, tmp_path):
+    def change(program):
+        program["graph_module"]["graph"]["nodes"][0].update(
+            target=target,
+            inputs=[{"name": "", "arg": {"as_string": f"touch {tmp_path}/marker"}, "kind": 1}],
+        )
+
+    refused(write(tmp_path / "m.pt2", changed(entries, change)), "no operator of PyTorch", tmp_path)
+
+
+def test_names_that_would_become_source_are_refused(entries, tmp_path):
+    name = f"x=open({str(tmp_path / 'marker')!r},'w')"
+
+    def change(program):
+        graph = program["graph_module"]["graph"]
+        old = graph["inputs"][-1]["as_tensor"]["name"]
+        text = json.dumps(program["graph_module"]).replace(json.dumps(old), json.dumps(name))
+        program["graph_module"] = json.loads(text)
+
+    refused(write(tmp_path / "m.pt2", changed(entries, change)), "a name of no exported", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["open('{}', 'w')", "__import__('os').system('touch {}')", "9**9**9**9", "(s0)**9**9"]
+)
+def test_sizes_that_would_be_evaluated_are_refused(text, entries, tmp_path):
+    expression = text.format(tmp_path / "marker")
+
+    def change(program):
+        values = program["graph_module"]["graph"]["tensor_values"]
+        next(iter(values.values()))["sizes"][0] = {"as_expr": {"expr_str": expression, "hint": None}}
+
+    refused(write(tmp_path / "m.pt2", changed(entries, change)), "a size that is not read", tmp_path)
+
+
+def test_what_only_describes_is_left_out(entries, tmp_path):
+    (tmp_path / "planted.py").write_text("open('marker', 'w')")
+    context = {"default_factory_module": "planted", "default_factory_name": "x", "dict_context": []}
+    tree = {"type": "collections.defaultdict", "context": json.dumps(context), "children_spec": []}
+
+    def change(program):
+        module = program["graph_module"]
+        module["module_call_graph"][0]["signature"]["in_spec"] = json.dumps([1, tree])
+        program["guards_code"] = ["open('marker', 'w')"]
+        module["graph"]["nodes"][0]["metadata"]["source_fn_stack"] = "a,torch.os.system"
+
+    with contextlib.chdir(tmp_path), pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        read_both(write(tmp_path / "m.pt2", changed(entries, change)))
+    assert not (tmp_path / "marker").exists()
+
+
+def test_tensors_larger_than_what_is_there_are_refused(entries, tmp_path):
+    for name in ("sizes", "strides", "storage_offset"):
+        config = json.loads(dict(entries)[CONFIG])
+        meta = next(iter(config["config"].values()))["tensor_meta"]
+        meta[name] = {"as_int": 2**40} if name == "storage_offset" else [{"as_int": 2**40}] * 4
+        made = [(n, json.dumps(config).encode() if n == CONFIG else data) for n, data in entries]
+        refused(write(tmp_path / "m.pt2", inside(made)), "ends beyond its values", tmp_path)
