@@ -125,8 +125,8 @@ def load(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a TOML file: {error}") from None
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
+        raise InputError(f"{path}: not a TOML file that can be read: {error}") from error
 
 
 def default_input_shape(path: Path) -> tuple[int, ...] | None:
@@ -171,7 +171,7 @@ def _with(layer: ConvLayer, fields: Mapping[str, Any], path: Path) -> ConvLayer:
     try:
         geometry = ConvGeometry(**values, layout=layout)
         geometry.correlation(layer.kernel.shape)
-    except (GeometryError, TypeError) as error:
+    except (GeometryError, TypeError, OverflowError) as error:
         raise InputError(f"{path}: layer {layer.name!r}: {error}") from None
     kind = layer.kind.replace("_transpose", "")
     if geometry.transposed:

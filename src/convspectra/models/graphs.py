@@ -9,6 +9,7 @@ from ..errors import InputError, ModelError
 from . import input_shapes
 from .input_shapes import InputShape
 from .operations import Graph
+from .reading import reading
 from .sniff import format_of
 
 
@@ -33,8 +34,9 @@ def read_graph(
         return _traced(module, input_shapes.of_one_input(input_shape, "--model"), file)
     if file is None:
         raise InputError("give a model file, or --model package.module:factory")
-    kind = format_of(file)
-    try:
+    with reading(file):
+        kind = format_of(file)
+    with reading(file, kind):
         if kind == "onnx":
             from . import onnx_graph
 
@@ -43,8 +45,6 @@ def read_graph(
             from . import torch_export_graph
 
             return torch_export_graph.read_graph(file)
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror or error}") from None
     raise ModelError(
         f"{file} holds weights ({kind}) and no graph: give an ONNX or .pt2 file, or name the code with "
         "--model package.module:factory and --input-shape"

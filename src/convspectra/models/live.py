@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import InputError, ModelError
 from . import safetensors, sniff
 from .pytorch import as_array, load, require_torch, state_dicts
+from .reading import reading
 from .records import Model, Unread
 from .weights import plain_names
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import InputError
 from . import geometry_file
+from .reading import reading
 from .records import ConvLayer, Model
 
 
@@ -36,7 +37,8 @@ def _from_graph(model: Model, neighbour: Path) -> Model:
     from .onnx import read
 
     try:
-        graph = read(neighbour)
+        with reading(neighbour, "onnx"):
+            graph = read(neighbour)
     except InputError as error:
         note = f"{neighbour.name} lies beside the model but cannot be read: {error}"
         return replace(model, notes=(*model.notes, note))

@@ -7,9 +7,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, ModelError
+from ..errors import InputError
 from . import geometry_file, input_shapes, neighbours
 from .input_shapes import InputShape
+from .reading import reading
 from .records import Model
 from .sniff import Format, format_of
 
@@ -60,14 +61,12 @@ def read_model(
 
 
 def _read_file(path: Path, input_shape: InputShape | None) -> Model:
-    kind = format_of(path)
+    with reading(path):
+        kind = format_of(path)
     if kind != "onnx":
         input_shape = input_shapes.of_one_input(input_shape, f"{path} ({kind})")
-    try:
-        model = _reader(kind)(path, input_shape=input_shape)
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from None
-    return neighbours.complete(model, path)
+    with reading(path, kind):
+        return neighbours.complete(_reader(kind)(path, input_shape=input_shape), path)
 
 
 _READERS: dict[Format, str] = {
