@@ -19,7 +19,7 @@ from ._solvers.pool import DEFAULT_MEMORY, available_cores, single_threaded_blas
 from ._version import __version__
 from .atomic import open_folder
 from .bounds.tori import repeats_inputs
-from .errors import GeometryError, KernelError
+from .errors import CostError, GeometryError, KernelError
 from .geometry import ConvGeometry, Pads
 from .models.records import ConvLayer, Model, Unread
 from .results import Bound, Spectrum
@@ -249,18 +249,25 @@ def analyze_layer(
             measured = _measure(layer.kernel, layer.geometry, solve)
             if resume is not None:
                 checkpoint.save(kept, measured)
-    except KernelError as error:
+    except (KernelError, GeometryError, CostError) as error:
         return replace(known, status="failed", reason=str(error))
     spectrum, as_padded, any_size, reason = measured
     return replace(
         known,
-        status="partial" if reason else "ok",
+        status=_status(measured),
         reason=reason,
         torus=None if spectrum is None else summarize(spectrum),
         as_padded=as_padded,
         any_size=any_size,
         spectrum=spectrum,
     )
+
+
+def _status(measured: checkpoint.Measured) -> LayerStatus:
+    *found, reason = measured
+    if not reason:
+        return "ok"
+    return "failed" if all(one is None for one in found) else "partial"
 
 
 def _measure(
@@ -270,16 +277,19 @@ def _measure(
     as_padded = any_size = spectrum = None
     reasons = []
     if not repeats_inputs(correlation):
-        any_size = as_floats(bounds.pfister2018(kernel, geometry, **solve))
+        try:
+            any_size = as_floats(bounds.pfister2018(kernel, geometry, **solve))
+        except CostError as error:
+            reasons.append(f"no bound for any size: {error}")
     try:
         as_padded = as_floats(bounds.operator_norm(kernel, geometry, **solve))
         if any_size is not None and correlation.padding_mode == "zeros":
             as_padded = _least_upper(as_padded, any_size)
-    except GeometryError as error:
+    except (GeometryError, CostError) as error:
         reasons.append(f"no bound as it pads: {error}")
     try:
         spectrum = singular_values(kernel, geometry.on_torus(), **solve)
-    except GeometryError as error:
+    except (GeometryError, CostError) as error:
         reasons.append(f"no torus spectrum: {error}")
     return spectrum, as_padded, any_size, "; ".join(reasons)
 

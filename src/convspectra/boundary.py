@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ._compat import Array, is_torch, like, namespace
+from .cost import check_vectors
 from .errors import GeometryError
 from .geometry import Correlation
 
@@ -116,6 +117,7 @@ def operator(kernel: Array, correlation: Correlation) -> Operator:
 
     Raises:
         GeometryError: padding by reflection over an axis of one point, where nothing can be mirrored.
+        CostError: it is too large; the message says what it would take.
 
     >>> from convspectra import ConvGeometry
     >>> kernel = np.array([[[1.0, 2.0, 4.0]]])
@@ -123,6 +125,7 @@ def operator(kernel: Array, correlation: Correlation) -> Operator:
     >>> operator(kernel, mirrored).apply(np.array([[[1.0, 10.0, 100.0]]]))
     array([[[ 52., 421., 250.]]])
     """
+    check_vectors(correlation)
     for axis in range(len(correlation.input_shape)):
         sources(correlation, axis)
     return Operator(kernel, correlation)

@@ -13,5 +13,9 @@ class KernelError(InputError):
     """A kernel whose entries cannot be analysed: NaN, infinity, or not real floating point."""
 
 
+class CostError(InputError):
+    """An operator that takes more memory than there is; the message has the estimate."""
+
+
 class ModelError(InputError):
     """A model file that cannot be read, or that is not what it claims to be."""

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from ._compat import Array, to_numpy
+from .errors import CostError
 from .geometry import ConvGeometry
 
+_LARGEST = 2**32
 _SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
 
 
@@ -25,6 +27,7 @@ def dense_operator(kernel: Array, geometry: ConvGeometry) -> np.ndarray[Any, Any
     `outputs * taps` loop turns and `outputs * inputs` numbers.
 
     Raises:
+        CostError: a matrix of more than 4 GiB.
         ValueError: reflect padding over an input of one point, where nothing can be mirrored.
     """
     weights = np.asarray(to_numpy(kernel), dtype=np.float64)
@@ -34,6 +37,12 @@ def dense_operator(kernel: Array, geometry: ConvGeometry) -> np.ndarray[Any, Any
     rows, columns = weights.shape[0], weights.shape[1] * geometry.groups
     taps = weights.shape[2:]
     inputs, outputs, before = _sizes(geometry, taps)
+    needed = 8 * rows * math.prod(outputs) * columns * math.prod(inputs)
+    if needed > _LARGEST:
+        raise CostError(
+            f"the dense matrix of an input of {geometry.input_shape} takes {needed / 2**30:,.1f} GiB; the "
+            f"limit is {_LARGEST / 2**30:.0f} GiB: give a smaller one, or take krylov.largest"
+        )
     matrix = np.zeros((rows, *outputs, columns, *inputs))
     for r in itertools.product(*map(range, outputs)):
         for p in itertools.product(*map(range, taps)):

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from ._compat import Array, complex_dtype, like, namespace
+from .cost import check_grid, check_sizes
 from .geometry import Correlation
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
@@ -131,12 +132,19 @@ def frequency_grid(correlation: Correlation) -> FrequencyGrid:
 
     Raises:
         GeometryError: the operator is not block-circulant; the message says what would be.
+        CostError: it is too large; the message says what it would take.
     """
     correlation.require_circulant()
+    check_sizes(correlation)
     shape = correlation.output_shape
     offsets = np.concatenate([part.offsets for part in polyphase(correlation)])
     repeat = tuple(math.gcd(n, *map(int, offsets[:, axis])) for axis, n in enumerate(shape))
     period = [n // h for n, h in zip(shape, repeat, strict=True)]
+    block_shape = (
+        correlation.out_channels // correlation.groups,
+        correlation.in_channels // correlation.groups * math.prod(correlation.stride),
+    )
+    check_grid(correlation, period, block_shape)
     flat = np.arange(math.prod(period))
     index = np.stack(np.unravel_index(flat, period), axis=-1)
     mirror = np.ravel_multi_index(tuple((-index % np.asarray(period)).T), period)
@@ -146,10 +154,7 @@ def frequency_grid(correlation: Correlation) -> FrequencyGrid:
         repeat=repeat,
         index=_frozen(index[kept]),
         multiplicity=_frozen(np.where(flat == mirror, 1, 2)[kept] * math.prod(repeat)),
-        block_shape=(
-            correlation.out_channels // correlation.groups,
-            correlation.in_channels // correlation.groups * math.prod(correlation.stride),
-        ),
+        block_shape=block_shape,
     )
 
 

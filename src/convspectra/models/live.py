@@ -52,7 +52,8 @@ def load_into(module: Any, path: Path) -> list[Unread]:
         ModelError: the names or shapes do not match, or the file is no state dict.
     """
     torch = require_torch()
-    found = _state_dicts(path)
+    with reading(path):
+        found = _state_dicts(path)
     if not found:
         raise ModelError(f"{path} holds no state dict: no tensors by name were found in it")
     needed = {name: tuple(value.shape) for name, value in module.state_dict().items() if _has_shape(value)}

@@ -22,6 +22,8 @@ from .records import Model, Unread
 from .safetensors import digest
 from .weights import model_of, plain_names
 
+# Entries that a tensor may have beyond those that lie in the file: of expanded, sparse and quantised ones.
+_MOST_REPEATED, _TIMES_STORED = 2**22, 8
 _ADVICE = "save model.state_dict() instead, or name the code with --model package.module:factory"
 _OPTIMIZER = re.compile(r"(^|_)optim(izers?)?(_states?(_dict)?)?(_?[a-z0-9])?$", re.I)
 _SLOT = re.compile(r"((max_)?exp_avg(_sq)?|momentum_buffer|(square|grad)_avg|acc_delta)$")
@@ -78,9 +80,28 @@ def _not_readable(tensor: Any) -> str:
     """Why a tensor has no values that can be analysed, else empty."""
     if tensor.is_meta:
         return "it has a shape and no values"
+    if tensor.numel() > _MOST_REPEATED + _TIMES_STORED * _stored(tensor):
+        return f"it declares {tensor.numel():,} entries and holds {_stored(tensor):,} bytes"
     if tensor.is_floating_point() and tensor.dtype.itemsize < 2:
         return f"stored as {str(tensor.dtype).removeprefix('torch.')}: what scales it is not stated"
     return ""
+
+
+def _stored(tensor: Any) -> int:
+    """Bytes of the file that a tensor is made of."""
+    parts = [tensor._indices(), tensor._values()] if tensor.is_sparse else [tensor]
+    return sum(int(part.untyped_storage().nbytes()) for part in parts if str(part.layout) == "torch.strided")
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Raise the ModelError of a zip that is larger unpacked: torch.save does not compress."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    declared = sum(entry.file_size for entry in entries)
+    if declared > path.stat().st_size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ModelError(f"{path} holds compressed entries, which torch.save never writes: save it again")
 
 
 def require_torch() -> Any:
@@ -110,6 +131,7 @@ def load(path: Path, map_location: Any = "cpu") -> Any:
 
     Raises: as `read`.
     """
+    _refuse_compressed(path)
     try:
         return load_without_code(path, map_location)
     except pickle.UnpicklingError as error:

@@ -27,6 +27,7 @@ from .records import ConvLayer, Model, Unread
 from .weights import ATTENTION, NO_KERNEL, NO_KERNEL_NAME, convolution, linear
 
 _MAGIC = 0xDB4775248B80FB57
+_LONGEST_NAME = 4096
 _DTYPES = {
     1: "<f4",
     2: "<f8",
@@ -199,13 +200,14 @@ def _array(index: Path, name: str, entry: _Entry) -> np.ndarray[Any, Any]:
     files = _data_files(index)
     if entry.shard >= len(files):
         raise ModelError(f"{index}: its data file number {entry.shard} is missing; put it beside the index")
-    with files[entry.shard].open("rb") as file:
+    held = files[entry.shard]
+    if foreign.is_lfs_pointer(held):
+        raise ModelError(f"{held} is a Git LFS pointer; run 'git lfs pull' in its repository")
+    if entry.offset + entry.size > held.stat().st_size:
+        raise ModelError(f"{held} is truncated: variable {name!r} ends beyond it")
+    with held.open("rb") as file:
         file.seek(entry.offset)
         data = file.read(entry.size)
-    if foreign.is_lfs_pointer(files[entry.shard]):
-        raise ModelError(f"{files[entry.shard]} is a Git LFS pointer; run 'git lfs pull' in its repository")
-    if len(data) != entry.size:
-        raise ModelError(f"{files[entry.shard]} is truncated: variable {name!r} ends beyond it")
     if dtype == "bfloat16":
         upper = np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16
         return upper.view(np.float32).reshape(entry.shape)
@@ -284,9 +286,13 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     _, at = _varint(footer, at)
     offset, at = _varint(footer, at)
     size, _ = _varint(footer, at)
+    total = 0
     for _, handle in _block(data, offset, size):
         start, at = _varint(handle, 0)
         length, _ = _varint(handle, at)
+        total += length
+        if total > len(data):
+            raise ValueError("its blocks overlap")
         yield from _block(data, start, length)
 
 
@@ -306,6 +312,8 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
         length, at = _varint(block, at)
         if at + fresh + length > end or shared > len(key):
             raise ValueError("a pair ends beyond its block")
+        if shared + fresh > _LONGEST_NAME:
+            raise ValueError("a name is too long")
         key = key[:shared] + block[at : at + fresh]
         at += fresh
         yield key, block[at : at + length]

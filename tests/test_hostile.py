@@ -1,0 +1,90 @@
+"""What is absurd or damaged ends in one line, before memory is taken."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+
+import convspectra as cs
+from convspectra import InputError
+from convspectra.analysis import analyze
+from convspectra.errors import CostError, GeometryError, ModelError
+from convspectra.krylov import largest
+from convspectra.models import ConvLayer, Model
+from convspectra.models.geometry_file import load
+from convspectra.models.reading import reading
+from convspectra.reference import dense_operator
+
+KERNEL = np.random.default_rng(0).standard_normal((2, 3, 3, 3))
+ABSURD = [
+    cs.ConvGeometry((20_000, 20_000), padding=1),
+    cs.ConvGeometry((2**31, 2**31)),
+    cs.ConvGeometry((8, 8), dilation=2**40, padding=2**41),
+    cs.ConvGeometry((2**20, 2**20), stride=2**20, padding_mode="circular"),
+]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RecursionError(),
+        MemoryError(),
+        struct.error("x"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"),
+        KeyError("x"),
+        GeometryError("x"),
+        type("PanicException", (BaseException,), {})("x"),
+    ],
+)
+def test_any_error_of_a_reader_names_file_and_format_and_keeps_its_cause(error, tmp_path):
+    path = tmp_path / "name"
+    with pytest.raises(ModelError, match=r"name.*onnx") as found, reading(path, "onnx"):
+        raise error
+    assert found.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [InputError("what to do"), KeyboardInterrupt()])
+def test_what_is_no_fault_of_the_file_passes(error, tmp_path):
+    with pytest.raises(type(error)) as found, reading(tmp_path / "name", "onnx"):
+        raise error
+    assert found.value is error
+
+
+@pytest.mark.parametrize("geometry", ABSURD)
+def test_an_absurd_geometry_is_refused_with_an_estimate(geometry):
+    on_torus = geometry.on_torus()
+    for function, wanted in (
+        (cs.singular_values, on_torus),
+        (cs.operator_norm, geometry),
+        (lambda kernel, given: largest(kernel, given, 1), geometry),
+        (dense_operator, geometry),
+    ):
+        with pytest.raises(CostError, match=r"GiB|beyond what can be computed"):
+            function(KERNEL, wanted)
+
+
+def test_padding_beyond_memory_is_refused():
+    with pytest.raises(CostError, match="GiB"):
+        cs.operator_norm(KERNEL, cs.ConvGeometry((8, 8), padding=10**6))
+
+
+@pytest.mark.parametrize("geometry", ABSURD)
+def test_an_absurd_layer_is_named_and_the_others_are_analysed(geometry):
+    plain = cs.ConvGeometry((4, 4), padding=1)
+    layers = [
+        ConvLayer(name, "conv2d", KERNEL, "OIHW", given) for name, given in (("a", geometry), ("b", plain))
+    ]
+    absurd, fine = analyze(Model("m", "onnx", tuple(layers))).layers
+    assert absurd.status in ("failed", "partial")
+    assert "no torus spectrum" in absurd.reason
+    assert fine.status == "ok"
+
+
+@pytest.mark.parametrize("text", ["input_shape = " + "[" * 5000, "stride = " + "9" * 5000, "x = \xff"])
+def test_geometry_files_of_any_kind_end_in_one_line(text, tmp_path):
+    path = tmp_path / "g.toml"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match=r"g\.toml"):
+        load(path)
