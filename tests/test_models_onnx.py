@@ -391,3 +391,14 @@ def test_what_the_command_line_says_of_shapes():
     for texts in (["3,8", "a=5"], ["a=3", "a=4"], ["=3"], ["a="], ["a=3,0"], ["3", "4"]):
         with pytest.raises(InputError, match="--input-shape"):
             parse(texts)
+
+
+def test_an_open_graph_beside_weights_takes_their_input_shape(tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    weight = tensor("w", (4, 3, 3, 3))
+    save(tmp_path / "m.onnx", [node("Conv", ["x", "w"], strides=[2, 2])], [weight], ["n", 3, "h", "w"])
+    safetensors.save_file({"stem.weight": numpy_helper.to_array(weight)}, tmp_path / "m.safetensors")
+    (layer,) = read_model(tmp_path / "m.safetensors", input_shape=(3, 9, 7)).layers
+    assert (layer.geometry.input_shape, layer.geometry.stride, layer.assumed) == ((9, 7), (2, 2), ())
+    model = read_model(tmp_path / "m.safetensors", input_shape=(5, 9, 7))
+    assert "contradicts the graph" in model.notes[-1]

@@ -9,22 +9,25 @@ import numpy as np
 
 from ..errors import InputError
 from . import geometry_file
+from .input_shapes import InputShape
 from .reading import reading
 from .records import ConvLayer, Model
 
 
-def complete(model: Model, path: Path) -> Model:
+def complete(model: Model, path: Path, input_shape: InputShape | None = None) -> Model:
     """The model with what a file of the same stem beside it says of its layers.
 
     `<stem>.toml` is a geometry file; `<stem>.onnx` gives each layer whose kernel it holds the
-    geometry and batch norm that it has there. Layers that are complete already stay as they are.
+    geometry and batch norm that it has there, at `input_shape` where it leaves its sizes open. Layers that
+    are complete already stay as they are.
     """
     if not model.candidates and not any(layer.assumed for layer in model.layers):
         return model
-    for suffix, take in ((".toml", _from_geometry_file), (".onnx", _from_graph)):
-        neighbour = path.with_suffix(suffix)
-        if neighbour != path and neighbour.is_file():
-            return take(model, neighbour)
+    table, graph = path.with_suffix(".toml"), path.with_suffix(".onnx")
+    if table != path and table.is_file():
+        return _from_geometry_file(model, table)
+    if graph != path and graph.is_file():
+        return _from_graph(model, graph, input_shape)
     return model
 
 
@@ -33,12 +36,12 @@ def _from_geometry_file(model: Model, neighbour: Path) -> Model:
     return replace(found, notes=(*found.notes, f"geometry from {neighbour.name} beside the model"))
 
 
-def _from_graph(model: Model, neighbour: Path) -> Model:
+def _from_graph(model: Model, neighbour: Path, input_shape: InputShape | None) -> Model:
     from .onnx import read
 
     try:
         with reading(neighbour, "onnx"):
-            graph = read(neighbour)
+            graph = read(neighbour, input_shape=input_shape)
     except InputError as error:
         note = f"{neighbour.name} lies beside the model but cannot be read: {error}"
         return replace(model, notes=(*model.notes, note))

@@ -66,7 +66,7 @@ def _read_file(path: Path, input_shape: InputShape | None) -> Model:
     if kind != "onnx":
         input_shape = input_shapes.of_one_input(input_shape, f"{path} ({kind})")
     with reading(path, kind):
-        return neighbours.complete(_reader(kind)(path, input_shape=input_shape), path)
+        return neighbours.complete(_reader(kind)(path, input_shape=input_shape), path, input_shape)
 
 
 _READERS: dict[Format, str] = {
