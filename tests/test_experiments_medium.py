@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +17,17 @@ pytest.importorskip("sklearn")
 pytest.importorskip("filelock")
 
 from convspectra.errors import InputError  # noqa: E402
-from convspectra.experiments import precision, training  # noqa: E402
+from convspectra.experiments import precision, results, training  # noqa: E402
 from convspectra.experiments.catalogue import SCALES, plan  # noqa: E402
 from convspectra.experiments.data import digits  # noqa: E402
 from convspectra.experiments.norms import recomputed_norms  # noqa: E402
+from convspectra.experiments.pairing import paired, two_sided  # noqa: E402
 from convspectra.experiments.published import published_resnet  # noqa: E402
 from convspectra.experiments.settings import Control, Settings  # noqa: E402
 from convspectra.experiments.training import train  # noqa: E402
 
-KEPT = Path(__file__).parents[1] / "experiments" / "results" / "small" / "runs"
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+KEPT = EXPERIMENTS / "results" / "small" / "runs"
 TINY = replace(
     SCALES["medium"].base,
     data="digits",
@@ -251,3 +254,90 @@ def test_statistics_matter_right_after_a_clip(data, tmp_path):
     settings = replace(FLOAT32, **few, attack_radii=(), control=Control("clip", 0.05, every=40))
     result = train(settings, data, tmp_path)
     assert result["test_error_recomputed"] < result["test_error"]
+
+
+# ---- what is told of runs
+
+
+def test_students_distribution_is_that_of_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    for freedom in range(1, 12):
+        for t in (0.0, 0.3, -2.5, 40.0):
+            expected = 2 * stats.t.sf(abs(t), freedom)
+            assert two_sided(t, freedom) == pytest.approx(expected, rel=1e-9, abs=1e-13)
+
+
+def test_pairs_are_those_of_equal_seeds():
+    stats = pytest.importorskip("scipy.stats")
+    found = paired({0: 0.1, 1: 0.12, 2: 0.09, 3: 0.5}, {0: 0.11, 1: 0.14, 2: 0.12, 7: 0.0})
+    expected = stats.ttest_rel([0.1, 0.12, 0.09], [0.11, 0.14, 0.12])
+    assert (found.seeds, found.mean) == (3, pytest.approx(-0.02))
+    assert found.p == pytest.approx(expected.pvalue)
+    assert paired({0: 0.1}, {1: 0.1}) is None
+    assert paired({0: 0.1}, {0: 0.2}).p is None
+    assert paired({0: 0.25, 1: 0.5}, {0: 0.125, 1: 0.375}).p is None  # equal differences
+
+
+@pytest.fixture(scope="module")
+def folder(data, tmp_path_factory):
+    """Figure 2 with two seeds of each clip, nothing of its other runs, and one run of the variations."""
+    out = tmp_path_factory.mktemp("results")
+    small = {
+        "depth": 8,
+        "width": 2,
+        "epochs": 2,
+        "precision": "float32",
+        "norm_images": 40,
+        "attack_radii": (0.0, 0.1),
+    }
+    for name, count in (("figure2", 6), ("variations", 1)):
+        runs = plan(name, "medium", "digits", range(2), small)
+        about = {"preset": "medium", "command": f"convspectra experiment {name}"}
+        (out / f"{name}.json").write_text(json.dumps({**about, "runs": [one.to_dict() for one in runs]}))
+        for one in runs[:count]:
+            where = out / one.to_dict()["folder"]
+            where.mkdir(parents=True)
+            train(one.settings, data, where)
+    return out
+
+
+def test_groups_have_the_numbers_of_their_runs(folder):
+    found = {one.name: one for one in results.read(folder).experiments}
+    free, half, *_ = found["figure2"].groups
+    ended = [run.result for run in half.runs]
+    assert half.recomputed.mean == pytest.approx(np.mean([one.test_error_recomputed for one in ended]))
+    assert half.against_free.seeds == 2
+    assert half.against_free.mean == pytest.approx(half.test_error.mean - free.test_error.mean)
+    assert free.against_free is None
+    assert half.complexity.count == half.median_margin.count == half.lipschitz.count == 2
+    last = half.curve[-1].total_processor_seconds.mean
+    assert last == pytest.approx(np.mean([run.epochs[-1].total_processor_seconds for run in half.runs]))
+
+
+def test_the_page_shows_them(folder):
+    pytest.importorskip("matplotlib")
+    from convspectra.report.experiments import write_report
+
+    written = {path.name for path in write_report(folder)}
+    assert {"figure2.png", "figure2-recomputed.png", "figure4.png", "variations.png"} <= written
+    page = (folder / "report.html").read_text()
+    for words in (
+        "statistics recomputed",
+        "p (Student, two-sided)",
+        "spectral complexity",
+        "weight decay 5e-4",
+    ):
+        assert words in page
+
+
+def test_finished_runs_are_kept_without_checkpoints(folder, tmp_path):
+    keep = runpy.run_path(str(EXPERIMENTS / "keep.py"))["keep"]
+    unfinished = folder / "runs" / "unfinished"
+    unfinished.mkdir()
+    (unfinished / "settings.json").write_text("{}")
+    assert keep(folder, tmp_path / "kept") == 7
+    assert keep(folder, tmp_path / "kept") == 0
+    names = {path.name for path in (tmp_path / "kept" / "runs").glob("*/*")}
+    assert names == {"settings.json", "metrics.jsonl", "result.json"}
+    mine, kept = (results.read(out) for out in (folder, tmp_path / "kept"))
+    assert mine.experiments == kept.experiments

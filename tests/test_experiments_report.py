@@ -338,7 +338,7 @@ class TestReport:
         summary = json.loads((full[0] / "summary.json").read_text(encoding="utf-8"))
         assert summary == json.loads(json.dumps(as_dict(results.read(full[0]))))
         found = {one["name"]: one for one in summary["experiments"]}
-        assert summary["not_run"] == ["figure3b"]
+        assert summary["not_run"] == ["figure3b", "variations"]
         assert found["figure2"]["runs"] == {"planned": 5, "finished": 3, "diverged": 1, "under_way": 1}
         assert found["figure2"]["groups"][0]["test_error"]["mean"] == pytest.approx(0.12)
         assert [one["status"] for one in found["figure2"]["unfinished"]] == ["under way", "not started"]

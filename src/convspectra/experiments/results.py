@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ..errors import InputError
 from . import boundary, spectra
 from .catalogue import EXPERIMENTS, SWEEPS
 from .folder import read_json
+from .pairing import Paired, paired
 from .run_records import Run, finite, read_run, reading
 from .settings import Control
 
@@ -49,6 +50,8 @@ class Point:
     train_loss: Sample | None
     test_error: Sample | None
     total_seconds: Sample | None
+    total_processor_seconds: Sample | None
+    test_error_recomputed: Sample | None
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,11 @@ class Group:
         epoch_seconds, control_seconds: of training, an epoch, averaged over a run's epochs, and the control's
             part of it; of every run that has an epoch.
         step_seconds: of training, a step, with the control.
-        largest_norm, lipschitz, attack: of the finished runs.
+        largest_norm, lipschitz, attack: of the finished runs; so are complexity, its log10, and the median of
+            the normalised margins.
+        recomputed: the test error with batch norm statistics of the weights as they are.
+        against_free: the test error less that without control, over the seeds that both have finished; None
+            without such seeds, and of the group without control.
         curve: one point an epoch.
     """
 
@@ -85,6 +92,15 @@ class Group:
     lipschitz: Sample | None
     attack: tuple[AttackPoint, ...]
     curve: tuple[Point, ...]
+    recomputed: Sample | None = None
+    complexity: Sample | None = None
+    median_margin: Sample | None = None
+    against_free: Paired | None = None
+
+    @property
+    def errors(self) -> dict[int, float]:
+        """Test errors of the finished runs by seed."""
+        return {run.seed: run.result.test_error for run in self.runs if run.result is not None}
 
     @property
     def finished(self) -> int:
@@ -223,7 +239,7 @@ def read(out: Path) -> Findings:
                 preset,
                 command,
                 source,
-                groups,
+                _compared(groups, name),
                 limits=_limits(groups) if name in SWEEPS else (),
                 timings=_timings(out / kept["bench"]) if "bench" in kept else None,
                 spectra=spectra.read(out / kept["spectra"]) if "spectra" in kept else None,
@@ -281,6 +297,22 @@ def _group(name: str, runs: list[Run]) -> Group:
             for radius, ones in attacked.items()
         ),
         curve=tuple(_curve(runs)),
+        recomputed=Sample.of(result.test_error_recomputed for result in results),
+        complexity=Sample.of(result.complexity for result in results),
+        median_margin=Sample.of(result.median_margin for result in results),
+    )
+
+
+def _compared(groups: tuple[Group, ...], name: str) -> tuple[Group, ...]:
+    """Each group against the one without control; in a sweep seeds are no pairs."""
+    free = next(
+        (group for group in groups if group.control is not None and group.control.method == "none"), None
+    )
+    if free is None or name in SWEEPS or name == "variations":
+        return groups
+    return tuple(
+        group if group is free else replace(group, against_free=paired(group.errors, free.errors))
+        for group in groups
     )
 
 
@@ -295,6 +327,8 @@ def _curve(runs: list[Run]) -> Iterable[Point]:
             Sample.of(epoch.train_loss for epoch in here),
             Sample.of(epoch.test_error for epoch in here),
             Sample.of(epoch.total_seconds for epoch in here),
+            Sample.of(epoch.total_processor_seconds for epoch in here),
+            Sample.of(epoch.test_error_recomputed for epoch in here),
         )
 
 

@@ -33,7 +33,9 @@ class Epoch:
     Attributes:
         train_loss, test_error: None where they are not finite; errors are shares.
         seconds, control_seconds: of this epoch; the control's are among the first.
-        total_seconds: of training, until its end.
+        total_seconds: of training, until its end; total_processor_seconds: those of the processor, over all
+            threads, which other work does not lengthen. None where they were not counted.
+        test_error_recomputed: with batch norm statistics of the weights as they are; None if not asked for.
     """
 
     epoch: int
@@ -44,6 +46,8 @@ class Epoch:
     control_seconds: float
     total_seconds: float
     layers: tuple[Layer, ...]
+    total_processor_seconds: float | None = None
+    test_error_recomputed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,9 @@ class Result:
         test_error: of a diverged run too, which then is that of guessing or near it.
         largest_norm: of a layer, with wrapped boundary; None where it is not finite or was not measured.
         lipschitz: a bound of the network's constant; None where none is known.
+        test_error_recomputed: as of an epoch.
+        complexity: log10 of the spectral complexity of the network; None where none is known.
+        median_margin: of training images, in parts of complexity times `||X||_F / n`; None likewise.
         attacked_images: how many test images, the first ones, `attack` is about; None where it is not said.
     """
 
@@ -78,6 +85,9 @@ class Result:
     lipschitz: float | None
     attack: tuple[Attacked, ...]
     attacked_images: int | None
+    test_error_recomputed: float | None = None
+    complexity: float | None = None
+    median_margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +189,8 @@ def _epoch(line: dict[str, Any]) -> Epoch:
             )
             for layer in line.get("layers") or ()
         ),
+        total_processor_seconds=finite(line.get("total_processor_seconds")),
+        test_error_recomputed=finite(line.get("test_error_recomputed")),
     )
 
 
@@ -199,4 +211,7 @@ def _result(found: dict[str, Any]) -> Result:
             for one in found.get("attack") or ()
         ),
         attacked_images=None if (images := found.get("attacked_images")) is None else int(images),
+        test_error_recomputed=finite(found.get("test_error_recomputed")),
+        complexity=finite((found.get("complexity") or {}).get("log10")),
+        median_margin=finite(((found.get("margins") or {}).get("normalised") or {}).get("0.5")),
     )

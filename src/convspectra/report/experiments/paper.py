@@ -138,4 +138,8 @@ PAPER: Mapping[str, Told] = {
         ("Not in the paper, whose singular values are those of the layer with its boundary wrapped around.",),
     ),
     "beyond": Told("Beyond the paper: other ways to control a layer", ("Not in the paper.",)),
+    "variations": Told(
+        "Figure 2 varied: weight decay, precision, size of the network",
+        ("Not in the paper, which names no weight decay; the errors of its network are those of figure 2.",),
+    ),
 }

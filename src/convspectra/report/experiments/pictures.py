@@ -37,11 +37,18 @@ def pictures(experiment: Experiment) -> list[Picture]:
     name = experiment.name
     found: list[tuple[str, bool, Callable[..., Any]]] = []
     if name == "figure2":
-        found = [(name, bool(groups), partial(_training, groups))]
+        fresh = [group for group in groups if any(point.test_error_recomputed for point in group.curve)]
+        found = [
+            (name, bool(groups), partial(_training, groups)),
+            ("figure2-recomputed", bool(fresh), partial(_training, fresh, value="test_error_recomputed")),
+        ]
     elif name in ("figure3a", "figure3b"):
         found = [(name, bool(experiment.limits), partial(_sweep, experiment.limits))]
     elif name == "figure4":
         found = [(name, bool(groups), partial(_against_time, groups))]
+    elif name == "variations":
+        ended = [group for group in groups if group.test_error is not None]
+        found = [(name, bool(ended), partial(_errors, ended))]
     elif name == "section44":
         found = [(name, bool(groups), partial(_by_limit, groups))]
     elif name == "beyond":
@@ -127,7 +134,7 @@ def _line(
     axes: Any,
     group: Group,
     shade: str,
-    value: Literal["train_loss", "test_error"],
+    value: Literal["train_loss", "test_error", "test_error_recomputed"],
     x: Callable[[Any], float] = lambda point: float(point.epoch),
 ) -> list[float]:
     """Mean with a band of one standard deviation; dotted where seeds are missing. Returns what it spans."""
@@ -149,7 +156,11 @@ def _line(
     return [*means, *high]
 
 
-def _training(groups: Sequence[Group], night: bool) -> Any:
+def _training(
+    groups: Sequence[Group],
+    night: bool,
+    value: Literal["test_error", "test_error_recomputed"] = "test_error",
+) -> Any:
     """Figure 2."""
     figure, (left, right) = panels(7.2, 2.8, 1, 2, night)
     shades = _shades(groups, night)
@@ -157,7 +168,7 @@ def _training(groups: Sequence[Group], night: bool) -> Any:
     errors: list[float] = []
     for group, shade in zip(groups, shades, strict=True):
         losses += _line(left, group, shade, "train_loss")
-        errors += _line(right, group, shade, "test_error")
+        errors += _line(right, group, shade, value)
     logarithmic(left, losses)
     percent(right, errors)
     for axes, what in ((left, "training loss"), (right, "test error")):
@@ -168,8 +179,13 @@ def _training(groups: Sequence[Group], night: bool) -> Any:
 
 
 def _against_time(groups: Sequence[Group], night: bool) -> Any:
-    """Figure 4."""
-    times = [p.total_seconds.mean for g in groups for p in g.curve if p.total_seconds is not None]
+    """Figure 4, over seconds of the processor where every epoch has them."""
+    counted = all(point.total_processor_seconds for group in groups for point in group.curve)
+
+    def until(point: Any) -> float:
+        return float((point.total_processor_seconds if counted else point.total_seconds).mean)
+
+    times = [until(point) for group in groups for point in group.curve]
     unit, divisor = next(
         (unit, size)
         for unit, size in (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
@@ -179,9 +195,9 @@ def _against_time(groups: Sequence[Group], night: bool) -> Any:
     shades = _shades(groups, night)
     errors: list[float] = []
     for group, shade in zip(groups, shades, strict=True):
-        errors += _line(axes, group, shade, "test_error", lambda point: point.total_seconds.mean / divisor)
+        errors += _line(axes, group, shade, "test_error", lambda point: until(point) / divisor)
     percent(axes, errors)
-    axes.set_xlabel(f"training time, {unit}")
+    axes.set_xlabel(f"{'processor' if counted else 'training'} time, {unit}")
     axes.set_ylabel("test error")
     axes.set_xlim(left=0)
     legend(figure, map(_label, groups), ({"color": shade} for shade in shades))

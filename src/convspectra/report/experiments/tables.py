@@ -74,6 +74,10 @@ _DIVERGED: _Column = ("diverged", lambda group: str(group.diverged))
 _EPOCH: _Column = ("seconds an epoch", lambda group: measured(group.epoch_seconds))
 _CONTROL: _Column = ("of which control", lambda group: measured(group.control_seconds))
 _NORM: _Column = ("largest norm at the end", lambda group: measured(group.largest_norm))
+_RECOMPUTED: _Column = ("statistics recomputed", lambda group: error(group.recomputed))
+_BOUND: _Column = ("bound of the Lipschitz constant", lambda group: measured(group.lipschitz))
+_COMPLEXITY: _Column = ("log10 of spectral complexity", lambda group: measured(group.complexity))
+_MARGIN: _Column = ("median normalised margin", lambda group: measured(group.median_margin))
 _COLUMNS: Mapping[str, tuple[_Column, ...]] = {
     "figure2": (
         _ERROR,
@@ -83,6 +87,22 @@ _COLUMNS: Mapping[str, tuple[_Column, ...]] = {
         _EPOCH,
         _CONTROL,
         _NORM,
+        _RECOMPUTED,
+        _BOUND,
+        _COMPLEXITY,
+        _MARGIN,
+    ),
+    "variations": (
+        _ERROR,
+        _RECOMPUTED,
+        _RUNS,
+        _DIVERGED,
+        _EPOCH,
+        _CONTROL,
+        _NORM,
+        _BOUND,
+        _COMPLEXITY,
+        _MARGIN,
     ),
     "figure4": (_EPOCH, _CONTROL, _ERROR, _RUNS, _DIVERGED),
     "section44": (
@@ -100,7 +120,7 @@ _COLUMNS: Mapping[str, tuple[_Column, ...]] = {
         _EPOCH,
         _CONTROL,
         _NORM,
-        ("bound of the Lipschitz constant", lambda group: measured(group.lipschitz)),
+        _BOUND,
     ),
 }
 
@@ -118,12 +138,40 @@ def results(experiment: Experiment) -> list[Table]:
         return [*_over_layers(experiment.boundary), _layers(experiment.boundary)]
     if not any(run.epochs for run in experiment.runs):
         return []
-    columns = _COLUMNS[experiment.name]
+    columns = _filled(_COLUMNS[experiment.name], experiment.groups)
     rows = tuple((group.name, *(cell(group) for _, cell in columns)) for group in experiment.groups)
     return [
         Table(("", *(head for head, _ in columns)), rows),
         *([_attack(experiment.groups)] if any(group.attack for group in experiment.groups) else []),
+        *([_paired(experiment.groups)] if any(group.against_free for group in experiment.groups) else []),
     ]
+
+
+def _filled(columns: Sequence[_Column], groups: Sequence[Group]) -> list[_Column]:
+    """Without those columns that only some presets fill, where they are empty."""
+    optional = (_RECOMPUTED, _BOUND, _COMPLEXITY, _MARGIN)
+    return [
+        column
+        for column in columns
+        if column not in optional or any(column[1](group) != UNKNOWN for group in groups)
+    ]
+
+
+def _paired(groups: Sequence[Group]) -> Table:
+    rows = []
+    for group in groups:
+        if (found := group.against_free) is not None:
+            spread = "" if found.deviation is None else f" ± {100 * found.deviation:.2f}"
+            rows.append(
+                (
+                    group.name,
+                    str(found.seeds),
+                    f"{100 * found.mean:+.2f}{spread}",
+                    UNKNOWN if found.p is None else f"{found.p:.2g}",
+                )
+            )
+    caption = "Test error less that without control, seed by seed: mean and deviation of the differences"
+    return Table(("", "seeds", "difference, per cent", "p (Student, two-sided)"), tuple(rows), caption)
 
 
 def _limits(limits: Sequence[Limit]) -> Table:
