@@ -66,12 +66,20 @@ def test_training_mode_and_statistics_are_those_of_one_pass(model):
 def test_hooks_break_no_graph_and_sizes_can_be_observed(model, dynamic):
     clip = SpectralClip(model, LIMIT, method="rescale")
     fast = compiled(model, dynamic=dynamic)  # refuses to break
-    for size in (8, 8, 12, 16):
-        fast(torch.randn(2, 2, size, size))
     with pytest.raises(InputError, match=r"observe\(batch\) where the model was compiled after"):
         clip.step()
+    for size in (8, 8, 12, 16):
+        fast(torch.randn(2, 2, size, size))
     clip.observe(torch.randn(2, 2, 8, 8))
-    clip.step()
+    with (
+        pytest.warns(UserWarning, match="ran at several sizes"),
+        pytest.warns(UserWarning, match=r"'0' ran in a compiled graph at a size .* \(16, 16\)"),
+    ):
+        clip.step()
+    assert clip.report()[0].input_shapes == ((8, 8), (16, 16))
+    fast(torch.randn(2, 2, 12, 12))
+    clip.step()  # said once
+    assert clip.report()[0].input_shapes == ((8, 8), (16, 16), (12, 12))
     assert [record.norm <= LIMIT for record in clip.report()] == [True, True]
 
 

@@ -73,9 +73,13 @@ class TestOperatorNorm:
             assert dense_values(module, size, wrapped=False)[0] <= 0.5 * (1 + 1e-6)
 
     @settings(max_examples=1000, deadline=None, derandomize=True)
-    @given(st.sampled_from(["torus", "layer"]), st.data())
+    @given(st.sampled_from(["torus", "layer", "any_size"]), st.data())
     def test_a_thousand_random_layers_are_in_the_ball_by_the_dense_matrix(self, guarantee, data):
-        kernel, geometry = data.draw(random_layers(mode="torus" if guarantee == "torus" else "zeros"))
+        copying = st.sampled_from(["zeros", "reflect", "replicate", "circular"])
+        mode = "torus" if guarantee == "torus" else data.draw(copying)
+        kernel, geometry = data.draw(random_layers(mode=mode))
+        if mode == "reflect" and 1 in geometry.correlation(kernel.shape).input_shape:
+            return  # nothing to mirror
         limit = 0.5 * np.linalg.norm(dense_operator(kernel, geometry), 2)
         if not limit > 1e-12:
             return
@@ -162,8 +166,27 @@ class TestOperatorNorm:
             operator_norm(nn.Conv2d(1, 1, 3), 1.0)
         with pytest.raises(GeometryError, match="must be a convolution or linear layer; got ReLU"):
             operator_norm(nn.ReLU(), 1.0)
-        with pytest.raises(InputError, match=r"name must be that .* got 'kernel'.* weight, bias"):
-            operator_norm(nn.Linear(2, 2), 1.0, name="kernel")
+        for name in ("kernel", "bias"):
+            with pytest.raises(InputError, match=rf"name must be that .* got '{name}'.* weight, bias"):
+                operator_norm(nn.Linear(2, 2), 1.0, name=name)
+        with pytest.raises(InputError, match=r"the weight of LazyConv2d.* has no shape yet"):
+            operator_norm(nn.LazyConv2d(2, 3), 1.0, input_shape=(5, 5))
+        with pytest.raises(InputError, match="guarantee must be one of"):
+            operator_norm(nn.Linear(2, 2), 1.0, guarantee="all")
+        module = operator_norm(nn.Linear(2, 2), 1.0)
+        with pytest.raises(InputError, match="weight of ParametrizedLinear already has OperatorNorm: remove"):
+            operator_norm(module, 0.5)
+
+    def test_another_size_is_said_once(self):
+        module = operator_norm(nn.Conv2d(2, 2, 3), 1.0, input_shape=(5, 6))
+        module(torch.zeros(1, 2, 5, 6))
+        with pytest.warns(UserWarning, match=r"runs at size \(7, 6\).* bounds it at input_shape=\(5, 6\)"):
+            module(torch.zeros(1, 2, 7, 6))
+        copy.deepcopy(module)(torch.zeros(1, 2, 8, 8))
+        parametrize.remove_parametrizations(module, "weight")
+        other = operator_norm(nn.Conv2d(2, 2, 3), 1.0, guarantee="any_size")
+        for one in (module, other):
+            one(torch.zeros(1, 2, 9, 9))
 
 
 class TestOrthogonal:
@@ -201,6 +224,46 @@ class TestOrthogonal:
         module = orthogonal(nn.Conv1d(3, 4, 3, dtype=torch.float64))
         weight = module.parametrizations.weight.original.detach().requires_grad_()
         assert torch.autograd.gradcheck(module.parametrizations.weight[0], (weight,))
+
+    @pytest.mark.parametrize("start", ["initialise_", "dirac", "zeros", "constant", "a zero tap"])
+    @pytest.mark.parametrize("assigned", [False, True])
+    def test_the_first_step_from_dependent_columns_is_finite_and_learns(self, start, assigned):
+        torch.manual_seed(0)
+        module = nn.Conv2d(6, 6, 3, padding=1)
+        {
+            "initialise_": lambda: initialise_(module),
+            "dirac": lambda: nn.init.dirac_(module.weight),
+            "zeros": lambda: nn.init.zeros_(module.weight),
+            "constant": lambda: nn.init.constant_(module.weight, 0.3),
+            "a zero tap": lambda: module.weight.data[:, :, 0, 0].zero_(),
+        }[start]()
+        weight = module.weight.detach().clone()
+        orthogonal(module)
+        if assigned:  # into the parameter itself, as a state dict does
+            module.parametrizations.weight.original.data.copy_(weight)
+        before = module.weight.detach().clone()
+        if start in ("initialise_", "dirac"):
+            torch.testing.assert_close(before, weight, atol=1e-5, rtol=0)
+        optimizer = torch.optim.Adam(module.parameters(), 1e-2)
+        target = torch.randn_like(before)
+        losses = []
+        for _ in range(30):
+            optimizer.zero_grad()
+            loss = (module.weight - target).square().sum()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            assert all(torch.isfinite(part).all() for part in module.parameters())
+        assert abs(dense_values(module, (5, 5)) - 1).max() < 1e-5
+        if not assigned:
+            assert losses[-1] < losses[0]
+            gradient = module.parametrizations.weight.original.grad
+            assert int((gradient.abs().amax(dim=(0, 1)) > 0).sum()) == 5  # every tap that is used
+
+    def test_twice_is_refused(self):
+        module = orthogonal(nn.Conv2d(2, 2, 3))
+        with pytest.raises(InputError, match="weight of ParametrizedConv2d already has Orthogonal: rem"):
+            orthogonal(module)
 
     def test_a_stride_that_cannot_be(self):
         with pytest.raises(GeometryError, match=r"stride \(2, 2\) takes 8 rows of 3 columns apart"):

@@ -22,6 +22,8 @@ SCENARIOS = [
     "nan_on_one-rescale",
     "failing_owner-rescale",
     "sizes_differ-rescale",
+    "statistics_differ-rescale",
+    "statistics_differ-project",
 ]
 
 

@@ -103,6 +103,32 @@ def failing_owner(method):
     assert all(torch.equal(a, b) for a, b in zip(before, weights(model), strict=True))
 
 
+def statistics_differ(method):
+    """Batch norms whose running statistics are those of each process's own batches."""
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model[0].weight.normal_()
+    rank = distributed.get_rank()
+    variance = torch.tensor([1e-2, 4.0, 1.0, 9.0]) if rank == 0 else torch.tensor([4.0, 1e-2, 1.0, 9.0])
+    clip = SpectralClip(model, 0.3, method=method, guarantee="layer", fold_batch_norm=True)
+    model(batch())
+    model[1].running_var.copy_(variance)
+    clip.step()
+    record = clip.report()[0]
+    assert record.norm <= 0.3, record.norm
+    from convspectra.reference import dense_operator
+    from convspectra.torch import geometry_of
+
+    scale = (model[1].weight / torch.sqrt(model[1].running_var + model[1].eps)).detach().double()
+    kernel = model[0].weight.detach().double() * scale.reshape(-1, 1, 1, 1)
+    matrix = torch.from_numpy(dense_operator(kernel.numpy(), geometry_of(model[0], (7, 7))))
+    assert torch.linalg.matrix_norm(matrix, 2) <= 0.3
+    found = [None, None]
+    distributed.all_gather_object(found, model[0].weight.detach())
+    assert torch.equal(*found)
+
+
 def sizes_differ(method):
     model = nn.Conv2d(2, 3, 3)
     clip = SpectralClip(model, 0.3, method=method)

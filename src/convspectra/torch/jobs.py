@@ -36,8 +36,11 @@ class Job:
     uses: list[Use]
 
 
-def jobs_of(layers: list[Layer], watch: Watch, guarantee: Guarantee) -> list[Job]:
+def jobs_of(layers: list[Layer], watch: Watch, guarantee: Guarantee, processes: int = 1) -> list[Job]:
     """A job for each weight that is held.
+
+    Arguments:
+        processes: with several, which all call this, batch norms scale by the most that one of them finds.
 
     Raises:
         InputError: no convolution has run and one must have, or nothing is held.
@@ -45,6 +48,11 @@ def jobs_of(layers: list[Layer], watch: Watch, guarantee: Guarantee) -> list[Job
     weights = weights_of(layers, guarantee)
     held, idle = ([w for w in weights if w.status == status] for status in ("held", "never run"))
     sized = [weight for weight in (*held, *idle) if not isinstance(weight.layers[0].module, nn.Linear)]
+    if sized and all(weight in idle for weight in sized) and guarantee == "any_size":
+        raise InputError(
+            f"no layer has run yet whose class has a forward of its own (the first of {len(sized)} is "
+            f"{sized[0].name!r}), so what it computes is not known: run one forward pass before the first step"
+        )
     if sized and all(weight in idle for weight in sized):
         raise InputError(
             f"no convolution has run yet, so input sizes are not known (the first of {len(sized)} is "
@@ -54,10 +62,10 @@ def jobs_of(layers: list[Layer], watch: Watch, guarantee: Guarantee) -> list[Job
     if not held:
         some = ", ".join(f"{weight.name!r} is {weight.status}" for weight in weights[:3])
         raise InputError(f"none of {len(weights)} weights can be held: {some}; see SpectralClip")
-    return [Job(weight, uses_of(weight, watch, guarantee)) for weight in held]
+    return [Job(weight, uses_of(weight, watch, guarantee, processes)) for weight in held]
 
 
-def uses_of(weight: Weight, watch: Watch, guarantee: Guarantee) -> list[Use]:
+def uses_of(weight: Weight, watch: Watch, guarantee: Guarantee, processes: int = 1) -> list[Use]:
     """Every operator that the weight stands for: each layer, at each size, with each batch norm after it.
 
     Raises:
@@ -67,7 +75,7 @@ def uses_of(weight: Weight, watch: Watch, guarantee: Guarantee) -> list[Use]:
     for layer in weight.layers:
         with named(layer.name):
             scales: list[torch.Tensor | None] = [
-                output_scale(weight.tensor, _scale_by(norm, watch), layer.module)
+                output_scale(weight.tensor, _scale_by(norm, watch, processes), layer.module)
                 for norm in watch.norms_after(layer.name)
             ]
             geometries = promised_geometries(layer, guarantee)
@@ -77,14 +85,15 @@ def uses_of(weight: Weight, watch: Watch, guarantee: Guarantee) -> list[Use]:
     return found
 
 
-def _scale_by(norm: str, watch: Watch) -> torch.Tensor:
+def _scale_by(norm: str, watch: Watch, processes: int) -> torch.Tensor:
     scale = batch_norm_scale(watch.module(norm))
     if scale is None:
         raise InputError(
             f"fold_batch_norm needs the running variance of {norm!r}, which keeps none "
             "(track_running_stats=False): exclude the layer"
         )
-    return scale
+    # Running statistics are those of each process's own batches.
+    return sharing.largest(scale) if processes > 1 else scale
 
 
 def refuse_promises(layers: list[Layer], guarantee: Guarantee) -> None:

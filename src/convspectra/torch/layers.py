@@ -16,6 +16,7 @@ from torch.nn.parameter import UninitializedParameter
 from ..errors import InputError
 from ..geometry import ConvGeometry
 from ..projection import Guarantee
+from .comparing import Compared, has_own_forward
 from .modules import geometry_of
 from .sharing import whole
 
@@ -30,7 +31,17 @@ _WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module")
 MOST_SIZES = 4
 """Different sizes of one layer that are held one by one; more of them are better held all at once."""
 
-Status = Literal["held", "frozen", "computed", "never run"]
+Status = Literal[
+    "held",
+    "frozen",
+    "computed",
+    "never run",
+    "computes something else",
+    "replaced",
+    "added later",
+    "quantised",
+    "no layer",
+]
 
 
 class SeenSizes:
@@ -39,18 +50,33 @@ class SeenSizes:
     Attributes:
         sizes: at most `MOST_SIZES`.
         dropped: one that came after those, None if there was none.
+        in_graph: the latest one of a compiled graph, which its code writes whenever it runs.
     """
 
     def __init__(self, axes: int) -> None:
         self.axes = axes
         self.sizes: list[tuple[int, ...]] = []
         self.dropped: tuple[int, ...] | None = None
+        self.in_graph: tuple[int, ...] | None = None
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        if not (torch.compiler.is_compiling() or tracing):
-            given = args[0] if args else kwargs["input"]
-            self.add(tuple(given.shape[-self.axes :]))
+        if torch.compiler.is_exporting() or tracing:
+            return
+        given = args[0] if args else kwargs["input"]
+        size = tuple(given.shape[-self.axes :])
+        if torch.compiler.is_compiling():
+            self.in_graph = size  # nothing is read here, so that there is nothing to guard
+        else:
+            self.add(size)
+
+    def learn_from_graph(self) -> bool:
+        """Take over the size that a compiled graph ran at; whether it was not known."""
+        found, self.in_graph = self.in_graph, None
+        if found is None or found in self.sizes:
+            return False
+        self.add(found)
+        return True
 
     def add(self, size: tuple[int, ...]) -> None:
         if size in self.sizes:
@@ -63,11 +89,19 @@ class SeenSizes:
 
 @dataclass(eq=False)
 class Layer:
-    """A convolution or linear module, and the sizes at which it ran (None where none are looked for)."""
+    """A convolution or linear module.
+
+    Attributes:
+        seen: the sizes at which it ran; None where none are looked for.
+        compared: whether it computes what its weight and geometry say; None before it is watched.
+        gone: it is no longer in the model.
+    """
 
     name: str
     module: nn.Module
     seen: SeenSizes | None = None
+    compared: Compared | None = None
+    gone: bool = False
 
 
 @dataclass(eq=False)
@@ -76,7 +110,9 @@ class Weight:
 
     Attributes:
         status: `"held"`, or why it is left alone: `"frozen"` takes no gradient, `"computed"` from other
-            parameters (parametrizations, weight norm, pruning), `"never run"`.
+            parameters (parametrizations, weight norm, pruning), `"never run"` (nor compared, where a class
+            has a forward pass of its own), `"computes something else"` than weight and geometry say,
+            `"replaced"` by another module.
     """
 
     layers: list[Layer]
@@ -138,6 +174,46 @@ def find_layers(model: nn.Module, include: str | Sequence[str], exclude: str | S
     return chosen
 
 
+def is_chosen(name: str, include: str | Sequence[str], exclude: str | Sequence[str]) -> bool:
+    """Whether a name matches a pattern of `include` and none of `exclude`."""
+    some, none = ([words] if isinstance(words, str) else words for words in (include, exclude))
+    return any(fnmatchcase(name, word) for word in some) and not any(fnmatchcase(name, word) for word in none)
+
+
+def not_held(model: nn.Module, layers: list[Layer], known: set[str]) -> list[tuple[str, Status]]:
+    """What of a model may be an operator and is none of its layers, by name.
+
+    Modules that came later, quantised modules, and parameters of two or more axes that belong to no
+    convolution and no linear layer: those of raw functional calls, of attention and of recurrent layers,
+    embeddings.
+
+    Arguments:
+        known: the names of all convolutions and linear layers that there were at first.
+    """
+    ours = {id(layer.module) for layer in layers}
+    names, chosen = names_of(model), {layer.name for layer in layers}
+    found: list[tuple[str, Status]] = []
+    operators = [part for part in names if isinstance(part, (_ConvNd, nn.Linear))]
+    inside = {id(inner) for part in operators for inner in part.modules()}
+    for part, name in names.items():
+        if id(part) in ours:
+            continue
+        if isinstance(part, (_ConvNd, nn.Linear)):
+            if name not in known or name in chosen:
+                found.append((name, "added later"))
+        elif ".quantized." in type(part).__module__ and hasattr(part, "weight"):
+            found.append((name, "quantised"))
+        elif id(part) not in inside:
+            found += [
+                (f"{name}.{own}".lstrip("."), "no layer")
+                for own, parameter in part._parameters.items()
+                if parameter is not None
+                and not isinstance(parameter, UninitializedParameter)
+                and parameter.ndim >= 2
+            ]
+    return found
+
+
 def _matched(patterns: str | Sequence[str], layers: list[Layer]) -> list[Layer]:
     found = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -170,9 +246,22 @@ def weights_of(layers: Iterable[Layer], guarantee: Guarantee) -> list[Weight]:
             status = "frozen"
         found[key] = Weight([layer], status)
     for weight in found.values():
-        if weight.status == "held" and not any(map(has_geometry, weight.layers)) and guarantee != "any_size":
+        if weight.status != "held":
+            continue
+        if all(layer.gone for layer in weight.layers):
+            weight.status = "replaced"
+        elif any(layer.compared and layer.compared.differs for layer in weight.layers):
+            weight.status = "computes something else"
+        elif any(map(_is_unknown, weight.layers)) or (
+            guarantee != "any_size" and not any(map(has_geometry, weight.layers))
+        ):
             weight.status = "never run"
     return list(found.values())
+
+
+def _is_unknown(layer: Layer) -> bool:
+    """Whether only a forward pass can tell what the layer computes, and none did."""
+    return has_own_forward(layer.module) and not (layer.compared and layer.compared.shapes)
 
 
 def has_geometry(layer: Layer) -> bool:

@@ -6,15 +6,19 @@ gradients pass through it.
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from ..errors import GeometryError, InputError
 from ..geometry import ConvGeometry
 from ..projection import Guarantee, rescale
-from ..projection.promise import check_limit
+from ..projection.promise import check_guarantee, check_limit
 from .holding import Use, is_kept, norm_of
 from .layers import promised_geometry
 
@@ -103,9 +107,9 @@ class Orthogonal(nn.Module):
             first two axes).
 
     Not guaranteed: to reach every orthogonal convolution; in more than one dimension there are others. With
-    one channel (depthwise) there are only shifts with a sign, and nothing is left to learn. Gradients where
-    the taps of the unconstrained weight have dependent columns. That a weight assigned to the layer is what
-    comes out: it only sets the unconstrained one.
+    one channel (depthwise) there are only shifts with a sign, and nothing is left to learn. A derivative
+    where a tap of the unconstrained weight has dependent columns: it is taken as zero there. That a weight
+    assigned to the layer is what comes out: it only sets the unconstrained one.
 
     Reference: Xiao, Bahri, Sohl-Dickstein, Schoenholz and Pennington (2018), Section 3; Li, Haque, Anil,
     Lucas, Grosse and Jacobsen (2019), Algorithm 1.
@@ -132,7 +136,18 @@ class Orthogonal(nn.Module):
             return torch.reshape(made, weight.shape).to(weight.dtype)
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight
+        """The weight itself, but for taps of dependent columns, such as zero: what is made of these.
+
+        The kernel is the same, and it has a derivative there.
+        """
+        rows, columns = weight.shape[0] // self.groups, weight.shape[1]
+        wide = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
+        taps = wide.reshape(self.groups, rows, columns, -1).movedim(-1, 0)
+        tall = taps if rows >= columns else taps.mT
+        q, dependent = _orthonormal_factor(tall)
+        tall = torch.where(dependent[..., None, None], q, tall)
+        taps = tall if rows >= columns else tall.mT
+        return taps.movedim(0, -1).reshape(weight.shape).to(weight.dtype)
 
     def extra_repr(self) -> str:
         return f"groups={self.groups}, stride={self.stride}"
@@ -157,10 +172,24 @@ def _orthogonal_taps(taps: torch.Tensor) -> torch.Tensor:
 
 
 def _with_orthonormal_columns(matrix: torch.Tensor) -> torch.Tensor:
+    q, dependent = _orthonormal_factor(matrix)
+    if torch.compiler.is_compiling() or bool(dependent.any()):
+        # Without a derivative there, which would be NaN.
+        alone = torch.where(dependent[..., None, None], q.detach(), matrix)
+        q, _ = _orthonormal_factor(alone)
+    return q
+
+
+def _orthonormal_factor(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The Q of tall matrices, and which of them have columns that depend on each other."""
     q, r = torch.linalg.qr(matrix)
+    diagonal = r.diagonal(dim1=-2, dim2=-1)
     # The factor whose R has a positive diagonal: continuous, and the matrix itself if it is orthonormal.
-    signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)
-    return torch.mul(q, signs[..., None, :])
+    signs = torch.where(diagonal < 0, -1.0, 1.0).to(q.dtype)
+    rounding = matrix.shape[-2] * torch.finfo(matrix.dtype).eps
+    size = diagonal.detach().abs()
+    dependent = ~(size.amin(-1) > rounding * size.amax(-1))
+    return torch.mul(q, signs[..., None, :]), dependent
 
 
 def _composed(basis: torch.Tensor, kernel: torch.Tensor, axis: int, *, later: bool) -> torch.Tensor:
@@ -198,11 +227,42 @@ def operator_norm(
         ValueError: max_norm is not positive and finite.
         InputError: another kind of module, no input_shape, a layer without this guarantee.
     """
-    check_limit("max_norm", max_norm)
-    _check_weight(module, name)
+    limit = check_limit("max_norm", max_norm)
+    check_guarantee(guarantee)
+    _check_weight(module, name, OperatorNorm)
     geometry = promised_geometry(module, input_shape, guarantee)
-    parametrize.register_parametrization(module, name, OperatorNorm(max_norm, geometry, guarantee))
+    parametrize.register_parametrization(module, name, OperatorNorm(limit, geometry, guarantee))
+    if isinstance(module, _ConvNd) and guarantee != "any_size" and input_shape is not None:
+        module.register_forward_pre_hook(_OtherSizes(tuple(input_shape), name), with_kwargs=True)
     return module
+
+
+class _OtherSizes:
+    """A forward pre-hook: warns once where a layer runs at another size than the one it is bounded at."""
+
+    def __init__(self, size: tuple[int, ...], name: str) -> None:
+        self.size, self.name, self.warned = size, name, False
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        if torch.compiler.is_compiling() or tracing or self.warned:
+            return
+        given = args[0] if args else kwargs["input"]
+        size = tuple(given.shape[-len(self.size) :])
+        if size != self.size and _has(module, self.name, OperatorNorm):
+            self.warned = True
+            warnings.warn(
+                f"{type(module).__name__} runs at size {size}, and operator_norm bounds it at input_shape="
+                f"{self.size}: give that size, or guarantee='any_size' (said once)",
+                stacklevel=3,
+            )
+
+
+def _has(module: nn.Module, name: str, kind: type[nn.Module]) -> bool:
+    """Whether a parameter has a parametrization of this kind."""
+    if not parametrize.is_parametrized(module, name):
+        return False
+    return any(isinstance(one, kind) for one in module.parametrizations[name])  # type: ignore[index]
 
 
 def orthogonal(module: nn.Module, *, name: str = "weight") -> nn.Module:
@@ -213,15 +273,25 @@ def orthogonal(module: nn.Module, *, name: str = "weight") -> nn.Module:
     Raises:
         GeometryError: another kind of module, or a stride that cannot be (see `Orthogonal`).
     """
-    _check_weight(module, name)
+    _check_weight(module, name, Orthogonal)
     made = Orthogonal(module.groups, module.stride) if isinstance(module, _ConvNd) else Orthogonal()
     parametrize.register_parametrization(module, name, made)
     return module
 
 
-def _check_weight(module: nn.Module, name: str) -> None:
+def _check_weight(module: nn.Module, name: str, kind: type[nn.Module]) -> None:
     if not isinstance(module, (_ConvNd, nn.Linear)):
         raise GeometryError(f"module must be a convolution or linear layer; got {type(module).__name__}")
-    if not isinstance(getattr(module, name, None), torch.Tensor):
-        names = ", ".join(found for found, _ in module.named_parameters())
-        raise InputError(f"name must be that of a parameter; got {name!r}, and the module has {names}")
+    found = getattr(module, name, None)
+    if isinstance(found, UninitializedParameter):
+        raise InputError(f"the {name} of {module} has no shape yet: run one forward pass first")
+    if not isinstance(found, torch.Tensor) or found.ndim < 2:
+        names = ", ".join(one for one, _ in module.named_parameters()) or "none"
+        raise InputError(
+            f"name must be that of a parameter of two or more axes; got {name!r}, and the module has {names}"
+        )
+    if _has(module, name, kind):
+        raise InputError(
+            f"{name} of {type(module).__name__} already has {kind.__name__}: remove it first, by "
+            f"torch.nn.utils.parametrize.remove_parametrizations(module, {name!r})"
+        )

@@ -15,8 +15,11 @@ class LayerRecord:
     Attributes:
         name: of the layer, without what wrappers put before it.
         shared_with: the other layers that use the same weight.
-        status: `"held"`, or why it is left alone: `"frozen"`, `"computed"` (from other parameters) or
-            `"never run"`.
+        status: `"held"`, or why it is left alone: `"frozen"`; `"computed"` (from other parameters);
+            `"never run"`; `"computes something else"` than weight and geometry say, as its forward pass
+            showed; `"replaced"` by another module; `"added later"`, a module that came after; `"quantised"`;
+            `"no layer"`, a parameter of two or more axes that belongs to no convolution or linear layer (of
+            raw functional calls, attention, recurrent layers, embeddings).
         input_shapes: the spatial sizes at which its layers ran, in the order of their coming.
         tori: the torus that the promise is held on, one for each; of a transposed layer its output's.
         batch_norms: those whose scaling is taken into account.
@@ -31,10 +34,10 @@ class LayerRecord:
     status: Status
     guarantee: Guarantee
     max_norm: float
-    input_shapes: tuple[tuple[int, ...], ...]
-    tori: tuple[tuple[int, ...], ...]
-    batch_norms: tuple[str, ...]
-    norm: float | None
-    norm_before: float | None
-    norm_after: float | None
-    gap: float | None
+    input_shapes: tuple[tuple[int, ...], ...] = ()
+    tori: tuple[tuple[int, ...], ...] = ()
+    batch_norms: tuple[str, ...] = ()
+    norm: float | None = None
+    norm_before: float | None = None
+    norm_after: float | None = None
+    gap: float | None = None

@@ -47,6 +47,13 @@ def gathered(thing: Any) -> list[Any]:
     return found
 
 
+def largest(tensor: torch.Tensor) -> torch.Tensor:
+    """Entry by entry the largest that a process gave, on every process."""
+    found = tensor.clone()
+    distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
+    return found
+
+
 def broadcast(tensor: torch.Tensor, owner: int) -> torch.Tensor:
     """The owner's tensor on every process; elsewhere the given one is overwritten."""
     tensor = tensor.contiguous()

@@ -15,7 +15,7 @@ from ..projection.promise import check_limit
 from . import sharing
 from .holding import Dual, Held, Limits, Method, cost_of, hold, norm_of, torus_of
 from .jobs import Job, jobs_of, named, not_finite, refuse_promises, uses_of
-from .layers import MOST_SIZES, Weight, find_layers, weights_of
+from .layers import MOST_SIZES, Weight, find_layers, is_chosen, not_held, weights_of
 from .records import LayerRecord
 from .watching import Watch
 
@@ -33,7 +33,10 @@ class SpectralClip:
     (see `holding.hold`). All new weights are computed before the first is written.
 
     Left alone, and reported: weights without `requires_grad`; weights that are computed from other parameters
-    (parametrizations, weight norm, pruning); layers that never ran. Weights are those of the optimizer: with
+    (parametrizations, weight norm, pruning); layers that never ran; layers whose first forward pass was not
+    what weight and geometry say (a forward of their own, quantisation); modules that were replaced.
+
+    Weights are those of the optimizer: with
     AMP the float32 ones; float16 and bfloat16 weights are computed in float32 and rounded so that the promise
     holds. Under `torch.distributed` the weights are shared out over the processes by cost and broadcast; all
     processes must step together, with the same layers. Weights that FSDP2 cut up are put together, and cut up
@@ -94,7 +97,15 @@ class SpectralClip:
         self.steps = 0
         self.layers = find_layers(model, include, exclude)
         refuse_promises(self.layers, guarantee)
-        self._watch = Watch(model, self.layers, pairs=fold_batch_norm, sizes=guarantee != "any_size")
+        self._watch = Watch(
+            model,
+            self.layers,
+            pairs=fold_batch_norm,
+            sizes=guarantee != "any_size",
+            own_padding=guarantee == "layer",
+        )
+        self._patterns = include, exclude
+        self._known = {layer.name for layer in find_layers(model, "*", ())}
         self._duals: dict[str, Dual] = {}
         self._last: dict[str, tuple[float | None, float | None, float | None]] = {}  # norms and gap
         self._warned: set[str] = set()
@@ -136,8 +147,17 @@ class SpectralClip:
         self._watch.remove()
 
     def report(self) -> list[LayerRecord]:
-        """A record for each weight, of its norm now (which is computed here)."""
-        return [self._record(weight) for weight in weights_of(self.layers, self.limits.guarantee)]
+        """A record for each weight, of its norm now (which is computed here).
+
+        Then one for whatever else of the model may be an operator, and is not held: see `LayerRecord.status`.
+        """
+        self._look_again()
+        records = [self._record(weight) for weight in weights_of(self.layers, self.limits.guarantee)]
+        return records + [
+            LayerRecord(name, (), status, self.limits.guarantee, self.limits.max_norm)
+            for name, status in not_held(self._watch.model, self.layers, self._known)
+            if is_chosen(name, *self._patterns)
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """What a run that is stopped needs to go on as if it had not been: count, sizes, warm starts."""
@@ -181,9 +201,11 @@ class SpectralClip:
 
     def _act(self, step: int) -> None:
         processes = sharing.processes() if self.share_work else 1
+        self._look_again()
         measure = self._agree(processes)
-        jobs = jobs_of(self.layers, self._watch, self.limits.guarantee)
+        jobs = jobs_of(self.layers, self._watch, self.limits.guarantee, processes)
         self._warn_of_sizes()
+        self._warn_of_others()
         results = self._computed(jobs, processes, measure)
         self._watch.end_pairing()
         for job, result in zip(jobs, results, strict=True):
@@ -194,6 +216,32 @@ class SpectralClip:
                 self._duals[job.weight.name] = result.dual
         if self.log:
             self.log(self._numbers(jobs), step)
+
+    def _look_again(self) -> None:
+        """Which modules are still there, and at which sizes they ran in compiled graphs."""
+        there = set(self._watch.model.modules())
+        for layer in self.layers:
+            layer.gone = layer.module not in there
+            if layer.seen and layer.seen.learn_from_graph() and "graph" not in self._warned:
+                self._warned.add("graph")
+                warnings.warn(
+                    f"layer {layer.name!r} ran in a compiled graph at a size that was not seen before, "
+                    f"{layer.seen.sizes[-1]}: of several such sizes between two actions the last is known; "
+                    "make SpectralClip after torch.compile, or call observe(batch) for each size, or take "
+                    "guarantee='any_size' (said once, other layers may do the same)",
+                    stacklevel=5,
+                )
+
+    def _warn_of_others(self) -> None:
+        """Once of each: what was meant to be held, and is not."""
+        found = [(one.name, one.status) for one in weights_of(self.layers, self.limits.guarantee)]
+        for name, status in found:
+            if status in ("computes something else", "replaced") and f"{status} {name}" not in self._warned:
+                self._warned.add(f"{status} {name}")
+                text = "is replaced by another module"
+                if status != "replaced":
+                    text = "computes something else than its weight and geometry say"
+                warnings.warn(f"layer {name!r} {text}, and is not held; see report()", stacklevel=5)
 
     def _agree(self, processes: int) -> bool:
         """All processes: the same layers, every size that one of them saw; whether anyone logs norms.

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from .comparing import Compared, has_own_forward
 from .layers import BATCH_NORMS, MOST_SIZES, Layer, SeenSizes, names_of, spatial_axes
 
 
@@ -76,17 +77,21 @@ class Watch:
         pairing: None where nobody asked for batch norms.
     """
 
-    def __init__(self, model: nn.Module, layers: list[Layer], pairs: bool, sizes: bool) -> None:
+    def __init__(
+        self, model: nn.Module, layers: list[Layer], pairs: bool, sizes: bool, own_padding: bool
+    ) -> None:
         self.model = model
         self.pairing = Pairing() if pairs else None
         self._hooks: list[RemovableHandle] = []
         self._pairing_hooks: list[RemovableHandle] = []
+        self._compared: list[Compared] = []
         self._rehearsed: list[str] = []
         self._rehearsing = False
         if sizes:
             self._watch_sizes(layers)
         if self.pairing:
             self._watch_pairs(layers, self.pairing)
+        self._compare(layers, own_padding)
         if sizes or pairs:
             self._hooks.extend(
                 part.register_forward_pre_hook(self._before_compiled, with_kwargs=True)
@@ -106,7 +111,10 @@ class Watch:
         self._rehearse(self.model, args, kwargs)
 
     def end_pairing(self) -> None:
-        """Take the hooks off that keep the tensors of a forward pass until its end."""
+        """Take the hooks off that keep tensors until the end of a pass, and those that have seen enough."""
+        for compared in self._compared:
+            if compared.handle is not None and compared.shapes:
+                compared.handle.remove()
         for handle in self._pairing_hooks:
             handle.remove()
         self._pairing_hooks = []
@@ -124,6 +132,16 @@ class Watch:
             if not isinstance(layer.module, nn.Linear):
                 layer.seen = SeenSizes(spatial_axes(layer.module))
                 self._hooks.append(layer.module.register_forward_pre_hook(layer.seen, with_kwargs=True))
+
+    def _compare(self, layers: list[Layer], own_padding: bool) -> None:
+        for layer in layers:
+            layer.compared = Compared(own_padding, MOST_SIZES)
+            handle = layer.module.register_forward_hook(layer.compared, with_kwargs=True)
+            self._hooks.append(handle)
+            # PyTorch's own layers compute the same at every size.
+            if not has_own_forward(layer.module):
+                layer.compared.handle = handle
+                self._compared.append(layer.compared)
 
     def _watch_pairs(self, layers: list[Layer], pairing: Pairing) -> None:
         hooks = [layer.module.register_forward_hook(Returned(pairing, layer.name)) for layer in layers]
