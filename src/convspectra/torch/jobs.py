@@ -51,7 +51,7 @@ def jobs_of(layers: list[Layer], watch: Watch, guarantee: Guarantee, processes: 
     if sized and all(weight in idle for weight in sized) and guarantee == "any_size":
         raise InputError(
             f"no layer has run yet whose class has a forward of its own (the first of {len(sized)} is "
-            f"{sized[0].name!r}), so what it computes is not known: run one forward pass before the first step"
+            f"{sized[0].name!r}), so what it computes is not known: run one forward pass first"
         )
     if sized and all(weight in idle for weight in sized):
         raise InputError(
