@@ -45,11 +45,11 @@ def _done(call, *arguments):
 def kill(process):
     """With SIGKILL, unless it has ended; whether it was killed."""
     os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    process.join(120)
     return process.exitcode == -signal.SIGKILL
 
 
-def wait_for(condition, seconds=120.0):
+def wait_for(condition, seconds=240.0):
     """Poll; fails after so long."""
     end = time.monotonic() + seconds
     while not condition():

@@ -196,7 +196,7 @@ def test_interruption_leaves_no_file(tmp_path):
     layers = tmp_path / "layers"
     while process.poll() is None and not (layers.is_dir() and any(layers.iterdir())):
         time.sleep(0.02)
-    assert process.poll() is None, process.communicate()
+    assert process.poll() is None, process.communicate(timeout=120)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
@@ -222,6 +222,7 @@ def test_help_and_version_start_quickly_and_import_little(tmp_path):
         capture_output=True,
         text=True,
         check=True,
+        timeout=600,
     )
     assert "analyze" in listed.stdout
     for heavy in ("torch", "jax", "onnx", "matplotlib", "pyarrow", "scipy"):

@@ -346,7 +346,7 @@ def test_interruption_leaves_no_file(tmp_path):
     )
     assert process.stdout.readline() == "started\n"
     time.sleep(3)
-    assert process.poll() is None, process.communicate()
+    assert process.poll() is None, process.communicate(timeout=120)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130

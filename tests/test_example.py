@@ -18,7 +18,11 @@ def test_a_network_trains_with_and_without_the_clip(tmp_path):
     out = tmp_path / "trained"
     script = ROOT / "examples" / "train_resnet.py"
     ran = subprocess.run(
-        [sys.executable, script, "--out", out, "--epochs", "1"], capture_output=True, text=True, check=False
+        [sys.executable, script, "--out", out, "--epochs", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
     )
     assert ran.returncode == 0, ran.stderr
     assert "clipped at 1: largest norm of a layer 1." in ran.stdout
@@ -31,6 +35,7 @@ def test_a_network_trains_with_and_without_the_clip(tmp_path):
         text=True,
         check=False,
         cwd=ROOT,
+        timeout=600,
     )
     assert compared.returncode == 0, compared.stderr
     assert "8 layers in both, 8 changed" in compared.stdout

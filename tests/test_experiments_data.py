@@ -519,7 +519,7 @@ def test_augmented_draws_as_much_whatever_is_asked_for():
 def official(tmp_path_factory):
     folder = tmp_path_factory.mktemp("official")
     command = [sys.executable, str(Path(DATA) / "cifar-10" / "unpack.py"), str(folder)]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
     for form in ("py", "bin"):
         with tarfile.open(folder / f"{form}.tar.gz", "w:gz", compresslevel=1) as archive:
             archive.add(folder / f"cifar-10-batches-{form}", f"cifar-10-batches-{form}")

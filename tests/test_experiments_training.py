@@ -239,7 +239,7 @@ def test_killed_at_any_moment(data, tmp_path):
         if kills < 8:
             time.sleep(chance.uniform(0, 0.15))
             kills += processes.kill(process)
-        process.join()
+        process.join(240)
         assert kills <= 8
         assert process.exitcode in (0, -9)
     assert kills >= 4
@@ -351,7 +351,7 @@ def test_a_folder_that_is_missing_or_cannot_be_written_is_refused(data, tmp_path
 
 def test_a_full_disk_is_one_error_and_harms_nothing(data, tmp_path):
     folder, reason = made(tmp_path / "run"), tmp_path / "reason"
-    processes.start(processes.one_run_on_a_full_disk, TINY, folder, 20_000, reason).join()
+    processes.start(processes.one_run_on_a_full_disk, TINY, folder, 20_000, reason).join(240)
     assert "checkpoint.pt cannot be written" in reason.read_text()
     assert sorted(path.name for path in folder.iterdir()) == ["metrics.jsonl", "settings.json"]
     assert train(TINY, data, folder)["status"] == "done"

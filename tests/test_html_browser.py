@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -45,6 +46,8 @@ def browser():
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
     driver = webdriver.Chrome(options=options, service=service)
+    driver.set_page_load_timeout(300)
+    driver.set_script_timeout(300)
     yield driver
     driver.quit()
 
@@ -145,6 +148,25 @@ def test_it_loads_without_complaint_and_without_network(browser, pages, name):
     for chart in ("figure5", "figure6", "figure7", "norms", "map"):
         marks = browser.execute_script(f"return document.querySelectorAll('#{chart} svg path').length")
         assert marks > 5, chart
+
+
+@pytest.mark.parametrize("count", [600, pytest.param(5000, marks=pytest.mark.slow)])
+def test_thousands_of_layers_are_drawn(browser, pages, tmp_path, count):
+    """As many values as no argument list of a script holds."""
+    few = pages["deep"][1]
+    layers = tuple(replace(few.layers[i % 60], name=f"layer {i}") for i in range(count))
+    path = tmp_path / "many.html"
+    with path.open("wb") as file:
+        html.write(replace(few, layers=layers), file)
+    assert path.stat().st_size <= 10_000 * count + 2e6
+    opened(browser, (path, None))
+    assert complaints(browser) == []
+    assert rows(browser) == list(range(count))
+    for chart in ("figure5", "figure6", "figure7"):
+        assert len(strokes(browser, chart)) >= count, chart
+    assert browser.execute_script("return document.querySelectorAll('#norms svg path').length") >= 3 * count
+    for chart in ("norms", "map"):
+        assert browser.execute_script(f"return document.querySelectorAll('#{chart} svg path').length") > 60
 
 
 def test_sixty_layers_fit_in_two_megabytes(pages):

@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[1]
 
 def imported_modules(statement):
     code = f"import sys; before = set(sys.modules); {statement}; print(*sorted(set(sys.modules) - before))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600
+    )
     return {name.split(".")[0] for name in result.stdout.split()}
 
 
@@ -160,7 +162,12 @@ class TestReadme:
         script = tmp_path / "readme.py"
         script.write_text("\n".join(blocks))
         result = subprocess.run(
-            [sys.executable, "-W", "error", script], capture_output=True, text=True, check=False, cwd=tmp_path
+            [sys.executable, "-W", "error", script],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            timeout=600,
         )
         assert result.returncode == 0, result.stderr
 

@@ -340,7 +340,9 @@ before = peak()
 values = cs.singular_values(kernel, geometry(128)).values
 print(peak() - before - values.nbytes / 2**20)
 """
-    beyond = float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    beyond = float(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=600).stdout
+    )
     symbol = 64 * 64 * 128 * 65 * 8 / 2**20
     assert beyond < 64 < symbol / 3
 

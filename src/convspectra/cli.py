@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .report.files import Targets
 
 BAD_INPUT, INCOMPLETE, INTERRUPTED = 2, 3, 130
+_INTERRUPTED = "every file is whole, or as it was"
 
 
 class _Commands(TyperGroup):
@@ -42,7 +43,7 @@ class _Commands(TyperGroup):
             terminal.tell(f"convspectra: {error}")
             raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt as stop:
-            terminal.tell(f"convspectra: interrupted; {str(stop) or 'every file is whole, or as it was'}")
+            terminal.tell(f"convspectra: interrupted; {str(stop) or _INTERRUPTED}")
             raise typer.Exit(INTERRUPTED) from None
 
 
@@ -624,15 +625,27 @@ def main() -> None:
         if time.monotonic() - began[0] > 1:
             os._exit(INTERRUPTED)
 
-    for one in ours:
+    def again(dropped: sys.UnraisableHookArgs) -> None:
+        """Where Python dropped it, as in a destructor, it comes once more."""
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            sys.__unraisablehook__(dropped)
+        elif began:
+            began.clear()
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+    sys.unraisablehook = again
+    for one in (*ours, signal.SIGALRM):
         signal.signal(one, interrupt)
     try:
         app()
+    except KeyboardInterrupt:  # before there was a command
+        terminal.tell(f"convspectra: interrupted; {_INTERRUPTED}")
+        raise SystemExit(INTERRUPTED) from None
     except OSError as error:
         # Of help on standard output: a command turns every other one into a line that says more.
         terminal.tell(f"convspectra: {error}")
         terminal.discard_output()
         raise SystemExit(1) from None
     finally:
-        for one in ours:  # what was to be done is done
+        for one in (*ours, signal.SIGALRM):  # what was to be done is done
             signal.signal(one, signal.SIG_IGN)

@@ -18,6 +18,8 @@ NumpyArray = np.ndarray[Any, Any]
 
 MAP_SIDE = 32
 """A frequency map larger than this, along an axis, is reduced by taking the largest value of each cell."""
+MANY = 300
+"""Of more layers than this, curves and maps have fewer points each, so that a page stays a page."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,15 @@ class FrequencyMap:
     pooled: bool
 
 
-def curves(report: Report, points: int = 240) -> list[Curve]:
-    """The curves of all layers that have a spectrum, at most `points` points each.
+def curves(report: Report, points: int | None = None) -> list[Curve]:
+    """The curves of all layers that have a spectrum, at most `points` each; 240, of `MANY` layers less.
 
     Between neighbouring points either the rank grows by less than a few parts in `points` of the
     count, or of its logarithm, or the value falls by less than that part of its range: so a straight
     line between them is right to about a pixel on linear and on logarithmic axes.
     """
     found = []
+    points = points or max(40, 240 * MANY // max(MANY, len(report.layers)))
     for index, layer in enumerate(report.layers):
         if layer.spectrum is None or layer.torus is None:
             continue
@@ -90,14 +93,15 @@ def thinned(spectrum: Spectrum, points: int) -> tuple[NumpyArray, NumpyArray]:
 def frequency_maps(report: Report) -> list[FrequencyMap]:
     """One map for each layer whose largest singular value depends on the frequency."""
     found = []
+    side = max(8, int(MAP_SIDE * min(1.0, MANY / max(1, len(report.layers))) ** 0.5))
     for index, layer in enumerate(report.layers):
         if layer.spectrum is None or np.prod(layer.spectrum.grid.period) == 1:
             continue
-        found.append(_map(index, layer.spectrum))
+        found.append(_map(index, layer.spectrum, side))
     return found
 
 
-def _map(index: int, spectrum: Spectrum) -> FrequencyMap:
+def _map(index: int, spectrum: Spectrum, side: int = MAP_SIDE) -> FrequencyMap:
     full = np.fft.fftshift(spectrum.frequency_map())
     if full.ndim == 3:
         full = full.max(axis=0)
@@ -105,8 +109,8 @@ def _map(index: int, spectrum: Spectrum) -> FrequencyMap:
         full = full[None, :]
     small = full
     for axis, size in enumerate(full.shape):
-        if size > MAP_SIDE:
-            starts = np.linspace(0, size, MAP_SIDE, endpoint=False).astype(int)
+        if size > side:
+            starts = np.linspace(0, size, side, endpoint=False).astype(int)
             small = np.maximum.reduceat(small, starts, axis=axis)
     return FrequencyMap(index, small, pooled=small.shape != full.shape)
 

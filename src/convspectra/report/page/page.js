@@ -12,6 +12,9 @@
 
   const text = (value) => value === null || value === undefined ? "–" : String(Number(Number(value).toPrecision(4)));
   const colour = (layer) => dark ? layers[layer].dark : layers[layer].light;
+  // Of any number of values: an argument list ends at about a hundred thousand.
+  const most = (values, start = -Infinity) => values.reduce((a, b) => a > b ? a : b, start);
+  const least = (values, start = Infinity) => values.reduce((a, b) => a < b ? a : b, start);
   const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 
   // ---- the three figures of curves -------------------------------------------------------
@@ -44,10 +47,10 @@
   function drawCurves(id) {
     const figure = figures[id];
     // Below a trillionth of the largest there is only rounding; a logarithmic axis ends there.
-    const largest = Math.max(...figure.curves.map((c) => c.points[0][1]), 1e-300);
-    const least = Math.max(largest * 1e-12, Math.min(...figure.curves.flatMap((c) => c.points.map((p) => p[1]).filter((v) => v > 0)), largest));
-    const lowest = Math.pow(10, Math.floor(Math.log10(least)));
-    const first = Math.min(...figure.curves.map((c) => c.points[0][0]), 1);
+    const largest = most(figure.curves.map((c) => c.points[0][1]), 1e-300);
+    const smallest = Math.max(largest * 1e-12, least(figure.curves.flatMap((c) => c.points.map((p) => p[1]).filter((v) => v > 0)), largest));
+    const lowest = Math.pow(10, Math.floor(Math.log10(smallest)));
+    const first = least(figure.curves.map((c) => c.points[0][0]), 1);
     charts[id].setOption({
       animation: false, grid: { left: 58, right: 16, top: 12, bottom: 46 },
       xAxis: axis(figure.x, figure.log.x, Math.pow(10, Math.floor(Math.log10(first))), 28),
@@ -92,8 +95,8 @@
 
   function drawNorms() {
     const values = withNorms.flatMap((i) => [...layers[i].norms, layers[i].before].filter((v) => v > 0));
-    const least = values.length ? Math.pow(10, Math.floor(Math.log10(Math.min(...values)))) : 0.1;
-    const bottom = norms.log.y ? least : 0;
+    const floor = values.length ? Math.pow(10, Math.floor(Math.log10(least(values)))) : 0.1;
+    const bottom = norms.log.y ? floor : 0;
     charts.norms.setOption({
       animation: false, grid: { left: 58, right: 16, top: 12, bottom: 96 },
       xAxis: {
@@ -104,7 +107,7 @@
           formatter: (name) => name.length > 16 ? "…" + name.slice(-15) : name,
         },
       },
-      yAxis: axis("norm", norms.log.y, least, 42),
+      yAxis: axis("norm", norms.log.y, floor, 42),
       series: [{
         type: "custom", silent: true, data: withNorms.map((_, i) => [i, ...layers[withNorms[i]].norms.map((v) => v ?? NaN), layers[withNorms[i]].before ?? NaN]),
         encode: { x: 0, y: [1, 2, 3, 4, 5] },
@@ -150,7 +153,7 @@
     const flat = map.values.flat();
     // Of two models, a layer's two maps have one scale of colours.
     const both = data.maps.filter((m) => m.layer === map.layer).flatMap((m) => m.values.flat());
-    const low = Math.min(...both), high = Math.max(...both);
+    const low = least(both), high = most(both);
     const soft = { color: css("--soft"), fontSize: 12 };
     const place = (n) => (i) => { const f = (i - Math.floor(n / 2)) / n; return f === 0 ? "0" : String(Number(f.toFixed(2))).replace("-", "−"); };
     const some = (n) => (i) => (i - Math.floor(n / 2)) % Math.max(1, Math.round(n / 8)) === 0;
@@ -223,7 +226,9 @@
       });
       [...head.children].forEach((cell, i) => i === sorted.column ? cell.setAttribute("aria-sort", sorted.down ? "descending" : "ascending") : cell.removeAttribute("aria-sort"));
     }
-    body.replaceChildren(...order.flatMap((i) => rows(i)));
+    const all = document.createDocumentFragment();
+    for (const i of order) all.append(...rows(i));
+    body.replaceChildren(all);
   }
 
   function rows(index) {
