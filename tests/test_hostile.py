@@ -88,3 +88,15 @@ def test_geometry_files_of_any_kind_end_in_one_line(text, tmp_path):
     path.write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match=r"g\.toml"):
         load(path)
+
+
+def test_a_file_of_too_many_layers_is_refused(tmp_path, monkeypatch):
+    from safetensors.numpy import save_file
+
+    from convspectra.models import read
+
+    save_file({f"l{i}.weight": np.ones((1, 1), np.float32) for i in range(12)}, tmp_path / "m.safetensors")
+    assert len(read.read_model(tmp_path / "m.safetensors").layers) == 12
+    monkeypatch.setattr(read, "MAX_LAYERS", 11)
+    with pytest.raises(ModelError, match="holds 12 layers; at most 11"):
+        read.read_model(tmp_path / "m.safetensors")

@@ -7,12 +7,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, ModelError
 from . import geometry_file, input_shapes, neighbours
 from .input_shapes import InputShape
 from .reading import reading
 from .records import Model
 from .sniff import Format, format_of
+
+MAX_LAYERS = 50_000
+"""The largest mixtures of experts have about as many."""
 
 
 def read_model(
@@ -66,7 +69,13 @@ def _read_file(path: Path, input_shape: InputShape | None) -> Model:
     if kind != "onnx":
         input_shape = input_shapes.of_one_input(input_shape, f"{path} ({kind})")
     with reading(path, kind):
-        return neighbours.complete(_reader(kind)(path, input_shape=input_shape), path, input_shape)
+        model = neighbours.complete(_reader(kind)(path, input_shape=input_shape), path, input_shape)
+        if len(model.layers) > MAX_LAYERS:
+            raise ModelError(
+                f"{path} ({kind}) holds {len(model.layers):,} layers; at most {MAX_LAYERS:,} are taken from "
+                "one file: save it in parts"
+            )
+        return model
 
 
 _READERS: dict[Format, str] = {
