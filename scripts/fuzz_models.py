@@ -283,8 +283,45 @@ def altered(rng: np.random.Generator, value: Any, depth: int = 0) -> Any:
     return others[int(rng.integers(len(others)))]
 
 
+_TYPES = {"F32": 4, "F64": 8, "F16": 2, "BF16": 2, "I64": 8, "U8": 1, "BOOL": 1, "F8_E4M3": 1}
+_NAMES = (
+    "weight",
+    "weight_v",
+    "weight_g",
+    "weight_orig",
+    "weight_u",
+    "bias",
+    "kernel",
+    "running_var",
+    "f1",
+    "",
+)
+
+
+def made_up(rng: np.random.Generator) -> bytes:
+    """A valid safetensors file of odd names, types, shapes and values."""
+    head, body = {}, b""
+    for _ in range(int(rng.integers(1, 5))):
+        sizes = [int(n) for n in rng.integers(0 if rng.random() < 0.1 else 1, 5, int(rng.integers(0, 7)))]
+        kind = str(rng.choice(list(_TYPES), p=[0.5, 0.2, 0.1, 0.1, 0.025, 0.025, 0.025, 0.025]))
+        data = rng.bytes(int(np.prod(sizes)) * _TYPES[kind])
+        if kind in ("F32", "F64") and rng.random() < 0.8:
+            scale = float(rng.choice([1, 1, 0, 1e-45, 1e38]))
+            values = rng.standard_normal(int(np.prod(sizes))) * scale
+            with np.errstate(over="ignore"):
+                data = values.astype(f"<f{_TYPES[kind]}").tobytes()
+        name = f"{'ab.'[int(rng.integers(3))]}.{_NAMES[int(rng.integers(len(_NAMES)))]}"
+        if name not in head:
+            head[name] = {"dtype": kind, "shape": sizes, "data_offsets": [len(body), len(body) + len(data)]}
+            body += data
+    made = json.dumps(head).encode()
+    return struct.pack("<Q", len(made)) + made + body
+
+
 def header(rng: np.random.Generator, data: bytes) -> bytes:
     """A safetensors file with another header."""
+    if rng.random() < 0.3:
+        return made_up(rng)
     size = struct.unpack("<Q", data[:8])[0]
     made = json.dumps(altered(rng, json.loads(data[8 : 8 + size]))).encode()
     return struct.pack("<Q", len(made)) + made + data[8 + size :]
