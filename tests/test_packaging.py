@@ -89,8 +89,10 @@ FLOORS = (
     ("models", "torch"),
     ("checkpoint",),
     ("reference",),
-    ("analysis", "bench", "demo", "experiments"),
+    ("analysis", "demo"),
     ("control", "comparison", "lipschitz"),
+    ("experiments",),
+    ("bench",),
     ("report",),
     ("cli",),
 )
