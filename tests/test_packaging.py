@@ -91,8 +91,7 @@ FLOORS = (
     ("reference",),
     ("analysis", "demo"),
     ("control", "comparison", "lipschitz"),
-    ("experiments",),
-    ("bench",),
+    ("bench", "experiments"),
     ("report",),
     ("cli",),
 )
