@@ -199,3 +199,10 @@ def test_a_limit_that_is_no_number_is_named(value):
         cs.project(np.ones((2, 2, 3)), torus(8), 1.0, tolerance=value)
     with pytest.raises(cs.InputError, match="guarantee must be one of torus, layer, any_size; got"):
         cs.rescale(np.ones((2, 2, 3)), torus(8), 1.0, guarantee=value)
+
+
+def test_a_limit_beyond_what_squares_can_hold_is_refused():
+    kernel = np.random.default_rng(0).standard_normal((3, 4, 3)) * 1e147
+    with pytest.raises(cs.KernelError, match=r"so far above max_norm=1e-176 .*: rescale the kernel first"):
+        cs.project(kernel, torus(8), 1e-176)
+    assert float(cs.rescale(kernel, torus(8), 1e-176).norm) <= 1e-176

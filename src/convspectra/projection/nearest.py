@@ -22,7 +22,7 @@ import numpy as np
 from .._compat import Array, is_concrete, like, to_numpy, with_vjp
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
-from ..errors import InputError
+from ..errors import InputError, KernelError
 from ..geometry import ConvGeometry
 from ..results import Projection
 from ..spectral_map import solving
@@ -87,7 +87,8 @@ def project(
     Raises:
         ValueError: max_norm is not positive and finite, tolerance not positive, max_iterations
             below 1, an unknown method, or a dual of another shape.
-        GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
+        GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee; a norm of more
+            than 1e120 times max_norm.
 
     Not guaranteed: bounded memory. A few symbols stand in it, in double precision. A proof of
     nearness below rounding: the gap includes the kernel's own, and that of the bounds, so that a tolerance
@@ -147,6 +148,10 @@ def project(
     )
 
 
+_FARTHEST = 1e120
+"""By which the norm may exceed the limit: squares of the quotient, times the points, are computed."""
+
+
 @dataclass(frozen=True)
 class _Found:
     """The nearest kernel and how it was found; no search for a kernel inside the ball."""
@@ -171,6 +176,11 @@ def _find(
     norm_before = held.norm(given)
     if held.keeps(given, limit, norm_before):
         return _Found(given, norm_before, norm_before)
+    if float(norm_before) / _FARTHEST > limit:
+        raise KernelError(
+            f"the operator's norm {float(norm_before):.3g} is so far above max_norm={limit:.3g} that squares "
+            "of their quotient leave the range of numbers: rescale the kernel first, or take rescale"
+        )
     # In units of the torus's limit, so that tiny and huge kernels stay in range.
     unit = limit / held.factor
     start = to_numpy(given).astype(np.float64) / unit
