@@ -15,7 +15,7 @@ from .text import Column, assumptions, layer_table, not_read, plain, with_names
 _WHOSE = {
     "torus": "the norm with wrapped boundary at the layer's input size, exact",
     "layer": "a proven upper bound of the norm as the layer pads, at its input size",
-    "any_size": "a proven upper bound for every input size, wrapped, zero-padded or not padded",
+    "any_size": "a proven upper bound for every input size, as the layer pads",
 }
 _HOW = {
     "project": "the nearest kernel with the same taps",
