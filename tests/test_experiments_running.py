@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import socket
 import threading
 import time
 from collections import Counter
@@ -125,7 +127,7 @@ def test_two_processes_share_the_runs(job):
     processes.wait_for(lambda: len(checkpoints(job)) - len(results(job)) == 2)
     assert 0 <= job.share < 1
     for process in both:
-        process.join()
+        process.join(120)
     assert [process.exitcode for process in both] == [0, 0]
     check_finished(job)
 
@@ -139,7 +141,7 @@ def test_a_killed_process_has_its_run_taken_up_by_the_other(job, tmp_path):
     assert processes.kill(dying)
     assert not folders.is_finished(place(job, LONG))
     before = epochs_in(place(job, LONG))
-    living.join()
+    living.join(120)
     assert living.exitcode == 0
     check_finished(job, failed=[LONG])
     assert len(before) >= 2
@@ -280,19 +282,19 @@ def test_a_run_in_use_is_left_alone(job):
 
     def hold():
         holding.set()
-        release.wait(60)
+        release.wait(120)
         return False
 
     thread = threading.Thread(target=lambda: held.append(one(job, RUNS[0], digits(), stop=hold)))
     thread.start()
-    holding.wait(60)
+    assert holding.wait(120)
     before = {path: path.read_bytes() for path in place(job, RUNS[0]).iterdir()}
     with pytest.raises(folders.InUseError, match="in use by another process"):
         one(job, RUNS[0], digits())
     assert before == {path: path.read_bytes() for path in place(job, RUNS[0]).iterdir()}
     assert one(job, RUNS[1], digits())["status"] == "done"
     release.set()
-    thread.join()
+    thread.join(120)
     assert held[0]["status"] == "done"
     assert one(job, RUNS[0], digits()) == held[0]
 
@@ -313,7 +315,7 @@ def test_threads_of_one_process_take_turns(job):
     for thread in both:
         thread.start()
     for thread in both:
-        thread.join()
+        thread.join(120)
     check_finished(job)
 
 
@@ -418,10 +420,38 @@ def _elsewhere(out, job):
 def test_no_scheduler(address, job, monkeypatch):
     pytest.importorskip("distributed")
     monkeypatch.setattr(running, "CONNECT_SECONDS", 0.5)
-    began = time.monotonic()
     with pytest.raises(InputError, match="no scheduler answers at"):
         work_on_cluster(job, address)
-    assert time.monotonic() - began < 30
+    gc.collect()
+
+
+def test_what_is_no_scheduler(job, cluster, monkeypatch):
+    """It listens and never answers; nothing of it is left that could disturb the next client."""
+    monkeypatch.setattr(running, "CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for _ in range(3):
+            with pytest.raises(InputError, match="no scheduler answers at"):
+                work_on_cluster(job, f"tcp://127.0.0.1:{server.getsockname()[1]}")
+            gc.collect()
+    monkeypatch.setattr(running, "CONNECT_SECONDS", 60.0)
+    work_on_cluster(replace(job, minutes=0), cluster)
+
+
+def test_a_cluster_whose_workers_went_away(job, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    submit = distributed.Client.submit
+    options = {"n_workers": 1, "processes": False, "dashboard_address": ":0"}
+    with distributed.LocalCluster(**options) as found:
+
+        def too_late(client, *arguments, **options):
+            found.scale(0)
+            processes.wait_for(lambda: not client.scheduler_info()["workers"])
+            return submit(client, *arguments, **options)
+
+        monkeypatch.setattr(distributed.Client, "submit", too_late)
+        monkeypatch.setattr(running, "IDLE_SECONDS", 0.5)
+        with pytest.raises(InputError, match=r"no worker .* computed anything for 0\.5 s"):
+            work_on_cluster(job, found.scheduler_address)
 
 
 def test_a_scheduler_without_workers(job):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 
@@ -30,6 +32,8 @@ from .study import Study
 from .training import Machine, Progress, train
 
 POLL_SECONDS, CONNECT_SECONDS = 1.0, 10.0
+IDLE_SECONDS = 120.0
+"""For so long a cluster may compute nothing at all while it has something to do."""
 _TURN = threading.Lock()
 """The random state and the number of threads of PyTorch belong to the process."""
 
@@ -178,7 +182,7 @@ def work_on_cluster(job: Job, scheduler: str, progress: Progress | None = None) 
 
     Raises:
         InputError: dask is not installed, no scheduler answers, it has no workers or goes away, or they
-            cannot write where they should.
+            cannot write where they should; or none of them begins.
     """
     with _client(scheduler) as client:
         workers = client.scheduler_info(n_workers=-1)["workers"]
@@ -194,9 +198,17 @@ def work_on_cluster(job: Job, scheduler: str, progress: Progress | None = None) 
             )
             for address, about in workers.items()
         ]
+        busy = time.monotonic()
         while not all(future.done() for future in futures):
             _tell(job, progress)
             time.sleep(POLL_SECONDS)
+            if any(client.processing().values()):
+                busy = time.monotonic()
+            elif time.monotonic() - busy > IDLE_SECONDS:
+                raise InputError(
+                    f"no worker of the scheduler at {scheduler} computed anything for {IDLE_SECONDS:g} s; "
+                    "see what became of them, and give the same command again"
+                )
         problems = [future.exception() for future in futures if future.status == "error"]
         lost = any(future.cancelled() for future in futures)
     if problems and not job.is_finished:
@@ -212,11 +224,29 @@ def _client(scheduler: str) -> Any:
         import distributed
     except ImportError:
         raise InputError("dask is needed for --scheduler: pip install 'convspectra[cluster]'") from None
-    connect: Any = distributed.Client
+    client: Any = distributed.Client.__new__(distributed.Client)
     try:
-        return connect(scheduler, timeout=CONNECT_SECONDS)
+        _ask(scheduler)
+        client.__init__(scheduler, timeout=CONNECT_SECONDS)
     except (OSError, TimeoutError, ValueError) as error:
+        # One that is half made would be closed by the collector, maybe while the next one is made, and wait
+        # for a lock that its own thread holds.
+        if hasattr(client, "status"):
+            client.close(timeout=CONNECT_SECONDS)
         raise InputError(f"no scheduler answers at {scheduler}: {error}") from None
+    return client
+
+
+def _ask(scheduler: str) -> None:
+    """Raise an error if no scheduler is at an address; a client would wait for ever for what only listens."""
+    address = urlsplit(scheduler if "://" in scheduler else f"tcp://{scheduler}")
+    if address.scheme not in ("tcp", "tls", "ws", "wss"):
+        return
+    if not address.hostname or address.port is None:
+        raise ValueError("an address is tcp://HOST:PORT")
+    with socket.create_connection((address.hostname, address.port), CONNECT_SECONDS) as connection:
+        if address.scheme == "tcp" and not connection.recv(1):  # dask is the first to speak
+            raise ValueError("what listens there is no dask scheduler")
 
 
 @contextmanager
