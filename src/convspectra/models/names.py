@@ -13,6 +13,11 @@ _SUFFIX = re.compile(r"[./_](weight|weights|kernel|depthwise_kernel|w)(:0)?$", r
 _MEANINGLESS = re.compile(r"^([\d.:_/-]*|onnx::\w+|.*/?Constant(_\d+)?_output_\d+)$")
 
 
+def says_weight(tensor: str) -> bool:
+    """Whether a tensor's name says by itself that it is the weight of a layer."""
+    return _SUFFIX.search(tensor) is not None
+
+
 def layer_name(weight: str, fallback: str) -> str:
     """The layer that a weight tensor belongs to, by its name; `fallback` where that says nothing."""
     name = _SUFFIX.sub("", weight)

@@ -17,7 +17,7 @@ from . import onnx_tensors as tensors
 from . import onnx_weights as weights
 from .budget import Budget
 from .input_shapes import InputShape
-from .names import Names
+from .names import Names, says_weight
 from .onnx_constants import NotConstantError
 from .onnx_geometry import PAD_MODES, pad_pairs, stated_geometry
 from .onnx_scope import Scope, Values
@@ -133,7 +133,8 @@ class Reader:
 
     def _named(self, node: Any, weight: str, scope: Scope, quantised: bool) -> str:
         stored, tensor = weights.stored_in(weight, scope)
-        name = self.names.unique(weights.plain_name(stored, node))
+        stated = weight if says_weight(weight) else stored
+        name = self.names.unique(weights.plain_name(stated, node))
         if weight in self.kernels:
             self.notes.append(f"{name!r} uses the same weights as {self.kernels[weight]!r}")
         self.kernels.setdefault(weight, name)
