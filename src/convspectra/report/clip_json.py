@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import BinaryIO
 
 from ..control import ClipReport
+from .json_file import dump
 
 SCHEMA = "convspectra.clip/1"
 
@@ -14,5 +14,4 @@ SCHEMA = "convspectra.clip/1"
 def write(report: ClipReport, file: BinaryIO) -> None:
     """Write the whole report under `schema/clip-1.schema.json`; UTF-8, two spaces of indent."""
     facts = {"schema": SCHEMA, **asdict(report)}
-    file.write(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False).encode())
-    file.write(b"\n")
+    dump(facts, file)

@@ -11,6 +11,7 @@ from ..comparison import Comparison, LayerComparison
 from .compare_text import COLUMNS, sides, summary
 from .figures import colour, curves, frequency_maps, norms
 from .html import curve_data, filled_page, map_data, short
+from .terminal import printable
 from .text import not_read
 
 _WORSE = ("ok", "partial", "skipped", "failed")
@@ -18,7 +19,7 @@ _WORSE = ("ok", "partial", "skipped", "failed")
 
 def write(comparison: Comparison, file: BinaryIO) -> None:
     """Write the page, UTF-8."""
-    file.write(render(comparison).encode())
+    file.write(render(comparison).encode("utf-8", "backslashreplace"))
 
 
 def render(comparison: Comparison) -> str:
@@ -83,15 +84,15 @@ def _layer(layer: LayerComparison, place: float) -> dict[str, Any]:
     reasons = dict.fromkeys(one.reason for one in found if one.status != "ok")
     worst = max(found, key=lambda one: _WORSE.index(one.status))
     return {
-        "name": layer.name,
+        "name": printable(layer.name),
         "light": colour(place),
         "dark": colour(place, dark=True),
         "norms": [short(value) for value in (norms(after) if after else (None,) * 4)],
         "before": None if torus is None else short(torus.norm),
         "exact": after is not None and after.as_padded is not None and after.as_padded.exact,
-        "cells": [[layer.name, layer.name], *_cells(layer)],
+        "cells": [[printable(layer.name), layer.name], *_cells(layer)],
         "status": worst.status,
-        "reason": "; ".join(reasons),
+        "reason": printable("; ".join(reasons)),
         "assumed": sorted({field for one in found for field in one.assumed}),
     }
 

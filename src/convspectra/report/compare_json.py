@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, BinaryIO
 
 from ..analysis import Report
 from ..comparison import Comparison
 from .data import layer_dict, model_dict, unread_list
+from .json_file import dump
 
 SCHEMA = "convspectra.comparison/1"
 
 
 def write(comparison: Comparison, file: BinaryIO) -> None:
     """Write the whole comparison; UTF-8, two spaces of indent, no NaN and no infinity."""
-    file.write(json.dumps(as_dict(comparison), indent=2, ensure_ascii=False, allow_nan=False).encode())
-    file.write(b"\n")
+    dump(as_dict(comparison), file)
 
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from ..analysis import LayerReport, Report, TorusSummary
 from .data import layer_dict
 from .figures import Curve, FrequencyMap, colour, curves, frequency_maps, norms, positions
 from .numbers import at_most, interval, number, one_or_all, sizes
+from .terminal import printable
 from .text import not_read, summary
 
 
 def write(report: Report, file: BinaryIO) -> None:
     """Write the page, UTF-8."""
-    file.write(render(report).encode())
+    file.write(render(report).encode("utf-8", "backslashreplace"))
 
 
 def render(report: Report) -> str:
@@ -55,10 +56,10 @@ def filled_page(
     parts = {name: (page / name).read_text(encoding="utf-8") for name in ("page.html", "page.css")}
     scripts = [(page / name).read_text(encoding="utf-8") for name in ("echarts.min.js", "page.js")]
     filled = {
-        "title": html.escape(title),
-        "summary": html.escape(summary),
+        "title": _text(title),
+        "summary": _text(summary),
         "models": "".join(f'<h2>{word}</h2><dl class="facts">{_facts(one)}</dl>' for word, one in models),
-        "notes": "".join(f"<li>{html.escape(note)}</li>" for note in notes),
+        "notes": "".join(f"<li>{_text(note)}</li>" for note in notes),
         **{name: captions.get(name, "") for name in ("curves", "own_norm", "norms")},
         "css": parts["page.css"],
         "hashes": " ".join(f"'sha256-{_digest(script)}'" for script in scripts),
@@ -80,14 +81,14 @@ def page_data(report: Report) -> dict[str, Any]:
     return {
         "layers": [
             {
-                "name": layer.name,
+                "name": printable(layer.name),
                 "light": colour(place),
                 "dark": colour(place, dark=True),
                 "norms": [short(value) for value in norms(layer)],
                 "exact": layer.as_padded is not None and layer.as_padded.exact,
                 "cells": _cells(layer),
                 "status": layer.status,
-                "reason": layer.reason,
+                "reason": printable(layer.reason),
                 "assumed": list(layer.assumed),
             }
             for layer, place in zip(report.layers, places, strict=True)
@@ -146,7 +147,7 @@ def _cells(layer: LayerReport) -> list[list[Any]]:
     padded, anywhere = layer.as_padded, layer.any_size
     kernel, points = int(np.prod(layer.kernel_shape)), facts["input_shape"]
     cells: list[list[Any]] = [
-        [layer.name, layer.name],
+        [printable(layer.name), layer.name],
         [layer.kind, layer.kind],
         [sizes(layer.kernel_shape), kernel],
         [sizes(layer.input_shape), None if points is None else int(np.prod(points))],
@@ -183,15 +184,17 @@ def _facts(report: Report) -> str:
         "batch norm": "folded into the kernels" if report.fold_batch_norm else "not folded",
         "convspectra": report.version,
     }
-    rows = (
-        f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>" for name, value in pairs.items()
-    )
+    rows = (f"<dt>{name}</dt><dd>{_text(str(value))}</dd>" for name, value in pairs.items())
     return "".join(rows)
 
 
 def short(value: float | None) -> float | None:
     """Five digits, as much as a page shows."""
     return None if value is None else float(f"{value:.5g}")
+
+
+def _text(text: str) -> str:
+    return html.escape(printable(text))
 
 
 def _digest(script: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from typing import Any, BinaryIO
@@ -10,14 +9,14 @@ from typing import Any, BinaryIO
 from ..lipschitz import LipschitzReport
 from ..lipschitz.complexity import SOURCE
 from ..lipschitz.records import ASSUMES, LOWER_ASSUMES
+from .json_file import dump
 
 SCHEMA = "convspectra.lipschitz/1"
 
 
 def write(report: LipschitzReport, file: BinaryIO) -> None:
     """Write the whole report; UTF-8, two spaces of indent, no NaN and no infinity."""
-    file.write(json.dumps(as_dict(report), indent=2, ensure_ascii=False, allow_nan=False).encode())
-    file.write(b"\n")
+    dump(as_dict(report), file)
 
 
 def as_dict(report: LipschitzReport) -> dict[str, Any]:

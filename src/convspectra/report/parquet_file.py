@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..analysis import Report
 from .data import SCHEMA, flat
@@ -33,7 +33,12 @@ def write(report: Report, file: BinaryIO) -> None:
     types |= {name: pa.string() for name in _WORDS}
     types |= {"padding": pa.list_(pa.list_(pa.int64())), "assumed": pa.list_(pa.string())}
     types |= {"groups": pa.int64(), "count": pa.int64(), "rank": pa.int64(), "transposed": pa.bool_()}
-    metadata = {"schema": SCHEMA, "model": report.model, "sha256": report.sha256 or ""}
+    metadata = {"schema": SCHEMA, "model": _encodable(report.model), "sha256": report.sha256 or ""}
     schema = pa.schema([(name, types.get(name, pa.float64())) for name in flat(_EMPTY)], metadata)
-    rows = [flat(layer) for layer in report.layers]
+    rows = [{name: _encodable(value) for name, value in flat(layer).items()} for layer in report.layers]
     pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=schema), file)
+
+
+def _encodable(value: Any) -> Any:
+    """Text as UTF-8 has it: half a surrogate pair is escaped."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

@@ -11,6 +11,7 @@ from typing import Any
 from ..analysis import Report
 from .figures import Curve, colour, curves, norms, positions
 from .files import atomic
+from .terminal import printable
 
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -124,6 +125,7 @@ def _norms(report: Report) -> Any:
 
 def name_ticks(axes: Any, names: Sequence[str]) -> None:
     """The layers' names along the x axis."""
+    names = [printable(name) for name in names]
     labels = [name if len(name) <= 24 else f"…{name[-23:]}" for name in names]
     axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=5, parse_math=False)
     axes.set_xlim(-0.6, max(len(names) - 0.4, 0.6))

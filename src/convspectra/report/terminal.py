@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -35,10 +36,9 @@ def show(render: Callable[[Console], None]) -> bool:
         Whether it could be written. A reader that has gone away (`| head`) has what it wanted; of any other
         failure a line on standard error tells.
     """
-    screen = console()
-    with screen.capture() as captured:
-        render(screen)
-    return write(captured.get())
+    page = _Page()
+    render(_console(page))
+    return write(page.getvalue())
 
 
 def write(text: str) -> bool:
@@ -65,16 +65,24 @@ def discard_output() -> None:
     os.close(nowhere)
 
 
-def console(stderr: bool = False) -> Console:
+def status() -> Console:
+    """Standard error, for a bar of progress."""
+    return _console(io.StringIO() if sys.stderr is None else cast(IO[str], _Forgiving(sys.stderr)))
+
+
+def _console(file: IO[str]) -> Console:
     """Where text is rendered: names are no markup, and what is no terminal has no end of a line."""
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    options: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
-    if stderr and stream is not None:
-        options["file"] = _Forgiving(stream)
-    found = Console(stderr=stderr, **options)
-    return found if found.is_terminal else Console(stderr=stderr, width=_ENDLESS, **options)
+    width = None if file.isatty() else _ENDLESS
+    return Console(file=file, width=width, markup=False, emoji=False, highlight=False)
+
+
+class _Page(io.StringIO):
+    """Text as it will be on standard output."""
+
+    def isatty(self) -> bool:
+        return sys.stdout is not None and sys.stdout.isatty()
 
 
 class _Forgiving:

@@ -105,7 +105,7 @@ def summary(report: Report) -> str:
 @contextmanager
 def progress_bar(console: Console | None = None) -> Iterator[Callable[[float, str], None]]:
     """A bar on standard error with the time left, gone when done; silent where that is no terminal."""
-    console = console or terminal.console(stderr=True)
+    console = console or terminal.status()
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
