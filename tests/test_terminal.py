@@ -89,15 +89,36 @@ def test_standard_error_that_is_full_or_closed_loses_nothing(chain, tmp_path):  
         (tmp_path / "r.json").unlink()
 
 
+def on_a_small_disk(size, line, cwd):
+    """The command where no file can be larger than so many bytes."""
+    run = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); "
+        "from convspectra.cli import main; main()"
+    )
+    command = [sys.executable, "-c", run, *line.split()]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_disk_without_room_for_checkpoints_is_one_line(chain, tmp_path):  # noqa: F811
+    done = on_a_small_disk(500, "analyze chain.onnx --resume kept --json r.json", tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert ".npz cannot be written: File too large" in done.stderr
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_a_disk_without_room_for_benchmarks_shows_them(tmp_path):
+    pytest.importorskip("matplotlib")
+    done = on_a_small_disk(500, "bench --bounds --small --out kept", tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "bounds.json cannot be written: File too large" in done.stderr
+    assert "All layers: medians" in done.stdout
+
+
 def test_a_disk_that_is_full_for_one_file_gets_the_others(chain, tmp_path):  # noqa: F811
     """The larger file has no room: the smaller one is there, and the table is shown."""
-    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
-    run = limit + "from convspectra.cli import main; main()"
-    arguments = ["analyze", "chain.onnx", "--html", "r.html", "--json", "r.json", "--csv", "r.csv"]
-    done = subprocess.run(
-        [sys.executable, "-c", run, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
+    done = on_a_small_disk(100_000, "analyze chain.onnx --html r.html --json r.json --csv r.csv", tmp_path)
     assert done.returncode == 3
     assert "convspectra: r.html cannot be written: File too large" in done.stderr.splitlines()
     assert "layer0" in done.stdout

@@ -403,7 +403,7 @@ def bench(
     ] = None,
 ) -> None:
     """Time every way to the singular values side by side, each checked for accuracy: figure 1."""
-    from .atomic import atomic
+    from .atomic import atomic, open_folder
     from .bench import bounds as bounds_bench
     from .bench import projections, spectra
     from .report import benchmarks
@@ -420,20 +420,24 @@ def bench(
         run = partial(bounds_bench.run, model=model)
     with progress_bar() as progress:
         results = run(full=full, small=small, progress=progress)
+    whole = True
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         name = "projection.json" if projection else "bounds.json" if bounds else "bench.json"
-        with atomic(out / name) as file:
-            file.write(results.to_json().encode())
+        try:
+            with atomic(open_folder(out) / name) as file:
+                file.write(results.to_json().encode())
+            if isinstance(results, spectra.Results):
+                benchmarks.draw(results, out / "figure1.png")
+        except InputError as error:
+            terminal.tell(f"convspectra: {error}")
+            whole = False
     if isinstance(results, spectra.Results):
-        if out is not None:
-            benchmarks.draw(results, out / "figure1.png")
         render: Callable[[Console], None] = partial(benchmarks.render, results)
     elif isinstance(results, bounds_bench.Results):
         render = partial(benchmarks.render_bounds, results)
     else:
         render = partial(benchmarks.render_projections, results)
-    _exit(terminal.show(render))
+    _exit(terminal.show(render) and whole)
 
 
 class PresetName(StrEnum):
