@@ -412,7 +412,6 @@ def test_a_run_that_diverges_ends_with_the_error_of_guessing(control, data, tmp_
     settings = replace(TINY, batch_norm=False, rate=1e6, epochs=20, control=control)
     if control.method in ("operator_norm", "max_gain"):  # which keep it from that
         settings = replace(settings, rate=1e37)
-    began = time.monotonic()
     result = train(settings, data, tmp_path)
     assert (result["status"], result["test_error"]) == ("diverged", CHANCE)
     assert result["train_loss"] is result["test_loss"] is None
@@ -421,7 +420,6 @@ def test_a_run_that_diverges_ends_with_the_error_of_guessing(control, data, tmp_
     assert (lines[-1]["test_error"], lines[-1]["train_loss"]) == (CHANCE, None)
     assert result_of(tmp_path) == without_times(result)
     assert train(settings, data, tmp_path) == result
-    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("observe", [False, True])
