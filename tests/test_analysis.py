@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -117,10 +118,26 @@ def test_without_geometry_an_upper_bound_holds_for_whatever_it_is(options):
     assert dense_values(true)[0] <= report.any_size.upper
 
 
-def test_a_contradiction_names_the_layer():
-    wrong = layer(name="stem", input_shape=(2, 2), padding="valid")
-    with pytest.raises(cs.GeometryError, match="layer 'stem': no output point"):
-        analyze(model(wrong))
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        layer(name="stem", input_shape=(2, 2), padding="valid"),
+        layer(name="stem", groups=7),
+        replace(layer(name="stem"), batch_norm_scale=np.ones(5), geometry=cs.ConvGeometry((2, 2), groups=7)),
+        layer((4, 0, 1), name="stem", kind="linear", input_shape=(1,), padding=0),
+        ConvLayer("stem", "conv2d", np.zeros((4, 0, 3, 3)), "OIHW", None),
+    ],
+)
+@pytest.mark.parametrize("fold", [False, True])
+def test_a_layer_that_contradicts_itself_fails_with_the_reason_and_the_others_are_analysed(wrong, fold):
+    report = analyze(model(wrong, layer(name="fine")), fold_batch_norm=fold)
+    failed, fine = report.layers
+    assert failed.name == "stem"
+    assert failed.status == "failed"
+    assert re.search("no output point|must divide|no empty axis", failed.reason)
+    assert failed.torus is failed.as_padded is failed.any_size is None
+    assert fine.status == "ok"
+    assert not report.complete
 
 
 @pytest.mark.parametrize(

@@ -147,11 +147,11 @@ def analyze(
             taken: an analysis that was stopped goes on where it was.
 
     Returns:
-        `Report`, layers in the model's order. A layer whose kernel has NaN or infinite entries is
-        `failed` and says so; the others are reported all the same.
+        `Report`, layers in the model's order. A layer whose kernel has NaN or infinite entries, or
+        whose geometry contradicts its kernel, is `failed` and says so; the others are reported all
+        the same.
 
     Raises:
-        GeometryError: a layer whose geometry contradicts its kernel; the message names the layer.
         InputError: `resume` cannot be written to.
         KeyboardInterrupt: it was; with `resume`, the message says how many layers are kept.
     """
@@ -231,11 +231,10 @@ def analyze_layer(
     solver: Solver = "auto",
     resume: Path | None = None,
 ) -> LayerReport:
-    """The report of one layer, its kernel taken as it is: `folded` only says what was done to it.
-
-    Raises:
-        GeometryError: the geometry contradicts the kernel.
-    """
+    """The report of one layer, its kernel taken as it is: `folded` only says what was done to it."""
+    contradiction = _contradiction(layer)
+    if contradiction:
+        return replace(_facts(replace(layer, geometry=None), folded), status="failed", reason=contradiction)
     known = _facts(layer, folded)
     solve = {"executor": executor, "memory": memory, "solver": solver}
     try:
@@ -349,15 +348,19 @@ def _prepared(layer: ConvLayer, dtype: Precision, fold: bool) -> ConvLayer:
     kernel = layer.kernel
     if dtype != "kernel":
         kernel = kernel.astype(dtype, copy=False)
-    if fold and layer.batch_norm_scale is not None:
+    if fold and layer.batch_norm_scale is not None and not _contradiction(layer):
         kernel = kernel * batch_norm_factor(layer).astype(kernel.dtype)
-    prepared = replace(layer, kernel=kernel)
-    if layer.geometry is not None:
-        try:
-            layer.geometry.correlation(kernel.shape)
-        except GeometryError as error:
-            raise GeometryError(f"layer {layer.name!r}: {error}") from None
-    return prepared
+    return replace(layer, kernel=kernel)
+
+
+def _contradiction(layer: ConvLayer) -> str:
+    """What in a layer's geometry contradicts its kernel, else empty."""
+    try:
+        if layer.geometry is not None:
+            layer.geometry.correlation(layer.kernel.shape)
+    except GeometryError as error:
+        return str(error)
+    return ""
 
 
 def batch_norm_factor(layer: ConvLayer) -> np.ndarray[Any, Any]:
@@ -410,8 +413,8 @@ def _facts(layer: ConvLayer, folded: bool) -> LayerReport:
 
 def work_of(layer: ConvLayer) -> float:
     """Multiply-adds of the decompositions of a layer, roughly: for progress and for scheduling."""
-    if layer.geometry is None:
-        return float(layer.kernel.size)
+    if layer.geometry is None or _contradiction(layer):
+        return float(max(layer.kernel.size, 1))
     correlation = layer.geometry.correlation(layer.kernel.shape)
     rows = correlation.out_channels // correlation.groups
     columns = correlation.in_channels // correlation.groups * math.prod(correlation.stride)
