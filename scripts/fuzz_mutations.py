@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -361,8 +362,14 @@ def entries(rng: np.random.Generator, data: bytes, code: bytes, decoy: str) -> b
         parts = [(name, source.read(name)) for name in source.namelist()]
     pick = int(rng.integers(len(parts)))
     name, content = parts[pick]
-    kind = int(rng.integers(9))
-    if kind < 4 and name.endswith(".json"):
+    kind = int(rng.integers(10))
+    if kind == 9:
+        # Values are taken from another place, or lie there.
+        way = json.dumps(_way_out(rng, decoy))[1:-1].encode()
+        led = [re.sub(rb'("path_name": ")[^"]*', lambda found: found[1] + way, stored) for _, stored in parts]
+        parts = [(one, stored) for (one, _), stored in zip(parts, led, strict=True)]
+        parts.append((f"{name}/{way.decode()}", content))
+    elif kind < 4 and name.endswith(".json"):
         parts[pick] = (name, json.dumps(altered(rng, json.loads(content), decoy)).encode())
     elif kind < 4:
         parts[pick] = (name, flipped(rng, content))

@@ -51,6 +51,7 @@ def _libraries() -> tuple[str, ...]:
     found = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     found |= {*site.getsitepackages(), *(entry for entry in sys.path if "site-packages" in entry)}
     found.add(str(Path(str(sys.modules["convspectra"].__file__)).parent))
+    found.add(str(Path(__file__).parent))  # sources are looked up for stack traces
     # As they are named, and where links lead.
     return tuple({f"{path}/" for name in found for path in (name, os.path.realpath(name))})
 

@@ -57,7 +57,7 @@ def compare(before: Model, after: Model, *, progress: Progress | None = None, **
         options: of `analyze`.
 
     Raises:
-        GeometryError, InputError: as `analyze`.
+        InputError: as `analyze`.
     """
     before, after = _lent(before, after), _lent(after, before)
     reports = []
