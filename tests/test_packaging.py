@@ -81,6 +81,7 @@ FLOORS = (
     ("_native",),
     ("_solvers",),
     ("results",),
+    ("rounding",),
     ("spectrum",),
     ("spectral_map",),
     ("bounds",),

@@ -11,7 +11,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from .errors import KernelError
+from .errors import KernelError, RangeError
 
 # NumPy, PyTorch, JAX and strict arrays pass through the same lines; there is no static type for that.
 Array = Any
@@ -180,10 +180,31 @@ def in_range(kernel: Array) -> tuple[Array, Any]:
         largest = xp.where(largest > 0, largest, 1 + largest)
         return kernel / largest, largest
     largest = float(xp.max(xp.abs(untracked(kernel))))
+    if not math.isfinite(largest):
+        raise RangeError(f"a kernel was computed on the way that is beyond the range of {kernel.dtype}")
     if largest == 0 or 1 / _COMMON <= largest <= _COMMON:
         return kernel, 1.0
     power = math.ldexp(1.0, math.frexp(largest)[1] - 1)
     return kernel / like(np.asarray(power), kernel, kernel.dtype), power
+
+
+def in_range_again(values: Array, power: Any, what: str = "the operator's norm") -> Array:
+    """`values` times the power that `in_range` gave.
+
+    Raises:
+        RangeError: they are beyond the range of their precision.
+    """
+    if isinstance(power, float) and power == 1:
+        return values
+    xp = namespace(values)
+    with np.errstate(over="ignore", under="ignore"):
+        found = values * power
+    if is_concrete(found) and not bool(xp.all(xp.isfinite(untracked(found)))):
+        raise RangeError(
+            f"{what} is beyond the range of {values.dtype}, the kernel's largest entry is about {power:.3g}: "
+            "divide the kernel, or give it in a wider precision"
+        )
+    return found
 
 
 def complex_dtype(array: Array) -> Any:

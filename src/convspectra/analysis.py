@@ -9,7 +9,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -19,13 +19,13 @@ from ._solvers.pool import DEFAULT_MEMORY, available_cores, single_threaded_blas
 from ._version import __version__
 from .atomic import open_folder
 from .bounds.tori import repeats_inputs
-from .errors import CostError, GeometryError, KernelError
+from .errors import CostError, GeometryError, InputError, KernelError, RangeError
 from .geometry import ConvGeometry, Pads
 from .models.records import ConvLayer, Model, Unread
 from .results import Bound, Spectrum
 from .spectrum import singular_values
 
-LayerStatus = Literal["ok", "partial", "skipped", "failed"]
+LayerStatus = Literal["ok", "partial", "out of range", "skipped", "failed"]
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
@@ -34,7 +34,8 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 class TorusSummary:
     """The exact spectrum of the circular version of a layer, in numbers.
 
-    `condition_number` is infinite where `smallest` is 0. `quantiles` maps levels to values.
+    `condition_number` is infinite where `smallest` is 0, or it leaves the range of floats, as `nuclear_norm`
+    may. `quantiles` maps levels to values. `error` is that of each singular value, absolute.
     """
 
     norm: float
@@ -46,6 +47,7 @@ class TorusSummary:
     stable_rank: float
     nuclear_norm: float
     quantiles: Mapping[float, float]
+    error: float
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class LayerReport:
 
     Attributes:
         status: `ok`; `partial` (some number is missing: `reason` says which and why); `skipped`
-            (no geometry: only `any_size` may be there); `failed` (the kernel cannot be analysed).
+            (no geometry: only `any_size` may be there); `out of range` (some number is beyond the range of
+            the precision); `failed` (the kernel cannot be analysed).
         input_shape, stride, dilation, padding: spatial, of the layer itself; None where unknown.
         torus: None where the circular operator has no symbol (stride does not divide the input).
         as_padded: what is known of the norm of the layer as it pads, whatever its padding; None where it
@@ -248,12 +251,14 @@ def analyze_layer(
             measured = _measure(layer.kernel, layer.geometry, solve)
             if resume is not None:
                 checkpoint.save(kept, measured)
+    except RangeError as error:
+        return replace(known, status="out of range", reason=str(error))
     except (KernelError, GeometryError, CostError) as error:
         return replace(known, status="failed", reason=str(error))
-    spectrum, as_padded, any_size, reason = measured
+    spectrum, as_padded, any_size, status, reason = measured
     return replace(
         known,
-        status=_status(measured),
+        status=cast(LayerStatus, status),
         reason=reason,
         torus=None if spectrum is None else summarize(spectrum),
         as_padded=as_padded,
@@ -262,41 +267,47 @@ def analyze_layer(
     )
 
 
-def _status(measured: checkpoint.Measured) -> LayerStatus:
-    *found, reason = measured
-    if not reason:
-        return "ok"
-    return "failed" if all(one is None for one in found) else "partial"
-
-
 def _measure(
     kernel: np.ndarray[Any, Any], geometry: ConvGeometry, solve: dict[str, Any]
 ) -> checkpoint.Measured:
     correlation = geometry.correlation(kernel.shape)
     as_padded = any_size = spectrum = None
-    reasons = []
+    errors: list[tuple[str, InputError]] = []
     if not repeats_inputs(correlation):
         try:
             any_size = as_floats(bounds.pfister2018(kernel, geometry, **solve))
-        except CostError as error:
-            reasons.append(f"no bound for any size: {error}")
+        except (CostError, RangeError) as error:
+            errors.append(("no bound for any size", error))
     try:
         as_padded = as_floats(bounds.operator_norm(kernel, geometry, **solve))
         if any_size is not None and correlation.padding_mode == "zeros":
             as_padded = _least_upper(as_padded, any_size)
-    except (GeometryError, CostError) as error:
-        reasons.append(f"no bound as it pads: {error}")
+    except (GeometryError, CostError, RangeError) as error:
+        errors.append(("no bound as it pads", error))
     try:
         spectrum = singular_values(kernel, geometry.on_torus(), **solve)
-    except (GeometryError, CostError) as error:
-        reasons.append(f"no torus spectrum: {error}")
-    return spectrum, as_padded, any_size, "; ".join(reasons)
+        if not math.isfinite(summarize(spectrum).nuclear_norm):
+            errors.append(("no nuclear norm", RangeError("the sum is beyond the range of float64")))
+    except (GeometryError, CostError, RangeError) as error:
+        errors.append(("no torus spectrum", error))
+    found = (spectrum, as_padded, any_size)
+    status = "partial" if errors else "ok"
+    if any(isinstance(error, RangeError) for _, error in errors):
+        status = "out of range"
+    elif all(one is None for one in found):
+        status = "failed"
+    return *found, status, "; ".join(f"{what}: {error}" for what, error in errors)
 
 
 def summarize(spectrum: Spectrum) -> TorusSummary:
     """The numbers of a spectrum as Python floats, sums taken in float64."""
     wide = replace(spectrum, values=spectrum.values.astype(np.float64))
     quantiles = wide.quantiles(QUANTILES)
+    with np.errstate(over="ignore"):
+        return _summary(spectrum, wide, quantiles)
+
+
+def _summary(spectrum: Spectrum, wide: Spectrum, quantiles: np.ndarray[Any, Any]) -> TorusSummary:
     return TorusSummary(
         norm=float(wide.norm),
         smallest=float(wide.smallest),
@@ -307,6 +318,7 @@ def summarize(spectrum: Spectrum) -> TorusSummary:
         stable_rank=float(wide.stable_rank),
         nuclear_norm=float(wide.nuclear_norm),
         quantiles=dict(zip(QUANTILES, map(float, quantiles), strict=True)),
+        error=float(spectrum.error),
     )
 
 

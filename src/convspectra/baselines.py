@@ -15,13 +15,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from . import boundary, spectral_map
-from ._compat import Array, is_concrete, like, namespace, to_numpy
-from .bounds.rounding import allowance
+from ._compat import Array, in_range, is_concrete, like, namespace, to_numpy
 from .errors import InputError
 from .geometry import ConvGeometry
+from .lanczos import proven_gains
 from .projection.promise import check_limit
 from .projection.reshaped import as_pointwise
 from .results import Bound
+from .rounding import rounded_down, times
 from .spectral_map import SpectralFunction
 from .spectrum import prepare
 from .symbol import in_correlation_order
@@ -253,19 +254,16 @@ def power_iteration(
     ready, correlation = prepare(kernel, geometry)
     if not is_concrete(ready):
         raise InputError("power_iteration needs concrete values: call it outside jax.jit")
-    weights = to_numpy(ready)
-    scale = float(np.abs(weights).max())
-    # Scaled, so that neither tiny nor huge kernels leave the floating range on the way.
-    layer = boundary.operator(weights / scale if scale > 0 else weights, correlation)
+    scaled, power = in_range(ready)
+    weights = to_numpy(scaled)
+    layer = boundary.operator(weights, correlation)
     x = _start(start, seed, layer.input_shape, weights.dtype)
-    best = 0.0
     for _ in range(steps):
-        y = layer.apply(x[None])
-        best = max(best, float(np.linalg.norm(y)))
-        x = _unit(layer.adjoint(y)[0])
-    best = max(best, float(np.linalg.norm(layer.apply(x[None]))))
-    lower = like(best * scale / allowance(ready, correlation), ready, ready.dtype)
-    return Bound(lower, None, method="power_iteration"), like(x, ready, ready.dtype)
+        x = _unit(layer.adjoint(layer.apply(x[None]))[0])
+    wide = boundary.operator(weights.astype(np.float64), correlation)
+    gain = rounded_down(proven_gains(wide, x[None].astype(np.float64))[0][0], 1.0, weights)
+    bound = Bound(like(gain, ready, ready.dtype), None, method="power_iteration")
+    return times(bound, power), like(x, ready, ready.dtype)
 
 
 def _start(start: Array | None, seed: int, shape: tuple[int, ...], dtype: Any) -> NumpyArray:

@@ -19,10 +19,10 @@ from ._version import __version__
 from .atomic import atomic
 from .geometry import ConvGeometry
 from .results import Bound, Spectrum
-from .symbol import frequency_grid
+from .spectrum import prepare, spectrum_from
 
-Measured = tuple[Spectrum | None, Bound | None, Bound | None, str]
-"""Torus spectrum, bound as it pads, any-size bound, and why a number is missing."""
+Measured = tuple[Spectrum | None, Bound | None, Bound | None, str, str]
+"""Torus spectrum, bound as it pads, any-size bound; the layer's status, and why a number is missing."""
 
 
 def path_of(folder: Path, kernel: np.ndarray[Any, Any], geometry: ConvGeometry, solver: str) -> Path:
@@ -40,10 +40,11 @@ def save(path: Path, measured: Measured) -> None:
     Raises:
         InputError: the disk refuses.
     """
-    spectrum, as_padded, any_size, reason = measured
+    spectrum, as_padded, any_size, status, reason = measured
     facts = {
         "as_padded": None if as_padded is None else asdict(as_padded),
         "any_size": None if any_size is None else asdict(any_size),
+        "status": status,
         "reason": reason,
     }
     arrays = {} if spectrum is None else {"values": spectrum.values}
@@ -62,8 +63,6 @@ def load(path: Path, kernel: np.ndarray[Any, Any], geometry: ConvGeometry) -> Me
     bounds = [None if facts[name] is None else Bound(**facts[name]) for name in ("as_padded", "any_size")]
     spectrum = None
     if values is not None:
-        correlation = geometry.on_torus().correlation(kernel.shape)
-        grid = frequency_grid(correlation)
-        multiplicity = np.repeat(grid.multiplicity, correlation.groups)
-        spectrum = Spectrum(values, multiplicity, grid, correlation.groups)
-    return spectrum, bounds[0], bounds[1], facts["reason"]
+        ready, correlation = prepare(kernel, geometry.on_torus())
+        spectrum = spectrum_from(values, ready, correlation)
+    return spectrum, bounds[0], bounds[1], facts["status"], facts["reason"]

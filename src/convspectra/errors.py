@@ -13,6 +13,10 @@ class KernelError(InputError):
     """A kernel whose entries cannot be analysed: NaN, infinity, or not real floating point."""
 
 
+class RangeError(KernelError):
+    """A kernel whose numbers leave the range of its precision, though its entries do not."""
+
+
 class CostError(InputError):
     """An operator that takes more memory than there is; the message has the estimate."""
 

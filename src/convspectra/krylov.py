@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ._compat import Array, is_concrete, to_numpy
+from ._compat import Array, in_range, in_range_again, is_concrete, to_numpy
 from ._solvers.pool import DEFAULT_MEMORY
 from .boundary import Operator, operator
 from .bounds.tori import enclosing_tori
@@ -27,6 +27,9 @@ from .lanczos import Triplets, bidiagonal, largest_triplets, start_vector
 from .spectrum import prepare, top_block
 
 NumpyArray = np.ndarray[Any, Any]
+
+_NORMAL = float(np.finfo(np.float64).smallest_normal)
+_LEAST = float(np.finfo(np.float64).smallest_subnormal)
 
 
 def largest(
@@ -71,16 +74,18 @@ def largest(
     >>> bool(np.allclose(found.values, 2 + 2 * np.cos(np.pi * np.array([1, 2]) / 65)))
     True
     """
-    layer, scale = _scaled(kernel, geometry)
+    layer, power = _in_range(kernel, geometry)
     _check_count("k", k, 1, min(_whole_sides(layer)))
     given = None if start is None else start_vector(start, layer.input_shape)
-    if not scale > 0:
+    if not layer.kernel.any():
         return _of_zero(layer, k)
     first = _start(layer, seed) if given is None else given
     found = largest_triplets(
         layer, first, k=k, tolerance=tolerance, applications=applications, asides=2, seed=seed
     )
-    return replace(found, values=found.values * scale, residuals=found.residuals * scale)
+    values, residuals = (in_range_again(each, power) for each in (found.values, found.residuals))
+    least = _LEAST * ((values < _NORMAL) & (power < 1))  # what such numbers are rounded to multiples of
+    return replace(found, values=np.maximum(values - least, 0.0), residuals=residuals + 2 * least)
 
 
 def all_values(kernel: Array, geometry: ConvGeometry, *, memory: int = DEFAULT_MEMORY) -> NumpyArray:
@@ -102,7 +107,7 @@ def all_values(kernel: Array, geometry: ConvGeometry, *, memory: int = DEFAULT_M
     >>> np.round(all_values(np.array([[[-1.0, 2.0, -1.0]]]), mirrored), 9)
     array([3., 1., 0.])
     """
-    layer, scale = _scaled(kernel, geometry)
+    layer, power = _in_range(kernel, geometry)
     rows, columns = layer.sides
     needed = bytes_of_all(kernel, geometry)
     if needed > memory:
@@ -111,7 +116,7 @@ def all_values(kernel: Array, geometry: ConvGeometry, *, memory: int = DEFAULT_M
             f"allows {memory / 2**20:.0f}: raise memory, take krylov.largest or krylov.density, or "
             "singular_values(kernel, geometry.on_torus()) for the wrapped layer"
         )
-    values = np.linalg.svd(layer.matrix(), compute_uv=False) * scale
+    values = in_range_again(np.linalg.svd(layer.matrix(), compute_uv=False), power)
     return np.sort(values.reshape(-1))[::-1]
 
 
@@ -135,7 +140,7 @@ def smallest(
     >>> float(smallest(np.ones((1, 1, 1)), ConvGeometry(4))[0])
     1.0
     """
-    layer, _ = _scaled(kernel, geometry)
+    layer, _ = _in_range(kernel, geometry)
     _check_count("k", k, 1, min(layer.sides) * layer.correlation.groups)
     return all_values(kernel, geometry, memory=memory)[::-1][:k]
 
@@ -203,7 +208,7 @@ def density(
     """
     _check_count("probes", probes, 2, None)
     _check_count("steps", steps, 1, None)
-    layer, scale = _scaled(kernel, geometry)
+    layer, power = _in_range(kernel, geometry)
     rows, columns = _whole_sides(layer)
     if rows < columns:  # the zeros that only the larger side has do not count
         layer = layer.T
@@ -216,17 +221,16 @@ def density(
         small = bidiagonal(layer, start, steps, seed=seed + probe)
         _, nodes[probe], right = np.linalg.svd(small)
         weights[probe] = right[:, 0] ** 2
-    return Density(nodes * scale, weights, count)
+    return Density(in_range_again(nodes, power), weights, count)
 
 
-def _scaled(kernel: Array, geometry: ConvGeometry) -> tuple[Operator, float]:
-    """The operator in float64 with its largest entry 1, and that entry."""
+def _in_range(kernel: Array, geometry: ConvGeometry) -> tuple[Operator, float]:
+    """The operator in float64 with its entries in range, and the power that they were divided by."""
     ready, correlation = prepare(kernel, geometry)
     if not is_concrete(ready):
         raise InputError("krylov needs concrete values: call it outside jax.jit")
-    weights = to_numpy(ready).astype(np.float64)
-    scale = float(np.abs(weights).max())
-    return operator(weights / scale if scale > 0 else weights, correlation), scale
+    weights, power = in_range(to_numpy(ready).astype(np.float64))
+    return operator(weights, correlation), power
 
 
 def _whole_sides(layer: Operator) -> tuple[int, int]:

@@ -82,15 +82,18 @@ class Spectrum:
         multiplicity: shape (blocks,), NumPy integers: how many equal blocks a row stands for.
         grid: which frequencies the rows belong to.
         groups: number of groups.
+        error: how far each value may be from the true one: absolute, proven generously. A small multiple of
+            what the moduli of the taps add up to, so that values of taps that cancel, and those far below the
+            norm, may be nothing but rounding. An array while JAX traces.
 
-    Every property is exact up to rounding: an error of a few units in the last place of `norm`,
-    so that relative accuracy is lost for singular values far below it.
+    Every property is exact up to that.
     """
 
     values: Array
     multiplicity: np.ndarray[Any, Any]
     grid: FrequencyGrid
-    groups: int = 1
+    groups: int
+    error: Any
 
     def _weights(self) -> Array:
         return like(self.multiplicity[:, None], self.values, self.values.dtype)
@@ -167,12 +170,12 @@ class Spectrum:
         """Number of singular values above `tolerance`.
 
         Default: the largest side of a block times the machine epsilon times the norm, the rule of
-        `numpy.linalg.matrix_rank`.
+        `numpy.linalg.matrix_rank`, or `error` where that is larger.
         """
         values = to_numpy(self.values)
         if tolerance is None:
             side = max(self.grid.block_shape)
-            tolerance = side * float(np.finfo(values.dtype).eps) * float(values.max())
+            tolerance = max(side * float(np.finfo(values.dtype).eps) * float(values.max()), float(self.error))
         return int(((values > tolerance).sum(axis=1) * self.multiplicity).sum())
 
     @property

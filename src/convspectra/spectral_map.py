@@ -30,7 +30,17 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from ._compat import Array, is_concrete, is_untracked_on_cpu, like, namespace, to_numpy, with_vjp
+from ._compat import (
+    Array,
+    in_range,
+    in_range_again,
+    is_concrete,
+    is_untracked_on_cpu,
+    like,
+    namespace,
+    to_numpy,
+    with_vjp,
+)
 from ._solvers import array_api, choice, native, threshold
 from ._solvers.choice import Engine, Solver
 from ._solvers.pool import DEFAULT_MEMORY
@@ -116,7 +126,7 @@ def _pair(kernel: Array, correlation: Correlation, frequency: int, group: int, r
     """`S* [ u v^H ]` of one singular pair of one block; zero where its value is."""
     grid = frequency_grid(correlation)
     alone = replace(grid.at(slice(frequency, frequency + 1)), multiplicity=np.ones(1, dtype=np.int64))
-    blocks = symbol_blocks(kernel, correlation, alone)
+    blocks = symbol_blocks(in_range(kernel)[0], correlation, alone)
     xp = namespace(blocks)
     left, sigma, right = array_api.svd(blocks[:, group : group + 1])
     place = rank % sigma.shape[-1]
@@ -139,8 +149,13 @@ def mapped(
     """`S^+ [ U f(sigma) V^H ]`, axes in the order of `Correlation`; differentiable."""
 
     def forward(given: Array) -> tuple[Array, Array]:
-        found = adjoint_of_function(given, correlation, function.of, solve)[0]
-        return _over_scale(found, correlation), given
+        kernel, power = in_range(given)
+
+        def relative(sigma: Array) -> Array:
+            return function.of(in_range_again(sigma, power)) / power
+
+        found = adjoint_of_function(kernel, correlation, relative, solve)[0]
+        return _over_scale(found, correlation) * power, given
 
     return with_vjp(forward, partial(_derivative, correlation, function, solve), kernel)
 
@@ -203,7 +218,8 @@ def excess(
     kernel: Array, correlation: Correlation, level: float, solve: Solve = DEFAULT, squares: bool = False
 ) -> Excess:
     """What lies above `level`, without a derivative; blocks inside are not decomposed."""
-    grid = frequency_grid(correlation)
+    grid, (kernel, power) = frequency_grid(correlation), in_range(kernel)
+    level = min(level / power, 2.0**90) if is_concrete(kernel) else level / power  # beyond that nothing is
     engine = choice.choose(solve["solver"], kernel, grid.block_shape, len(grid.index))
     taken = choice.taken_by(engine, kernel)
     source = native.prepare(taken, correlation) if engine == "native" else taken
@@ -213,9 +229,10 @@ def excess(
         task, taken, correlation, grid, solve["executor"], solve["memory"], engine, makes_blocks=True
     )
     adjoint = _back(_sum([part[0] for part in parts]), kernel)
-    total = _sum([part[1] for part in parts]) if squares else None
+    total = _sum([part[1] for part in parts]) * power**2 if squares else None
     top = namespace(parts[0][2]).max(namespace(parts[0][2]).stack([part[2] for part in parts]))
-    return Excess(adjoint, _over_scale(adjoint, correlation), total, _back(top, kernel))
+    top = in_range_again(_back(top, kernel), power)
+    return Excess(adjoint * power, _over_scale(adjoint, correlation) * power, total, top)
 
 
 def _excess(
@@ -253,12 +270,12 @@ def adjoint_of_function(
 ) -> tuple[Array, Array]:
     """`S* [ U f(sigma) V^H ]` and `sum multiplicity g(sigma)`, by SVDs of all blocks."""
     grid, given = frequency_grid(correlation), kernel
-    kernel = _decomposed_as(kernel, solve)
+    kernel, power = in_range(_decomposed_as(kernel, solve))
 
     def task(start: int, stop: int) -> tuple[Array, Array]:
         part = grid.at(slice(start, stop))
         left, sigma, right = array_api.svd(symbol_blocks(kernel, correlation, part))
-        xp = namespace(sigma)
+        xp, sigma = namespace(sigma), in_range_again(sigma, power)
         new = function(sigma)
         adjoint = symbol_adjoint(_join(left, new, right), correlation, part)
         weights = like(part.multiplicity[:, None, None], sigma, sigma.dtype)
@@ -278,12 +295,14 @@ def _derivative(
     direction = _over_scale(
         like(to_numpy(cotangent), kernel) if kernel is not given else cotangent, correlation
     )
-    level = rounding_level(top_block(kernel, correlation, **solve).norm)
+    kernel, power = in_range(kernel)
+    level = rounding_level(in_range_again(top_block(kernel, correlation, **solve).norm, power))
 
     def task(start: int, stop: int) -> Array:
         part = grid.at(slice(start, stop))
-        decomposed = array_api.svd(symbol_blocks(kernel, correlation, part))
-        moved = frechet(*decomposed, level, function, symbol_blocks(direction, correlation, part))
+        left, sigma, right = array_api.svd(symbol_blocks(kernel, correlation, part))
+        sigma = in_range_again(sigma, power)
+        moved = frechet(left, sigma, right, level, function, symbol_blocks(direction, correlation, part))
         return symbol_adjoint(moved, correlation, part)
 
     return _back(_sum(over_grid(task, kernel, correlation, grid, solve["executor"], solve["memory"])), given)

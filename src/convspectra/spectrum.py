@@ -5,18 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ._compat import Array, is_concrete, is_numpy, like, namespace, real_kernel, to_numpy
+from ._compat import (
+    Array,
+    in_range,
+    in_range_again,
+    is_concrete,
+    is_numpy,
+    like,
+    namespace,
+    real_kernel,
+    to_numpy,
+)
 from ._solvers import array_api, choice, native, pool, products
 from ._solvers.choice import Engine, Solver
 from ._solvers.pool import DEFAULT_MEMORY
 from .geometry import ConvGeometry, Correlation
 from .results import Spectrum
+from .rounding import norm_error
 from .symbol import (
     FrequencyGrid,
     frequency_grid,
@@ -54,11 +65,12 @@ def singular_values(
             same), "torch", or "auto": native where it applies, else the array's own library.
 
     Returns:
-        `Spectrum`, exact up to rounding: absolute errors of a few epsilons times the norm.
+        `Spectrum`, exact up to rounding: its `error` bounds that of each value.
 
     Raises:
         GeometryError: the operator is not block-circulant, or kernel and geometry do not fit.
         KernelError: the kernel is no real array, or has NaN or infinite entries.
+        RangeError: the norm is beyond the range of the kernel's precision.
         InputError: the solver is not installed or does not take this array.
 
     Reference: Sedghi, Gupta and Long (2019), Theorem 6, for stride 1; for the rest `symbol.py`.
@@ -91,12 +103,21 @@ def spectrum_of(
     """`singular_values` of what `prepare` returns."""
     grid = frequency_grid(correlation)
     engine = choice.choose(solver, kernel, grid.block_shape, len(grid.index))
-    values = _solved(_values, kernel, correlation, grid, executor, memory, engine)
+    scaled, power = in_range(kernel)
+    values = _solved(_values, scaled, correlation, grid, executor, memory, engine)
+    values = in_range_again(values, power)
+    return spectrum_from(values, kernel, correlation)
+
+
+def spectrum_from(values: Array, kernel: Array, correlation: Correlation) -> Spectrum:
+    """The record of the values, and of what they may be off by."""
+    grid = frequency_grid(correlation)
     return Spectrum(
         values=values,
         multiplicity=np.repeat(grid.multiplicity, correlation.groups),
         grid=grid,
         groups=correlation.groups,
+        error=norm_error(kernel, correlation, namespace(values).max(values)),
     )
 
 
@@ -126,7 +147,19 @@ def top_block(
     memory: int = DEFAULT_MEMORY,
     solver: Solver = "auto",
 ) -> TopBlock:
-    """The operator norm of what `prepare` returns, and where it is reached."""
+    """The operator norm of what `prepare` returns, and where it is reached.
+
+    Raises:
+        RangeError: it is beyond the range of the kernel's precision.
+    """
+    kernel, power = in_range(kernel)
+    found = _top_block(kernel, correlation, executor, memory, solver)
+    return replace(found, norm=in_range_again(found.norm, power))
+
+
+def _top_block(
+    kernel: Array, correlation: Correlation, executor: Executor | None, memory: int, solver: Solver
+) -> TopBlock:
     grid = frequency_grid(correlation)
     engine = choice.choose(solver, kernel, grid.block_shape, len(grid.index))
     if engine == "native" and native.pays_to_certify(correlation, len(grid.index)):
@@ -162,12 +195,20 @@ def exceeds(
     """Whether a computed singular value is above a level: cheaper than which, where none is."""
     grid = frequency_grid(correlation)
     engine = choice.choose(solver, kernel, grid.block_shape, len(grid.index))
+    kernel, power = in_range(kernel)
+    level /= power
+    if level > _BEYOND:
+        return False
     if level > 0 and engine == "native":
         taken = choice.taken_by(engine, kernel)
         task = partial(native.largest, native.prepare(taken, correlation), grid, floor=level)
         parts = over_grid(task, taken, correlation, grid, executor, memory, engine)
         return any(frequency >= 0 for _, frequency, _ in parts)
-    return float(top_block(kernel, correlation, executor=executor, memory=memory, solver=solver).norm) > level
+    return float(_top_block(kernel, correlation, executor, memory, solver).norm) > level
+
+
+_BEYOND = 2.0**90
+"""No norm of a kernel in range is as large."""
 
 
 def _solved(
@@ -320,5 +361,8 @@ def svd(kernel: Array, geometry: ConvGeometry) -> Decomposition:
     """
     kernel, correlation = prepare(kernel, geometry)
     grid = frequency_grid(correlation)
+    kernel, power = in_range(kernel)
     left, values, right = array_api.svd(symbol_blocks(kernel, correlation, grid))
-    return Decomposition(left=left, values=values, right=right, grid=grid, correlation=correlation)
+    return Decomposition(
+        left=left, values=in_range_again(values, power), right=right, grid=grid, correlation=correlation
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Executor
 
 from .._compat import Array, namespace
@@ -9,15 +10,16 @@ from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..geometry import ConvGeometry, Correlation
 from ..results import Bound
+from ..rounding import homogeneous, root, rounded_up, symbol_error, widened
 from ..spectrum import over_grid, prepare
 from ..symbol import frequency_grid, symbol_blocks
 from .pfister2018 import sampling_torus
-from .rounding import allowance, near_one, root, rounded_up
 from .tori import refuse_repeated_inputs
 
 ASSUMES = "any input size; circular, zero or no padding"
 
 
+@homogeneous
 def araujo2021(
     kernel: Array,
     geometry: ConvGeometry,
@@ -72,11 +74,14 @@ def araujo2021(
         raise ValueError(f"oversampling must be at least 2; got {oversampling}")
     kernel, correlation = prepare(kernel, geometry)
     refuse_repeated_inputs("araujo2021", correlation)
-    wide, scale = near_one(kernel)
+    wide = widened(kernel)
     torus, factor = sampling_torus(correlation, oversampling)
     squares = _largest_squares(wide, torus, together, executor, memory)
-    slack = factor * allowance(wide, correlation) ** 2
-    upper = rounded_up(root(namespace(wide).max(squares)) * scale, slack, kernel)
+    # A Frobenius norm, and root of that many blocks' errors, with those of its own sums.
+    rows, columns = frequency_grid(torus).block_shape
+    off = symbol_error(wide, correlation) * math.sqrt(min(rows, columns))
+    slack = factor * (1 + float(namespace(wide).finfo(wide.dtype).eps) * (rows * columns + 64))
+    upper = rounded_up(root(namespace(wide).max(squares)) + off, slack, kernel)
     return Bound(None, upper, method="araujo2021", assumes=ASSUMES)
 
 

@@ -21,14 +21,14 @@ from ..boundary import operator, read_count
 from ..geometry import ConvGeometry, Correlation
 from ..lanczos import largest_triplets, start_vector
 from ..results import Bound
+from ..rounding import around, homogeneous, matrix_allowance, norm_error, rounded_down, rounded_up, widened
 from ..spectrum import prepare, spectrum_of, top_block
 from . import dense
 from .circulant_embedding import circulant_embedding
 from .copy_count import copy_count
 from .pfister2018 import pfister2018
-from .rounding import allowance, matrix_allowance, near_one, rounded_down, rounded_up
 from .tori import enclosing_tori
-from .wave_packet import packet, scaled_group
+from .wave_packet import forward_of_group, packet
 
 WIDE = 0.01
 """Relative width that no more work is done for, unless a tolerance is given."""
@@ -40,6 +40,7 @@ _MOST = 30.0
 """Seconds, roughly, that a tolerance may ask for."""
 
 
+@homogeneous
 def operator_norm(
     kernel: Array,
     geometry: ConvGeometry,
@@ -116,7 +117,7 @@ def operator_norm(
     first = None if start is None else start_vector(start, layer.input_shape)
     if correlation.is_circulant:
         norm = top_block(ready, correlation, **solve).norm
-        return Bound(norm, norm, method="symbol", exact=True)
+        return around(norm, norm_error(ready, correlation, norm), "symbol")
     certified = _certified(kernel, geometry, ready, correlation, solve)
     if is_tracked(ready):
         return certified
@@ -170,12 +171,12 @@ def reads_upper(kernel: Array, correlation: Correlation) -> Array:
     The operator first copies, for each output, what its taps read, and then multiplies by the kernel,
     reshaped. That copying has the norm `sqrt(reads)`, the largest number of reads of one input point.
     """
-    wide, scale = near_one(kernel)
+    wide = widened(kernel)
     c = correlation
     matrices = namespace(wide).reshape(wide, (c.groups, c.out_channels // c.groups, -1))
     norm = namespace(wide).max(array_api.largest_singular_value(matrices))
     slack = matrix_allowance(wide, *matrices.shape[1:])
-    return rounded_up(norm * math.sqrt(read_count(c)) * scale, slack, kernel)
+    return rounded_up(norm * math.sqrt(read_count(c)), slack, kernel)
 
 
 @dataclass
@@ -251,7 +252,8 @@ class _Search:
         torus = enclosing_tori(c, 1)[0]
         values = to_numpy(spectrum_of(self.kernel, torus, **solve).values).astype(np.float64)
         largest = values.max(axis=1).reshape(-1, c.groups).max(axis=0)
-        return np.asarray(np.minimum(largest * allowance(self.kernel, c) * (1 + 1e-15), self.upper))
+        above = largest + [norm_error(self.kernel, c, float(norm)) for norm in largest]
+        return np.asarray(np.minimum(above * (1 + 1e-15), self.upper))
 
     def seconds_to_decompose(self, uppers: np.ndarray[Any, Any], solve: dict[str, Any]) -> float:
         if dense.bytes_needed(self.correlation) > solve["memory"]:
@@ -269,21 +271,19 @@ class _Search:
         """From the start, or from a packet, of its group alone where no copies disturb the others."""
         if start is not None:
             whole = to_numpy(self.kernel).astype(np.float64)
-            scale = float(np.abs(whole).max())
-            layer = operator(whole / scale if scale > 0 else whole, self.correlation)
-            first = start
+            layer, first = operator(whole, self.correlation), start
         else:
             torus = enclosing_tori(self.correlation, 1)[0]
             top = top_block(self.kernel, torus, **solve)
             if not float(top.norm) > 0:
                 return
-            layer, scale = scaled_group(self.kernel, self.correlation, top.group)
+            layer = forward_of_group(self.kernel, self.correlation, top.group)
             first = packet(self.kernel, self.correlation, torus, top)[0].real
             other = np.random.default_rng(0).standard_normal(first.shape)
             first = first / (np.linalg.norm(first) or 1.0)
             first = first + (0.1 if self.copies else 1e-3) * other / np.linalg.norm(other)
         found = largest_triplets(layer, first, tolerance=1e-9, applications=applications)
-        self.raise_to(float(found.values[0]) * scale, "krylov")
+        self.raise_to(float(found.values[0]), "krylov")
 
     def more_tori(self, kernel: Array, geometry: ConvGeometry, sizes: int, solve: dict[str, Any]) -> None:
         if self.copies:
@@ -295,9 +295,9 @@ class _Search:
         self, kernel: Array, geometry: ConvGeometry, oversampling: int, solve: dict[str, Any]
     ) -> None:
         found = pfister2018(kernel, geometry, oversampling=oversampling, **solve)
-        slack = allowance(self.kernel, self.correlation) if found.exact else 1.0
+        off = norm_error(self.kernel, self.correlation, found.upper) if found.exact else 0.0
         if found.upper is not None:
-            self.take(replace(found, upper=found.upper * slack))
+            self.take(replace(found, upper=float(found.upper) + off))
 
     def raise_to(self, lower: float, method: str) -> None:
         if lower > self.lower:

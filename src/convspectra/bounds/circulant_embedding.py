@@ -9,15 +9,16 @@ from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..geometry import ConvGeometry
 from ..results import Bound
+from ..rounding import homogeneous, norm_error, rounded_down, widened
 from ..spectrum import prepare, top_block
-from .reshaped_kernel import refuse_other_boundaries, row_norm
-from .rounding import allowance
+from .reshaped_kernel import refuse_other_boundaries, row_norm_below
 from .tori import enclosing_tori
 from .wave_packet import packet_norm
 
 ASSUMES = "zero or no padding, at the geometry's input size"
 
 
+@homogeneous
 def circulant_embedding(
     kernel: Array,
     geometry: ConvGeometry,
@@ -58,12 +59,12 @@ def circulant_embedding(
     kernel, correlation = prepare(kernel, geometry)
     refuse_other_boundaries("circulant_embedding", correlation)
     xp = namespace(kernel)
-    slack = allowance(kernel, correlation)
     tori = enclosing_tori(correlation, sizes)
     tops = [top_block(kernel, torus, executor=executor, memory=memory, solver=solver) for torus in tori]
     upper = xp.min(xp.stack([top.norm for top in tops]))
-    lower = row_norm(kernel, correlation) / slack
+    upper = upper + norm_error(kernel, correlation, upper)
+    lower = rounded_down(row_norm_below(widened(kernel), correlation), 1.0, kernel)
     if is_concrete(kernel):
         packet = packet_norm(kernel, correlation, tori[0], tops[0])
         lower = xp.maximum(lower, like(packet, kernel, kernel.dtype))
-    return Bound(lower, upper * slack, method="circulant_embedding", assumes=ASSUMES)
+    return Bound(lower, upper, method="circulant_embedding", assumes=ASSUMES)

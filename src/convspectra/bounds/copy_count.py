@@ -16,12 +16,13 @@ from .._solvers.pool import DEFAULT_MEMORY
 from ..errors import GeometryError
 from ..geometry import ConvGeometry, Correlation
 from ..results import Bound
+from ..rounding import homogeneous, norm_error, rounded_down, widened
 from ..spectrum import prepare, top_block
-from .reshaped_kernel import row_norm
-from .rounding import allowance, matrix_allowance, near_one, rounded_down
+from .reshaped_kernel import row_norm_below
 from .tori import enclosing_tori, holding_tori, repeats_inputs
 
 
+@homogeneous
 def copy_count(
     kernel: Array,
     geometry: ConvGeometry,
@@ -70,12 +71,10 @@ def copy_count(
     kernel, correlation = prepare(kernel, geometry)
     tori, count = covering_tori(correlation, sizes)
     norms = [top_block(kernel, torus, executor=executor, memory=memory, solver=solver).norm for torus in tori]
-    xp, slack = namespace(kernel), allowance(kernel, correlation)
-    upper = xp.min(xp.stack(norms)) * (math.sqrt(count) * slack)
-    wide, scale = near_one(kernel)
-    rows = correlation.out_channels // correlation.groups
-    off = allowance(wide, correlation) * matrix_allowance(wide, rows, math.prod(kernel.shape[1:]))
-    lower = rounded_down(row_norm(wide, correlation) * scale, off, kernel)
+    norm = namespace(kernel).min(namespace(kernel).stack(norms))
+    slack = math.sqrt(count) * (1 + 4 * float(namespace(kernel).finfo(kernel.dtype).eps))
+    upper = (norm + norm_error(kernel, correlation, norm)) * slack
+    lower = rounded_down(row_norm_below(widened(kernel), correlation), 1.0, kernel)
     return Bound(lower, upper, method="copy_count", assumes="any padding, at the geometry's input size")
 
 

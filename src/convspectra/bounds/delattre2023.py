@@ -10,14 +10,24 @@ from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..geometry import ConvGeometry, Correlation
 from ..results import Bound
+from ..rounding import (
+    homogeneous,
+    length,
+    less,
+    matrix_allowance,
+    rounded_down,
+    rounded_up,
+    symbol_error,
+    widened,
+)
 from ..spectrum import over_grid, prepare
 from ..symbol import frequency_grid, symbol_blocks
-from .rounding import allowance, length, matrix_allowance, near_one, rounded_down, rounded_up
 from .tori import holding_tori
 
 ASSUMES = "zero, no or circular padding, at the geometry's input size"
 
 
+@homogeneous
 def delattre2023(
     kernel: Array,
     geometry: ConvGeometry,
@@ -69,15 +79,15 @@ def delattre2023(
     kernel, correlation = prepare(kernel, geometry)
     tori = holding_tori("delattre2023", correlation, sizes)
     xp = namespace(kernel)
-    wide, scale = near_one(kernel)
+    wide = widened(kernel)
     norm = xp.min(xp.stack([_largest(wide, torus, steps, executor, memory) for torus in tori]))
     rows, columns = frequency_grid(tori[0]).block_shape
-    slack = allowance(wide, correlation) * matrix_allowance(wide, rows, columns)
-    upper = rounded_up(norm * scale, slack, kernel)
+    slack, off = matrix_allowance(wide, rows, columns), symbol_error(wide, correlation)
+    upper = rounded_up(norm * slack + off, 1.0, kernel)
     lower = None
     if correlation.is_circulant:
         excess = float(min(rows, columns)) ** (0.5 ** (steps + 1))
-        lower = rounded_down(norm * scale, slack * excess, kernel)
+        lower = rounded_down(less(norm / (slack * excess), off), 1.0, kernel)
     return Bound(lower, upper, method="delattre2023", assumes=ASSUMES)
 
 

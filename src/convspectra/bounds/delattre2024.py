@@ -11,14 +11,15 @@ from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..geometry import ConvGeometry
 from ..results import Bound
+from ..rounding import homogeneous, length, rounded_up, widened
 from ..spectrum import prepare
-from .rounding import allowance, length, near_one, rounded_up
 from .tori import refuse_repeated_inputs
 from .unfoldings import plain_kernel
 
 ASSUMES = "any input size; circular, zero or no padding"
 
 
+@homogeneous
 def delattre2024(
     kernel: Array,
     geometry: ConvGeometry,
@@ -73,9 +74,9 @@ def delattre2024(
     kernel, correlation = prepare(kernel, geometry)
     refuse_repeated_inputs("delattre2024", correlation)
     xp = namespace(kernel)
-    wide, scale = near_one(kernel)
+    wide = widened(kernel)
     current = plain_kernel(wide, correlation)
-    logarithm, done = 0 * scale, 0
+    logarithm, done = 0 * xp.max(wide), 0
     while done < steps and (done == 0 or _bytes_of_step(current) <= memory):
         current, size = _unit(current)
         logarithm = logarithm + xp.log(size) / 2**done
@@ -93,7 +94,7 @@ def delattre2024(
     # which is at most sqrt(side) times the operator's; as an operator they weigh sqrt(taps side) times more.
     side, count = current.shape[1], math.prod(current.shape[3:])
     slack = 1 + float(xp.finfo(wide.dtype).eps) * (side + 64) * side * math.sqrt(count)
-    upper = rounded_up(xp.where(empty, 0 * last, last) * scale, slack * allowance(wide, correlation), kernel)
+    upper = rounded_up(xp.where(empty, 0 * last, last), slack, kernel)
     return Bound(None, upper, method="delattre2024", assumes=ASSUMES)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._compat import Array, to_numpy
-from ..boundary import operator
+from ..boundary import operator, read_count
 from ..geometry import Correlation
 from .wave_packet import of_group
 
@@ -41,7 +41,7 @@ def dense_norm(
     """Proven bounds of the norm from below and above that differ by rounding: NumPy, float64.
 
     Arguments:
-        kernel: as `spectrum.prepare` returns it.
+        kernel: as `spectrum.prepare` returns it, entries in range.
         lower: a proven lower bound, which may come back.
         uppers: shape (groups,), of the norm of each group: those that cannot exceed what is known are left
             out.
@@ -59,10 +59,9 @@ def dense_norm(
 
 def _one_group(weights: np.ndarray[Any, Any], correlation: Correlation) -> tuple[float, float]:
     """From the largest eigenvalue of the Gram matrix."""
-    scale = float(np.abs(weights).max())
-    if not scale > 0:
+    if not weights.any():
         return 0.0, 0.0
-    matrix = operator(weights / scale, correlation).matrix()[0]
+    matrix = operator(weights, correlation).matrix()[0]
     if matrix.shape[0] > matrix.shape[1]:
         matrix = matrix.T
     short, long = matrix.shape
@@ -73,5 +72,8 @@ def _one_group(weights: np.ndarray[Any, Any], correlation: Correlation) -> tuple
     off = _EPS * (long + 8) * float(np.trace(gram))
     square = max(float(np.linalg.eigvalsh(gram)[-1]), 0.0)
     slack = 1 + _EPS * (16 * short + 64)
-    low = math.sqrt(max(square / slack - off, 0.0)) * scale * (1 - 4 * _EPS)
-    return low, math.sqrt(square * slack + off) * scale * (1 + 4 * _EPS)
+    # Where padding copies, taps are added, and may cancel: as in `lanczos.proven_gains`.
+    taps = 0 if correlation.padding_mode == "zeros" else math.prod(correlation.kernel_size)
+    added = _EPS * taps * math.sqrt(max(read_count(correlation), 1)) * float(np.linalg.norm(weights))
+    low = math.sqrt(max(square / slack - off, 0.0)) * (1 - 4 * _EPS)
+    return max(low - added, 0.0), math.sqrt(square * slack + off) * (1 + 4 * _EPS) + added

@@ -7,18 +7,19 @@ from concurrent.futures import Executor
 
 import numpy as np
 
-from .._compat import Array, like, namespace
+from .._compat import Array, like, namespace, untracked
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..boundary import NumpyArray, reads
 from ..geometry import ConvGeometry, Correlation
 from ..results import Bound
+from ..rounding import homogeneous, less, root, rounded_down, rounded_up, widened
 from ..spectrum import prepare
-from .rounding import near_one, root, rounded_down, rounded_up
 from .tori import repeats_inputs
 from .unfoldings import plain_kernel
 
 
+@homogeneous
 def frobenius(
     kernel: Array,
     geometry: ConvGeometry,
@@ -62,9 +63,11 @@ def frobenius(
     (1.414213562, 1.414213562)
     """
     kernel, correlation = prepare(kernel, geometry)
-    xp, (wide, scale) = namespace(kernel), near_one(kernel)
-    whole = xp.max(root(_squares(wide, correlation)))
-    upper = whole
+    xp, wide = namespace(kernel), widened(kernel)
+    eps = float(xp.finfo(wide.dtype).eps) * (math.prod(kernel.shape) + 64)
+    # Taps that meet can cancel: what the sums are off by is a part of those of the moduli.
+    squares, off = _squares(wide, correlation), eps * untracked(_squares(xp.abs(wide), correlation))
+    whole = upper = xp.max(root(squares + off))
     if not repeats_inputs(correlation):
         plain = plain_kernel(wide, correlation)
         each = xp.sum(plain * plain, axis=tuple(range(1, plain.ndim)))
@@ -73,10 +76,10 @@ def frobenius(
         correlation.out_channels * math.prod(correlation.output_shape),
         correlation.in_channels * math.prod(correlation.input_shape),
     )
-    slack = 1 + float(xp.finfo(wide.dtype).eps) * (math.prod(kernel.shape) + 64)
+    least = xp.max(root(less(squares, off)))
     return Bound(
-        rounded_down(whole * scale / math.sqrt(min(sides) // correlation.groups), slack, kernel),
-        rounded_up(upper * scale, slack, kernel),
+        rounded_down(least / math.sqrt(min(sides) // correlation.groups), 1 + eps, kernel),
+        rounded_up(upper, 1 + eps, kernel),
         method="frobenius",
         assumes="any padding",
     )

@@ -9,20 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from .._compat import Array, is_concrete, like, namespace, to_numpy
+from .._compat import Array, in_range, is_concrete, like, namespace, to_numpy
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..geometry import ConvGeometry
 from ..results import Bound
+from ..rounding import homogeneous, less, matrix_allowance, norm_error, rounded_down, rounded_up, widened
 from ..spectrum import prepare
 from .reshaped_kernel import seen_kernel
-from .rounding import allowance, matrix_allowance, near_one, rounded_down, rounded_up
 from .tori import refuse_repeated_inputs
 from .unfoldings import plain_kernel, unfolding_norm
 
 ASSUMES = "circular, zero or no padding; upper: any input size"
 
 
+@homogeneous
 def grishina2024(
     kernel: Array,
     geometry: ConvGeometry,
@@ -79,18 +80,18 @@ def grishina2024(
     """
     kernel, correlation = prepare(kernel, geometry)
     refuse_repeated_inputs("grishina2024", correlation)
-    wide, scale = near_one(kernel)
+    wide = widened(kernel)
     plain = plain_kernel(wide, correlation)
     taps = math.prod(plain.shape[3:])
     slack = matrix_allowance(plain, plain.shape[1], plain.shape[2] * taps)
-    upper = rounded_up(_least_unfolding(plain) * scale * math.sqrt(taps), slack, kernel)
+    upper = rounded_up(_least_unfolding(plain) * math.sqrt(taps), slack, kernel)
     lower = None
     if is_concrete(kernel):
         seen = to_numpy(seen_kernel(wide, correlation))
         rows = correlation.out_channels // correlation.groups
         found = _alternating(seen.reshape(correlation.groups, rows, *seen.shape[1:]), starts, sweeps)
-        value = like(np.asarray(found), wide, wide.dtype) * scale
-        lower = rounded_down(value, allowance(wide, correlation), kernel)
+        value = like(np.asarray(found), wide, wide.dtype)
+        lower = rounded_down(less(value, norm_error(wide, correlation)), 1.0, kernel)
     return Bound(lower, upper, method="grishina2024", assumes=ASSUMES)
 
 
@@ -108,10 +109,10 @@ def tensor_norm_estimate(
     """
     kernel, correlation = prepare(kernel, geometry)
     refuse_repeated_inputs("tensor_norm_estimate", correlation)
-    wide, scale = near_one(kernel)
-    plain = to_numpy(plain_kernel(wide, correlation))
+    scaled, power = in_range(kernel)
+    plain = to_numpy(plain_kernel(widened(scaled), correlation))
     found = _alternating(plain, starts, sweeps, seed)
-    return float(scale) * math.sqrt(math.prod(plain.shape[3:])) * found
+    return float(power) * math.sqrt(math.prod(plain.shape[3:])) * found
 
 
 def _least_unfolding(plain: Array) -> Array:

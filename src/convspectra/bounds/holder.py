@@ -13,10 +13,11 @@ from .._solvers.pool import DEFAULT_MEMORY
 from ..boundary import NumpyArray, reads
 from ..geometry import ConvGeometry
 from ..results import Bound
+from ..rounding import homogeneous, root, rounded_up, widened
 from ..spectrum import prepare
-from .rounding import near_one, root, rounded_up
 
 
+@homogeneous
 def holder(
     kernel: Array,
     geometry: ConvGeometry,
@@ -57,7 +58,7 @@ def holder(
     3.0
     """
     kernel, correlation = prepare(kernel, geometry)
-    xp, (wide, scale) = namespace(kernel), near_one(kernel)
+    xp, wide = namespace(kernel), widened(kernel)
     groups, moduli = correlation.groups, xp.abs(wide)
     grouped = xp.reshape(moduli, (groups, correlation.out_channels // groups, *moduli.shape[1:]))
     by_output, by_input = xp.sum(grouped, axis=2), xp.sum(grouped, axis=1)
@@ -70,7 +71,7 @@ def holder(
     upper = xp.max(root(largest * columns))
     eps = float(xp.finfo(wide.dtype).eps)
     slack = 1 + eps * (sum(kernel.shape) + 16) * math.prod(correlation.kernel_size)
-    return Bound(None, rounded_up(upper * scale, slack, kernel), method="holder", assumes="any padding")
+    return Bound(None, rounded_up(upper, slack, kernel), method="holder", assumes="any padding")
 
 
 def _readers(table: NumpyArray, points: int) -> NumpyArray:

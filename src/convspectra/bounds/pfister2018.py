@@ -7,19 +7,20 @@ from concurrent.futures import Executor
 
 import numpy as np
 
-from .._compat import Array
+from .._compat import Array, namespace
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..geometry import ConvGeometry, Correlation
 from ..results import Bound
+from ..rounding import around, homogeneous, less, norm_error
 from ..spectrum import prepare, top_block
 from ..symbol import polyphase
-from .rounding import allowance
 from .tori import refuse_repeated_inputs
 
 ASSUMES = "any input size; wrapped, zero or no padding"
 
 
+@homogeneous
 def pfister2018(
     kernel: Array,
     geometry: ConvGeometry,
@@ -66,10 +67,11 @@ def pfister2018(
     refuse_repeated_inputs("pfister2018", correlation)
     torus, factor = sampling_torus(correlation, oversampling)
     norm = top_block(kernel, torus, executor=executor, memory=memory, solver=solver).norm
+    error = norm_error(kernel, correlation, norm)
     if factor == 1.0:  # the symbol is constant: one block says it all
-        return Bound(norm, norm, method="pfister2018", exact=True, assumes=ASSUMES)
-    slack = allowance(kernel, correlation)
-    return Bound(norm / slack, norm * factor * slack, method="pfister2018", assumes=ASSUMES)
+        return around(norm, error, "pfister2018", ASSUMES)
+    upper = (norm + error) * (factor * (1 + 4 * float(namespace(kernel).finfo(kernel.dtype).eps)))
+    return Bound(less(norm, error), upper, method="pfister2018", assumes=ASSUMES)
 
 
 def sampling_torus(correlation: Correlation, oversampling: int) -> tuple[Correlation, float]:

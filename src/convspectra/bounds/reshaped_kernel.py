@@ -15,10 +15,11 @@ from ..boundary import NumpyArray, read_count, reads
 from ..errors import GeometryError
 from ..geometry import ConvGeometry, Correlation
 from ..results import Bound
+from ..rounding import homogeneous, less, matrix_allowance, rounded_down, rounded_up, symbol_error, widened
 from ..spectrum import prepare
-from .rounding import allowance, matrix_allowance, near_one, rounded_down, rounded_up
 
 
+@homogeneous
 def reshaped_kernel(
     kernel: Array,
     geometry: ConvGeometry,
@@ -67,13 +68,13 @@ def reshaped_kernel(
     kernel, correlation = prepare(kernel, geometry)
     if correlation.padding_mode != "circular":
         refuse_other_boundaries("reshaped_kernel", correlation)
-    wide, scale = near_one(kernel)
+    wide = widened(kernel)
     groups = correlation.groups
     shape = (groups, correlation.out_channels // groups, math.prod(kernel.shape[1:]))
     slack = matrix_allowance(wide, *shape[1:])
     whole = namespace(wide).max(array_api.largest_singular_value(namespace(wide).reshape(wide, shape)))
-    lower = rounded_down(row_norm(wide, correlation) * scale, slack * allowance(wide, correlation), kernel)
-    upper = rounded_up(whole * math.sqrt(read_count(correlation)) * scale, slack, kernel)
+    lower = rounded_down(row_norm_below(wide, correlation), 1.0, kernel)
+    upper = rounded_up(whole * math.sqrt(read_count(correlation)), slack, kernel)
     return Bound(lower, upper, method="reshaped_kernel", assumes="zero, no or circular padding")
 
 
@@ -97,6 +98,13 @@ def row_norm(kernel: Array, correlation: Correlation) -> Array:
         return xp.sum(seen)
     matrices = xp.reshape(seen, (groups, correlation.out_channels // groups, columns))
     return xp.max(array_api.largest_singular_value(matrices))
+
+
+def row_norm_below(kernel: Array, correlation: Correlation) -> Array:
+    """`row_norm` less what rounding can do to it: taps that are added may cancel."""
+    columns = math.prod(kernel.shape[1:])
+    slack = matrix_allowance(kernel, correlation.out_channels // correlation.groups, columns)
+    return less(row_norm(kernel, correlation) / slack, symbol_error(kernel, correlation))
 
 
 def seen_kernel(kernel: Array, correlation: Correlation) -> Array:

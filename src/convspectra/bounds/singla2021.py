@@ -11,14 +11,15 @@ from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..geometry import ConvGeometry
 from ..results import Bound
+from ..rounding import homogeneous, matrix_allowance, rounded_up, widened
 from ..spectrum import prepare
-from .rounding import matrix_allowance, near_one, rounded_up
 from .tori import refuse_repeated_inputs
 from .unfoldings import plain_kernel, unfolding_norm
 
 ASSUMES = "any input size; circular, zero or no padding"
 
 
+@homogeneous
 def singla2021(
     kernel: Array,
     geometry: ConvGeometry,
@@ -63,7 +64,7 @@ def singla2021(
     """
     kernel, correlation = prepare(kernel, geometry)
     refuse_repeated_inputs("singla2021", correlation)
-    wide, scale = near_one(kernel)
+    wide = widened(kernel)
     plain = plain_kernel(wide, correlation)
     axes = [axis for axis in range(3, plain.ndim) if plain.shape[axis] > 1]
     sets = itertools.chain.from_iterable(itertools.combinations(axes, n) for n in range(len(axes) + 1))
@@ -71,5 +72,5 @@ def singla2021(
     least = xp.min(xp.stack([unfolding_norm(plain, to_rows) for to_rows in sets]))
     taps = math.prod(plain.shape[3:])
     slack = matrix_allowance(plain, plain.shape[1], plain.shape[2] * taps)
-    upper = rounded_up(least * scale * math.sqrt(taps), slack, kernel)
+    upper = rounded_up(least * math.sqrt(taps), slack, kernel)
     return Bound(None, upper, method="singla2021", assumes=ASSUMES)

@@ -16,14 +16,15 @@ from ..errors import GeometryError
 from ..geometry import ConvGeometry, Correlation
 from ..lanczos import proven_gains
 from ..results import Bound
+from ..rounding import homogeneous, rounded_down
 from ..spectrum import TopBlock, prepare, top_block
 from ..symbol import frequency_grid, input_wave, symbol_blocks
-from .rounding import rounded_down
 from .tori import enclosing_tori
 
 NumpyArray = np.ndarray[Any, Any]
 
 
+@homogeneous
 def wave_packet(
     kernel: Array,
     geometry: ConvGeometry,
@@ -70,18 +71,18 @@ def packet_norm(
     """The quotient of the packet on the top block of `torus`, proven, not above it in the kernel's dtype."""
     if not float(top.norm) > 0:
         return 0.0
-    scaled, scale = scaled_group(kernel, correlation, top.group)
+    layer = forward_of_group(kernel, correlation, top.group)
     x = packet(kernel, correlation, torus, top)
     best = 0.0
     for step in range(steps + 1):
         length = float(np.linalg.norm(x))
         if length == 0:
             break
-        gains, image = proven_gains(scaled, x / length)
+        gains, image = proven_gains(layer, x / length)
         best = max(best, float(gains[0]))
         if step < steps:
-            x = scaled.T.apply(image)
-    return float(rounded_down(np.float64(best * scale), 1.0, to_numpy(kernel)))
+            x = layer.T.apply(image)
+    return float(rounded_down(np.float64(best), 1.0, to_numpy(kernel)))
 
 
 def packet(kernel: Array, correlation: Correlation, torus: Correlation, top: TopBlock) -> NumpyArray:
@@ -102,12 +103,10 @@ def packet(kernel: Array, correlation: Correlation, torus: Correlation, top: Top
     return np.asarray(x[None])
 
 
-def scaled_group(kernel: Array, correlation: Correlation, group: int) -> tuple[Operator, float]:
-    """The forward operator of one group in float64, its largest entry 1, and that entry."""
+def forward_of_group(kernel: Array, correlation: Correlation, group: int) -> Operator:
+    """The forward operator of one group in float64."""
     alone, one = of_group(to_numpy(kernel).astype(np.float64), correlation, group)
-    # Scaled, so that neither tiny nor huge kernels leave the floating range on the way.
-    scale = float(np.abs(alone).max())
-    return operator(alone / scale if scale > 0 else alone, replace(one, transposed=False)), scale
+    return operator(alone, replace(one, transposed=False))
 
 
 def of_group(kernel: NumpyArray, correlation: Correlation, group: int) -> tuple[NumpyArray, Correlation]:

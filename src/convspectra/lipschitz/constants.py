@@ -8,7 +8,6 @@ from functools import singledispatch
 import numpy as np
 
 from ..bounds import operator_norm
-from ..bounds.rounding import allowance
 from ..errors import InputError
 from ..geometry import ConvGeometry
 from ..models.operations import (
@@ -26,6 +25,8 @@ from ..models.operations import (
     Softmax,
     Sum,
 )
+from ..rounding import norm_error
+from ..spectrum import prepare
 from .slopes import SLOPES
 
 # Rounding of a handful of operations in float64.
@@ -147,9 +148,9 @@ def norm_interval(operation: Convolution | AxisMatrices) -> tuple[float, float, 
     kernel = _finite(operation.kernel)
     bound = operator_norm(kernel, operation.geometry)
     assert bound.upper is not None
-    slack = allowance(kernel, operation.geometry.correlation(kernel.shape)) if bound.exact else 1.0
-    lower = 0.0 if bound.lower is None else float(bound.lower) / slack
-    return lower, float(bound.upper) * slack, bound.method
+    lower, upper = 0.0 if bound.lower is None else float(bound.lower), float(bound.upper)
+    error = norm_error(*prepare(kernel, operation.geometry), upper) if bound.exact else 0.0
+    return max(lower - error, 0.0), upper + error, bound.method
 
 
 def _matrix_norm(matrix: Array) -> tuple[float, float]:
@@ -158,8 +159,8 @@ def _matrix_norm(matrix: Array) -> tuple[float, float]:
     geometry = ConvGeometry((1,))
     norm = operator_norm(wide, geometry).upper
     assert norm is not None
-    slack = allowance(wide, geometry.correlation(wide.shape)) * _ALLOWANCE
-    return float(norm) / slack, float(norm) * slack
+    error = norm_error(*prepare(wide, geometry), norm)
+    return max(float(norm) - error, 0.0) / _ALLOWANCE, (float(norm) + error) * _ALLOWANCE
 
 
 def _largest_overlap(size: int, window: int, stride: int, dilation: int, before: int, outputs: int) -> int:

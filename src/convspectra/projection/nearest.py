@@ -113,7 +113,7 @@ def project(
         raise InputError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
     held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
     given, grid = held.kernel, frequency_grid(held.torus)
-    shape = (len(grid.index), *symbol_blocks(given, held.torus, grid, 0, 1).shape[1:])
+    shape = (len(grid.index), *symbol_blocks(0 * given, held.torus, grid, 0, 1).shape[1:])
     if dual is not None and tuple(dual.shape) != shape:
         raise InputError(
             f"dual must come from a call with the same geometry, {shape}; got shape {dual.shape}"

@@ -28,10 +28,10 @@ import numpy as np
 from .._compat import Array, is_concrete, is_on_gpu, is_torch, namespace, to_numpy, untracked
 from ..bounds.copy_count import copies_at_any_size, covering_tori
 from ..bounds.pfister2018 import sampling_torus
-from ..bounds.rounding import norm_error
 from ..errors import GeometryError, InputError, KernelError
 from ..geometry import ConvGeometry, Correlation
 from ..results import Projection
+from ..rounding import norm_error
 from ..spectral_map import Solve
 from ..spectrum import exceeds, prepare, top_block
 

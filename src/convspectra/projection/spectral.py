@@ -17,10 +17,10 @@ from .. import spectral_map
 from .._compat import Array, is_concrete, is_tracked, namespace, to_numpy, untracked
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
-from ..bounds.rounding import norm_error
 from ..errors import InputError
 from ..geometry import ConvGeometry
 from ..results import Projection, Spectrum
+from ..rounding import norm_error
 from ..spectral_map import SpectralFunction, solving
 from ..spectrum import spectrum_of
 from .promise import Guarantee, Promise, check_limit, in_doubles, promise

@@ -14,7 +14,7 @@ from .html import curve_data, filled_page, map_data, short
 from .terminal import printable
 from .text import not_read
 
-_WORSE = ("ok", "partial", "skipped", "failed")
+_WORSE = ("ok", "partial", "skipped", "out of range", "failed")
 
 
 def write(comparison: Comparison, file: BinaryIO) -> None:

@@ -14,7 +14,7 @@ SCHEMA = "convspectra.report/1"
 def as_dict(report: Report) -> dict[str, Any]:
     """The report under the schema `convspectra.report/1` (see `schema/report-1.schema.json`).
 
-    Unknown numbers are None; so is an infinite condition number, as JSON has no infinity.
+    Unknown numbers are None; so is one beyond the range of floats, as JSON has no infinity.
     """
     return {
         "schema": SCHEMA,
@@ -96,7 +96,8 @@ def _torus(torus: TorusSummary) -> dict[str, Any]:
         "rank": torus.rank,
         "effective_rank": torus.effective_rank,
         "stable_rank": torus.stable_rank,
-        "nuclear_norm": torus.nuclear_norm,
+        "nuclear_norm": torus.nuclear_norm if math.isfinite(torus.nuclear_norm) else None,
+        "error": torus.error,
         "quantiles": {f"{level:g}": value for level, value in torus.quantiles.items()},
     }
 

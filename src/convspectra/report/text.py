@@ -19,7 +19,13 @@ from . import terminal
 from .numbers import at_most, interval, number, one_or_all, sizes
 from .terminal import printable
 
-MARK = {"ok": "", "partial": "partial", "skipped": "skipped", "failed": "FAILED"}
+MARK = {
+    "ok": "",
+    "partial": "partial",
+    "out of range": "OUT OF RANGE",
+    "skipped": "skipped",
+    "failed": "FAILED",
+}
 _SHORTEST_NAME = 14
 _LONGEST_NAME = 44
 
@@ -90,9 +96,9 @@ def summary(report: Report) -> str:
         largest = max(measured, key=lambda layer: layer.torus.norm if layer.torus else 0.0)
         if largest.torus is not None:
             parts.append(f"largest norm {number(largest.torus.norm)} in {largest.name}")
-    for status, word in (("partial", "with a number missing"), ("skipped", "skipped"), ("failed", "failed")):
+    for status in ("partial", "out of range", "skipped", "failed"):
         if count[status]:
-            parts.append(f"{count[status]} {word}")
+            parts.append(f"{count[status]} {'with a number missing' if status == 'partial' else status}")
     if report.unread:
         parts.append(f"{len(report.unread)} not read")
     if report.other:

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from typing import Any, TypeVar, cast
 
-from .._compat import Array, in_range, is_concrete, is_jax, is_numpy, is_torch, namespace, untracked
-from ..geometry import Correlation
+from ._compat import (
+    Array,
+    in_range,
+    in_range_again,
+    is_concrete,
+    is_jax,
+    is_numpy,
+    is_torch,
+    namespace,
+    real_kernel,
+    to_numpy,
+    untracked,
+)
+from .geometry import Correlation
+from .results import Bound
 
 
 def norm_error(kernel: Array, correlation: Correlation, norm: Array | None = None) -> Any:
@@ -50,12 +66,17 @@ def symbol_error(kernel: Array, correlation: Correlation) -> Any:
 
 
 def _symbol_error(moduli: Any, kernel: Array, correlation: Correlation) -> Any:
+    given = untracked(kernel)
+    if is_concrete(given) and moduli == 0 and not to_numpy(given).any():
+        return 0.0
     limits = namespace(kernel).finfo(kernel.dtype)
     taps, axes = math.prod(correlation.kernel_size), len(correlation.kernel_size)
     rows, columns = _block_shape(correlation)
     # Results below the normal numbers are rounded to multiples of the least one; JAX takes them for zero.
     flushed = float(limits.smallest_normal) * (1 if is_jax(kernel) else float(limits.eps))
     lost = flushed * (taps + 4) * math.sqrt(rows * columns)
+    if not is_concrete(moduli):
+        lost = namespace(kernel).where(moduli > 0, lost, 0 * moduli)
     return float(limits.eps) * (taps + 16 * axes + 4) * moduli + lost
 
 
@@ -79,24 +100,73 @@ def _block_shape(correlation: Correlation) -> tuple[int, int]:
     )
 
 
-def allowance(kernel: Array, correlation: Correlation) -> float:
-    """A factor slightly above 1: the computed norm of a block times it is at least the true one.
+EXACT = {"float32": 1e-3, "float64": 1e-9}
+"""Norms are called exact whose error is at most this, relative to them."""
 
-    A block is a sum over `T` taps, whose entries carry errors of `(T + 4) eps` times the sum of the
-    taps' moduli, in norm at most `sqrt(T)` times the Frobenius norm that a block can have; the
-    eigenvalue solver adds a few `max(m, n) eps`. The constants are generous, as the result is still
-    within 1e-4 (float32) and 1e-13 (float64) for kernels of common sizes.
+
+def around(norm: Array, error: Any, method: str, assumes: str = "") -> Bound:
+    """What is known of a norm that was computed with this absolute error.
+
+    The norm itself where the error is small beside it; else, as where taps cancel, or while JAX traces, when
+    that cannot be told, an interval.
     """
-    eps = float(namespace(kernel).finfo(kernel.dtype).eps)
-    rows = correlation.out_channels // correlation.groups
-    columns = correlation.in_channels // correlation.groups * math.prod(correlation.stride)
-    taps = math.prod(correlation.kernel_size)
-    side = min(rows, columns)
-    return 1 + eps * ((taps + 4) * math.sqrt(taps * side) + 8 * max(rows, columns))
+    most = EXACT[str(norm.dtype).rsplit(".", 1)[-1]]
+    if is_concrete(norm) and float(error) <= most * float(untracked(norm)):
+        return Bound(norm, norm, method=method, exact=True, assumes=assumes)
+    return Bound(less(norm, error), norm + error, method=method, assumes=assumes)
+
+
+def less(value: Array, error: Any) -> Array:
+    """A lower bound of a number of at least 0 that was computed with this error."""
+    return namespace(value).where(value > error, value - error, 0 * value)
+
+
+Method = TypeVar("Method", bound=Callable[..., Bound])
+
+
+def homogeneous(method: Method) -> Method:
+    """A bound of the kernel in range, times the power of two that brought it there.
+
+    Raises:
+        KernelError: as `real_kernel`.
+        RangeError: the bound is beyond the range of the kernel's precision.
+    """
+
+    @wraps(method)
+    def of_any_scale(kernel: Array, *args: Any, **options: Any) -> Bound:
+        scaled, power = in_range(real_kernel(kernel))
+        return times(method(scaled, *args, **options), power)
+
+    return cast(Method, of_any_scale)
+
+
+def times(bound: Bound, power: Any) -> Bound:
+    """A bound of a kernel in range, times what `in_range` gave."""
+    if not isinstance(power, float):  # a traced bound is no exact one
+        step = 1 + 4 * float(namespace(power).finfo(power.dtype).eps)
+        lower = None if bound.lower is None else bound.lower * power / step
+        return replace(bound, lower=lower, upper=None if bound.upper is None else bound.upper * power * step)
+    if power == 1:
+        return bound
+    ends = [_end(bound.lower, power, -1), _end(bound.upper, power, 1)]
+    return replace(bound, lower=ends[0], upper=ends[1], exact=bound.exact and bool(ends[0] == ends[1]))
+
+
+def _end(value: Array | None, power: float, sign: int) -> Array | None:
+    """One end of an interval, rounded outwards where it is below the normal numbers."""
+    if value is None:
+        return None
+    found = in_range_again(value, power)
+    limits = namespace(value).finfo(value.dtype)
+    if not 0 < float(untracked(value)) * power < 2 * float(limits.smallest_normal):
+        return found
+    step = float(limits.smallest_normal) * (1 if is_jax(value) else float(limits.eps))
+    return found + step if sign > 0 else less(found, step)
 
 
 def matrix_allowance(array: Array, rows: int, columns: int) -> float:
-    """The same for the norm of a given matrix, from its Gram matrix.
+    """A factor slightly above 1: the computed norm of a given matrix, from its Gram matrix, times it is at
+    least the true one, and divided by it at most that.
 
     A product of `rows x columns` carries an error of at most `columns eps / 2` times the square of the
     Frobenius norm, that is `rows columns eps / 2` times that of the norm.
@@ -105,17 +175,12 @@ def matrix_allowance(array: Array, rows: int, columns: int) -> float:
     return 1 + eps * (rows * columns + 16 * max(rows, columns) + 64)
 
 
-def near_one(kernel: Array) -> tuple[Array, Array]:
-    """A kernel in double precision, divided by its largest entry in modulus, and that entry (or 1).
+def widened(kernel: Array) -> Array:
+    """A kernel in double precision, so that no bound is lost to long products in single precision.
 
-    What is proven by products of entries must not lose them to underflow, nor a bound to the rounding of
-    long products in single precision. Precision stays what it is where the library or device has no other.
+    As it is where the library or device has no other.
     """
-    xp = namespace(kernel)
-    wide = xp.astype(kernel, xp.float64) if _has_doubles(kernel) else kernel
-    scale = xp.max(xp.abs(wide))
-    scale = xp.where(scale > 0, scale, 1 + scale)
-    return wide / scale, scale
+    return namespace(kernel).astype(kernel, namespace(kernel).float64) if _has_doubles(kernel) else kernel
 
 
 def rounded_up(value: Array, slack: float, kernel: Array) -> Array:
