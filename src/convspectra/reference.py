@@ -22,6 +22,8 @@ _SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
 def dense_operator(kernel: Array, geometry: ConvGeometry) -> np.ndarray[Any, Any]:
     """The matrix of the layer, float64, shape (outputs, inputs), channels first and row-major.
 
+    Of a kernel of Python numbers (dtype object: integers, fractions) it is one too, and exact.
+
     `y[o, r] = sum_{i,p} W[o, i, p] x[i, s r + d p - a]`, with reads outside of the input settled by
     the padding mode; for a transposed layer the transpose of that. For tests: it takes
     `outputs * taps` loop turns and `outputs * inputs` numbers.
@@ -30,7 +32,8 @@ def dense_operator(kernel: Array, geometry: ConvGeometry) -> np.ndarray[Any, Any
         CostError: a matrix of more than 4 GiB.
         ValueError: reflect padding over an input of one point, where nothing can be mirrored.
     """
-    weights = np.asarray(to_numpy(kernel), dtype=np.float64)
+    weights = to_numpy(kernel)
+    weights = weights.astype(object if weights.dtype == object else np.float64)
     axes = len(geometry.input_shape)
     order = ("IO" if geometry.transposed else "OI") + _SPATIAL[axes]
     weights = np.transpose(weights, [geometry.layout.index(letter) for letter in order])
@@ -43,7 +46,7 @@ def dense_operator(kernel: Array, geometry: ConvGeometry) -> np.ndarray[Any, Any
             f"the dense matrix of an input of {geometry.input_shape} takes {needed / 2**30:,.1f} GiB; the "
             f"limit is {_LARGEST / 2**30:.0f} GiB: give a smaller one, or take krylov.largest"
         )
-    matrix = np.zeros((rows, *outputs, columns, *inputs))
+    matrix = np.zeros((rows, *outputs, columns, *inputs), dtype=weights.dtype)
     for r in itertools.product(*map(range, outputs)):
         for p in itertools.product(*map(range, taps)):
             source = []

@@ -46,12 +46,13 @@ def norm_error(kernel: Array, correlation: Correlation, norm: Array | None = Non
     """
     eps = float(namespace(kernel).finfo(kernel.dtype).eps)
     rows, columns = _block_shape(correlation)
-    moduli = _moduli(kernel, correlation)
+    moduli, power = _moduli(kernel, correlation)
     symbol = _symbol_error(moduli, kernel, correlation)
     if norm is not None:
         known = untracked(norm)
-        moduli = float(known) if is_concrete(known) else known
-    return symbol + eps * (2 * max(rows, columns) + 64) * (moduli + symbol)
+        moduli = (float(known) if is_concrete(known) else known) / power
+    relative = symbol + eps * (2 * max(rows, columns) + 64) * (moduli + symbol)
+    return relative * power + _lost(moduli, kernel, correlation)
 
 
 def symbol_error(kernel: Array, correlation: Correlation) -> Any:
@@ -62,35 +63,38 @@ def symbol_error(kernel: Array, correlation: Correlation) -> Any:
     norm of the block of these sums, which is at most the root of its largest row sum times its largest
     column sum (Schur's test).
     """
-    return _symbol_error(_moduli(kernel, correlation), kernel, correlation)
+    moduli, power = _moduli(kernel, correlation)
+    return _symbol_error(moduli, kernel, correlation) * power + _lost(moduli, kernel, correlation)
 
 
 def _symbol_error(moduli: Any, kernel: Array, correlation: Correlation) -> Any:
-    given = untracked(kernel)
+    """In units of the power that `_moduli` gives."""
+    taps, axes = math.prod(correlation.kernel_size), len(correlation.kernel_size)
+    return float(namespace(kernel).finfo(kernel.dtype).eps) * (taps + 16 * axes + 4) * moduli
+
+
+def _lost(moduli: Any, kernel: Array, correlation: Correlation) -> Any:
+    """Results below the normal numbers are rounded to multiples of the least one; JAX takes them for zero."""
+    given, limits = untracked(kernel), namespace(kernel).finfo(kernel.dtype)
     if is_concrete(given) and moduli == 0 and not to_numpy(given).any():
         return 0.0
-    limits = namespace(kernel).finfo(kernel.dtype)
-    taps, axes = math.prod(correlation.kernel_size), len(correlation.kernel_size)
-    rows, columns = _block_shape(correlation)
-    # Results below the normal numbers are rounded to multiples of the least one; JAX takes them for zero.
+    taps, (rows, columns) = math.prod(correlation.kernel_size), _block_shape(correlation)
     flushed = float(limits.smallest_normal) * (1 if is_jax(kernel) else float(limits.eps))
     lost = flushed * (taps + 4) * math.sqrt(rows * columns)
-    if not is_concrete(moduli):
-        lost = namespace(kernel).where(moduli > 0, lost, 0 * moduli)
-    return float(limits.eps) * (taps + 16 * axes + 4) * moduli + lost
+    return lost if is_concrete(moduli) else namespace(kernel).where(moduli > 0, lost, 0 * moduli)
 
 
-def _moduli(kernel: Array, correlation: Correlation) -> Any:
-    """An upper bound of the norms of all blocks, whatever the signs."""
-    xp, groups, (scaled, scale) = namespace(kernel), correlation.groups, in_range(untracked(kernel))
+def _moduli(kernel: Array, correlation: Correlation) -> tuple[Any, Any]:
+    """An upper bound of the norms of all blocks, whatever the signs, over a power of two, and that."""
+    xp, groups, (scaled, power) = namespace(kernel), correlation.groups, in_range(untracked(kernel))
     rows, columns = correlation.out_channels // groups, correlation.in_channels // groups
     moduli = xp.abs(xp.reshape(scaled, (groups, rows, -1)))
     of_columns = xp.sum(xp.reshape(xp.sum(moduli, axis=1), (groups, columns, -1)), axis=-1)
     squares = xp.max(xp.max(xp.sum(moduli, axis=2), axis=1) * xp.max(of_columns, axis=1))
     generous = 1 + 1e-3  # sums of positive numbers, themselves rounded
     if is_concrete(squares):
-        return math.sqrt(float(squares)) * generous * scale
-    return xp.sqrt(squares) * generous * scale
+        return math.sqrt(float(squares)) * generous, power
+    return xp.sqrt(squares) * generous, power
 
 
 def _block_shape(correlation: Correlation) -> tuple[int, int]:

@@ -229,10 +229,12 @@ def excess(
         task, taken, correlation, grid, solve["executor"], solve["memory"], engine, makes_blocks=True
     )
     adjoint = _back(_sum([part[0] for part in parts]), kernel)
-    total = _sum([part[1] for part in parts]) * power**2 if squares else None
+    total = _sum([part[1] for part in parts]) if squares else None
     top = namespace(parts[0][2]).max(namespace(parts[0][2]).stack([part[2] for part in parts]))
     top = in_range_again(_back(top, kernel), power)
-    return Excess(adjoint * power, _over_scale(adjoint, correlation) * power, total, top)
+    moved = _over_scale(adjoint, correlation) * power
+    with np.errstate(over="ignore"):  # sums over all frequencies, unlike what is moved, may leave the range
+        return Excess(adjoint * power, moved, total * power**2 if squares else None, top)
 
 
 def _excess(

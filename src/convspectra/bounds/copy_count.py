@@ -102,7 +102,7 @@ def copies(correlation: Correlation) -> int:
 
 
 @lru_cache(maxsize=256)
-def copies_at_any_size(correlation: Correlation) -> int:
+def copies_at_any_size(correlation: Correlation, same: bool = False) -> int:
     """The most that padding can multiply the square of the norm by, over all input sizes; 1 for zeros.
 
         ||operator||^2 <= copies * sup_theta ||S(theta)||^2,   a product over the axes
@@ -116,32 +116,39 @@ def copies_at_any_size(correlation: Correlation) -> int:
     Both depend on n modulo the stride alone once n exceeds what the padding and the kernel reach over: up to
     there, and for one round of the stride more, every size is looked at.
 
+    Arguments:
+        same: the padding is that of `padding="same"`, whose width depends on n; else the one that is given.
+
     Raises:
         GeometryError: that would be thousands of sizes.
     """
-    if correlation.padding_mode == "zeros" or not any(map(any, correlation.padding)):
+    if correlation.padding_mode == "zeros" or not (same or any(map(any, correlation.padding))):
         return 1
-    return math.prod(_copies_along(correlation, axis) for axis in range(len(correlation.kernel_size)))
+    return math.prod(_copies_along(correlation, axis, same) for axis in range(len(correlation.kernel_size)))
 
 
 _MOST_POINTS = 2**11
 """Padded points up to which `copies_at_any_size` looks at every size."""
 
 
-def _copies_along(correlation: Correlation, axis: int) -> int:
+def _copies_along(correlation: Correlation, axis: int, same: bool) -> int:
     (before, after), reach = correlation.padding[axis], correlation.reach[axis]
     s, mode = correlation.stride[axis], correlation.padding_mode
-    if not before + after:
+    if not (same or before + after):
         return 1
-    last = 2 * (before + after + reach + 2 * s + 2)
+    width = reach if same else before + after
+    last = 2 * (width + reach + 2 * s + 2)
     if last > _MOST_POINTS:
         raise GeometryError(
             f"guarantee='any_size' looks at the sizes that axis {axis} can have, {last} of them "
-            f"with {mode} padding of {before + after} points, a kernel over {reach + 1} and stride {s}: take "
+            f"with {mode} padding of {width} points, a kernel over {reach + 1} and stride {s}: take "
             "guarantee='layer'"
         )
     most = 1
     for n in range(1, last + 1):
+        if same:
+            width = max((-(-n // s) - 1) * s + reach + 1 - n, 0)
+            before, after = width // 2, width - width // 2
         outputs = (n + before + after - reach - 1) // s + 1
         if outputs < 1 or (mode == "reflect" and n == 1):  # no such layer
             continue

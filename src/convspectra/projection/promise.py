@@ -28,7 +28,7 @@ import numpy as np
 from .._compat import Array, is_concrete, is_on_gpu, is_torch, namespace, to_numpy, untracked
 from ..bounds.copy_count import copies_at_any_size, covering_tori
 from ..bounds.pfister2018 import sampling_torus
-from ..errors import GeometryError, InputError, KernelError
+from ..errors import GeometryError, InputError, RangeError
 from ..geometry import ConvGeometry, Correlation
 from ..results import Projection
 from ..rounding import norm_error
@@ -58,14 +58,15 @@ class Promise:
         """The operator's norm: exact up to rounding where the factor is 1, else an upper bound.
 
         Raises:
-            KernelError: it is too large for the precision, so that nothing can be promised.
+            RangeError: it is too large for the precision, so that nothing can be promised.
         """
         norm = top_block(untracked(kernel), self.torus, **self.solve).norm
         if self.factor != 1:
-            norm = (norm + norm_error(kernel, self.torus, norm)) * self.factor
+            with np.errstate(over="ignore"):
+                norm = (norm + norm_error(kernel, self.torus, norm)) * self.factor
         if is_concrete(norm) and not math.isfinite(float(norm)):
             largest = float(namespace(kernel).max(abs(untracked(kernel))))
-            raise KernelError(
+            raise RangeError(
                 f"the operator's norm is beyond the range of {kernel.dtype}, the kernel's largest entry is "
                 f"{largest:.3g}: divide the kernel, or give it in a wider precision"
             )
@@ -151,7 +152,7 @@ def promise(kernel: Array, geometry: ConvGeometry, guarantee: Guarantee, solve: 
         torus, factor = sampling_torus(correlation, OVERSAMPLING)
         # The sine and the products of the factor are rounded, too.
         factor = 1.0 if factor == 1 else factor * (1 + 8 * _EPS)
-        copies = copies_at_any_size(correlation)
+        copies = copies_at_any_size(correlation, geometry.padding == "same" and not geometry.transposed)
     elif correlation.is_circulant:
         torus, factor, copies = correlation, 1.0, 1
     else:
@@ -192,7 +193,8 @@ def _is_at_most_by_sums(kernel: np.ndarray[Any, Any], groups: int, limit: Fracti
     moduli = np.abs(kernel).reshape(groups, kernel.shape[0] // groups, kernel.shape[1], -1)
     for group in moduli:
         rows, columns = group.reshape(len(group), -1), np.swapaxes(group, 0, 1).reshape(group.shape[1], -1)
-        about = [float(lines.sum(axis=1).max()) / float(limit) for lines in (rows, columns)]
+        with np.errstate(over="ignore"):
+            about = [float(lines.sum(axis=1).max()) / float(limit) for lines in (rows, columns)]
         if not about[0] * about[1] <= 1 + 1e-12:  # what exact sums, which take long, could not change
             return False
         sums = [max(sum(map(Fraction, map(float, line))) for line in lines) for lines in (rows, columns)]

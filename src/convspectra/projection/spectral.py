@@ -168,7 +168,8 @@ def project_schatten(
         geometry: any that has the guarantee.
         radius: of the ball, positive.
         p: 1, 2 or `math.inf` (where it is `clip`, scaled).
-        guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+        guarantee: whose singular values: `"torus"`, `"layer"`, or `"any_size"`: for `math.inf` the operator
+            norm at every size, else those of the torus of samples.
 
     Returns:
         `Projection`; its norms are operator norms, not those of the ball.
@@ -188,6 +189,7 @@ def project_schatten(
     if is_tracked(kernel):
         raise InputError("project_schatten gives no gradient: detach the kernel and call it outside jax.jit")
     held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
+    limit = limit / held.factor
     values = _all_values(held, "project_schatten")
     if _schatten(held.kernel, held, p) <= limit:
         return held.projection(held.kernel)
