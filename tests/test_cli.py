@@ -235,6 +235,7 @@ def test_info_says_what_is_in_use_and_why(tmp_path):
     assert lines[1].split()[1].rstrip(",") in ("native", "lapack")
 
 
+@pytest.mark.slow
 def test_bench_checks_what_it_times(tmp_path):
     pytest.importorskip("matplotlib")
     ran = convspectra("bench", "--small", "--out", "kept", cwd=tmp_path)
@@ -249,6 +250,7 @@ def test_bench_checks_what_it_times(tmp_path):
     assert "figure 1" in convspectra("bench", "--help", cwd=tmp_path).stdout
 
 
+@pytest.mark.slow
 def test_bench_of_projections_checks_what_it_times(tmp_path):
     ran = convspectra("bench", "--projection", "--small", "--out", "kept", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr

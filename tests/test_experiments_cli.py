@@ -75,6 +75,7 @@ def everything(tmp_path_factory):
     return out, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_smoke_preset_runs_through(name, everything):
     out, found = everything
@@ -91,6 +92,7 @@ def test_the_smoke_preset_runs_through(name, everything):
     assert (out / f"{name}.journal").exists() == (name in SWEEPS)
 
 
+@pytest.mark.slow
 def test_figure_4_finds_the_runs_of_figure_2(everything):
     out, found = everything
     assert {run["folder"] for run in plan(out, "figure2")["runs"]} == {
@@ -101,6 +103,7 @@ def test_figure_4_finds_the_runs_of_figure_2(everything):
     assert before == after
 
 
+@pytest.mark.slow
 def test_the_report_of_it(everything):
     out, _ = everything
     result = experiment("report", "--out", out)
@@ -271,7 +274,7 @@ def interrupt(process, when):
     """When it has come so far; it says one line, and no process is left that would say more."""
     processes.wait_for(lambda: when() or process.poll() is not None)
     os.killpg(process.pid, signal.SIGINT)
-    said = process.communicate(timeout=60)
+    said = process.communicate(timeout=240)
     assert said == ("", "convspectra: interrupted; the same command goes on from the last checkpoint\n")
     assert process.returncode == 130
 
@@ -295,6 +298,7 @@ def test_interrupted_and_gone_on_with(tmp_path):
     assert before.items() <= results(tmp_path).items()
 
 
+@pytest.mark.slow
 def test_workers_interrupted_and_gone_on_with(tmp_path, monkeypatch):
     pytest.importorskip("optuna")
     options = ["figure3a", "--width", 2, "--epochs", 4, "--workers", 2, "--out", tmp_path]

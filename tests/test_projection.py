@@ -98,6 +98,7 @@ def test_alternating_ends_inside_but_elsewhere():
 SHARES = st.sampled_from([0.3, 0.9, 0.999])
 
 
+@pytest.mark.slow
 @settings(max_examples=1000, deadline=None, derandomize=True)
 @given(layers(), SHARES)
 def test_a_wrapped_layer_is_in_the_ball_by_the_dense_matrix(layer, share):

@@ -79,6 +79,7 @@ def test_taps_that_wrap_and_cancel(move, dtype):
         assert slack[0] * slack[1] >= gram[0][1] ** 2
 
 
+@pytest.mark.slow
 @MOVES
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_matrix_is_at_most_its_limit_in_rational_arithmetic(move, dtype):

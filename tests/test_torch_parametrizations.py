@@ -72,6 +72,7 @@ class TestOperatorNorm:
         if guarantee == "any_size":
             assert dense_values(module, size, wrapped=False)[0] <= 0.5 * (1 + 1e-6)
 
+    @pytest.mark.slow
     @settings(max_examples=1000, deadline=None, derandomize=True)
     @given(st.sampled_from(["torus", "layer", "any_size"]), st.data())
     def test_a_thousand_random_layers_are_in_the_ball_by_the_dense_matrix(self, guarantee, data):
