@@ -206,6 +206,31 @@ def test_interruption_leaves_no_file(tmp_path):
     assert set(tmp_path.iterdir()) == {*before, layers}
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_an_interruption_that_a_destructor_drops_comes_again(name, tmp_path):
+    code = f"""
+import os, signal, time
+from convspectra import cli
+
+class Closing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(0.2)
+
+def app():
+    Closing()
+    time.sleep(100)
+
+cli.app = app
+cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.returncode == 130
+    assert done.stderr == "convspectra: interrupted; every file is whole, or as it was\n"
+
+
 def test_demo_needs_nothing(tmp_path):
     result = convspectra("demo", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
