@@ -497,3 +497,52 @@ def test_a_folder_of_several_checkpoints_is_no_choice_of_ours(tmp_path):
         (tmp_path / path.name.replace("model", "other")).write_bytes(path.read_bytes())
     with pytest.raises(ModelError, match=r"2 checkpoints \(model\.index, other\.index\)"):
         read_model(tmp_path)
+
+
+def test_matrices_of_attention_and_recurrent_layers_are_named(tmp_path):
+    """All that has a weight of its own being analysed is not all of it."""
+    torch = pytest.importorskip("torch")
+    model = torch.nn.ModuleDict(
+        {"attention": torch.nn.MultiheadAttention(8, 2), "cell": torch.nn.LSTM(3, 4, proj_size=2)}
+    )
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    result = CliRunner().invoke(app, ["analyze", str(tmp_path / "w.pt")])
+    assert result.exit_code == 3
+    assert set(left(read_model(tmp_path / "w.pt"))) == {
+        "attention.in_proj_weight",
+        "cell.weight_ih_l0",
+        "cell.weight_hh_l0",
+        "cell.weight_hr_l0",
+    }
+
+
+def test_names_of_masks_and_positions_hide_no_kernels(tmp_path):
+    shapes = {
+        "token_conv": (4, 4, 3, 3),
+        "fold.weight": (2, 2, 2, 2, 2, 2),
+        "pos_embed": (1, 8, 4, 4),
+        "attn.mask": (1, 1, 9, 9),
+        "cls_token": (1, 1, 8),
+    }
+    path = safetensors_file(
+        tmp_path / "w.safetensors", {name: RNG.normal(size=s).astype("float32") for name, s in shapes.items()}
+    )
+    assert set(left(read_model(path))) == {"token_conv", "fold.weight"}
+
+
+def test_an_empty_axis_fails_alone(tmp_path):
+    tensors = {"a.weight": np.ones((4, 3, 0, 3), "float32"), "b.weight": np.ones((4, 3, 3, 3), "float32")}
+    path = safetensors_file(tmp_path / "w.safetensors", tensors)
+    for size in (None, (3, 6, 6)):
+        report = analyze(read_model(path, input_shape=size))
+        assert [layer.status for layer in report.layers] == ["failed", "ok" if size else "skipped"]
+        assert "no empty axis" in report.layers[0].reason
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_a_layout_that_is_not_read_is_named(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"a.weight": torch.eye(4).to_sparse_csr(), "b.weight": torch.eye(4)}, tmp_path / "w.pt")
+    model = read_model(tmp_path / "w.pt")
+    assert names(model) == ["b"]
+    assert "sparse_csr" in left(model)["a.weight"]

@@ -54,7 +54,8 @@ def test_what_is_a_kernel_and_what_is_not(tmp_path):
     assert "2 spatial axes and this kernel 1" in found["audio"].reason
     assert found["head"].assumed == ()
     assert found["head"].kernel.shape == (10, 8, 1)
-    assert model.other == {"bias": 1, "scale": 1, "batch norm": 1, "embedding": 1, "other tensor": 1}
+    assert model.other == {"bias": 1, "scale": 1, "batch norm": 1, "embedding": 1}
+    assert [(one.name, one.shape) for one in model.unread] == [("cell.weight_ih", (12, 8))]
     assert any("batch norm" in note for note in model.notes)
 
 

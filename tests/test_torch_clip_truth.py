@@ -215,3 +215,37 @@ def test_the_hooks_of_known_layers_go_after_the_first_action():
     clip.remove()
     assert [len(part._forward_hooks) for part in model] == [0, 0]
     assert np.isfinite([record.norm for record in clip.report()]).all()
+
+
+def test_another_result_in_evaluation_is_seen():
+    class Doubled(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x) if self.training else super().forward(x) * 2
+
+    model = nn.Sequential(Doubled(2, 2, 3))
+    clip = SpectralClip(model, 0.1, method="rescale", guarantee="any_size")
+    model(torch.randn(1, 2, 7, 7))
+    assert clip.report()[0].status == "held"
+    model.eval()(torch.randn(1, 2, 7, 7))
+    assert clip.report()[0].status == "computes something else"
+
+
+def _give_it_a_forward(module):
+    module.forward = lambda x: 5 * functional.conv2d(x, module.weight, module.bias)
+
+
+def _give_it_a_hook(module):
+    module.register_forward_hook(lambda module, given, output: 5 * output)
+
+
+@pytest.mark.parametrize("change", [_give_it_a_forward, _give_it_a_hook])
+def test_a_layer_that_is_changed_after_it_was_compared_is_compared_again(change):
+    model = nn.Sequential(nn.Conv2d(2, 2, 3))
+    clip = SpectralClip(model, 0.1, method="rescale", guarantee="any_size")
+    model(torch.randn(1, 2, 7, 7))
+    clip.act()
+    assert clip.report()[0].status == "held"
+    change(model[0])
+    clip.report()
+    model(torch.randn(1, 2, 7, 7))
+    assert clip.report()[0].status == "computes something else"

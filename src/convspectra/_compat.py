@@ -175,6 +175,8 @@ def in_range(kernel: Array) -> tuple[Array, Any]:
     Exact. The power is 1 for kernels of common sizes; while JAX traces it is an array, and no power of two.
     """
     xp = namespace(kernel)
+    if 0 in kernel.shape:
+        return kernel, 1.0  # for the geometry to refuse
     if not is_concrete(kernel):
         largest = sys.modules["jax"].lax.stop_gradient(xp.max(xp.abs(kernel)))
         largest = xp.where(largest > 0, largest, 1 + largest)

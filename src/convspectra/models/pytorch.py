@@ -78,8 +78,11 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
 
 def _not_readable(tensor: Any) -> str:
     """Why a tensor has no values that can be analysed, else empty."""
+    torch = require_torch()
     if tensor.is_meta:
         return "it has a shape and no values"
+    if tensor.layout not in (torch.strided, torch.sparse_coo):
+        return f"stored as {str(tensor.layout).removeprefix('torch.')}: save its to_dense()"
     if tensor.numel() > _MOST_REPEATED + _TIMES_STORED * _stored(tensor):
         return f"it declares {tensor.numel():,} entries and holds {_stored(tensor):,} bytes"
     if tensor.is_floating_point() and tensor.dtype.itemsize < 2:

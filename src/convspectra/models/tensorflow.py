@@ -24,7 +24,7 @@ from ..errors import ModelError
 from . import foreign
 from .names import Names, layer_name
 from .records import ConvLayer, Model, Unread
-from .weights import ATTENTION, NO_KERNEL, NO_KERNEL_NAME, convolution, linear
+from .weights import ATTENTION, NO_KERNEL_NAME, convolution, is_no_kernel, linear
 
 _MAGIC = 0xDB4775248B80FB57
 _LONGEST_NAME = 4096
@@ -121,7 +121,7 @@ def _kind(name: str, entry: _Entry, known: Set[str]) -> str:
         return "candidate"
     if _KERNEL.search(name) and 2 <= rank <= 5:
         return "kernel"
-    if NO_KERNEL.search(name) or not (3 <= rank <= 5 or (rank == 2 and _NUMBERED.match(name))):
+    if is_no_kernel(name, entry.shape) or not (3 <= rank <= 5 or (rank == 2 and _NUMBERED.match(name))):
         return "other variable"
     if entry.dtype not in _FLOATS:
         return "other variable"

@@ -27,15 +27,19 @@ BATCH_NORM_NOTE = (
 NO_KERNEL_NAME = (
     "its shape is that of a kernel, its name not: if it is one, name it in --geometry FILE, with its layout"
 )
+NO_MATRIX_NAME = "a matrix that is not called the weight of a layer: --model package.module:factory may tell"
+NO_AXES = "called a weight, with more axes than a convolution's kernel has"
 
 _WRAPPERS = ("module.", "_orig_mod.")
 _NORM_PARTS = ("running_mean", "running_var", "num_batches_tracked")
-# In the last part of their names, what tensors of three and more axes say that are no kernels.
+# In the last part of their names, what tensors say that are no kernels; see `is_no_kernel`.
 NO_KERNEL = re.compile(
     r"[^./]*(bias|emb|position|pos_|token|gamma|beta|scale|mean|var(iance)?$|std|anchor|mask)[^./]*$", re.I
 )
 # What quantising libraries call the integers of a weight, scales beside them.
 _QUANTISED = re.compile(r"^(qweight|weight_(packed|quantized|q|int\d))$")
+# Matrices of recurrent layers and of attention, which have no module of their own in PyTorch.
+_MATRIX = re.compile(r"^weight_([ih]h|hr)|\w_(w|weight|kernel)$")
 # Projections of attention are called kernels in flax and Keras: (features, heads, features of a head).
 ATTENTION = re.compile(r"(^|[./_])(query|key|value|qkv|out|attention\w*|attn\w*|einsum\w*)[./_]kernel$", re.I)
 
@@ -86,7 +90,11 @@ def model_of(
             left.append(
                 Unread(found.name, shape, f"stored as {found.array.dtype}: what scales it is not stated")
             )
-        elif real and 3 <= rank <= 5 and (named or not NO_KERNEL.search(found.name)):
+        elif real and rank > 5 and last in ("weight", "kernel"):
+            left.append(Unread(found.name, shape, NO_AXES))
+        elif real and rank == 2 and _MATRIX.search(last):
+            left.append(Unread(found.name, shape, NO_MATRIX_NAME))
+        elif real and 3 <= rank <= 5 and (named or not is_no_kernel(found.name, shape)):
             left.append(Unread(found.name, shape, NO_KERNEL_NAME))
             layout = layout_of(rank, convention if last != "kernel" else "unstated")
             candidates.append(
@@ -205,6 +213,11 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
     given = list(names)
     taken = Counter(map(without_wrappers, given))
     return {short if taken[short := without_wrappers(name)] == 1 else name: name for name in given}
+
+
+def is_no_kernel(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is called a position, mask or scale, and is not shaped like taps between channels."""
+    return bool(NO_KERNEL.search(name)) and sum(size > 1 for size in shape) < 4
 
 
 def _is_embedding(found: Parameter, tensors: Mapping[str, NumpyArray]) -> bool:

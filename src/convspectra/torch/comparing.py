@@ -23,15 +23,20 @@ _ROWS = 64
 class Compared:
     """A forward hook of one layer: at each new size the first sample, or rows of it, is computed again.
 
+    In training and in evaluation, which a forward of its own can tell apart.
+
     Attributes:
-        shapes: those compared so far, at most `most`; none of an input that says nothing (zeros, NaN).
+        shapes: those compared so far, each with the mode, at most `most`; none of an input that says nothing
+            (zeros, NaN).
         differs: whether one of them came out otherwise.
+        code: what ran when they were compared; see `code_of`.
     """
 
     def __init__(self, own_padding: bool, most: int) -> None:
         self.own_padding, self.most = own_padding, most
-        self.shapes: list[tuple[int, ...]] = []
+        self.shapes: list[tuple[int | bool, ...]] = []
         self.differs = False
+        self.code: list[str] = []
         self.handle: RemovableHandle | None = None
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -39,19 +44,32 @@ class Compared:
         if torch.compiler.is_compiling() or tracing or len(self.shapes) >= self.most:
             return
         given = args[0] if args else kwargs.get("input")
-        shape = tuple(getattr(given, "shape", ()))[1:]
+        shape = (module.training, *getattr(given, "shape", ())[1:])
         if shape in self.shapes:
             return
         agrees = computes_what_it_says(module, given, output, self.own_padding)
         if agrees is not None:
             self.shapes.append(shape)
             self.differs = self.differs or not agrees
+            self.code = code_of(module)
 
 
 def has_own_forward(module: nn.Module) -> bool:
     """Whether it computes by other code than PyTorch's own layers, whose forward passes are known."""
     code = [getattr(module, name) for name in ("forward", "_conv_forward") if hasattr(module, name)]
     return not all(str(one.__module__).startswith("torch.nn.modules.") for one in code)
+
+
+def code_of(module: nn.Module) -> list[str]:
+    """What runs when the module is called, by name: its functions, and hooks that are not this package's."""
+    functions = [getattr(module, name) for name in ("forward", "_conv_forward") if hasattr(module, name)]
+    hooks = [one for one in module._forward_hooks.values() if not _is_ours(one)]
+    named = [one if hasattr(one, "__qualname__") else type(one) for one in (*functions, *hooks)]
+    return [f"{one.__module__}.{one.__qualname__}" for one in named]
+
+
+def _is_ours(hook: object) -> bool:
+    return type(hook).__module__.startswith(f"{__package__}.")
 
 
 def computes_what_it_says(module: nn.Module, given: Any, output: Any, own_padding: bool) -> bool | None:

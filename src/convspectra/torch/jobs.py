@@ -60,7 +60,7 @@ def jobs_of(layers: list[Layer], watch: Watch, guarantee: Guarantee, processes: 
             "model was compiled after SpectralClip was made, or take guarantee='any_size'"
         )
     if not held:
-        some = ", ".join(f"{weight.name!r} is {weight.status}" for weight in weights[:3])
+        some = ", ".join(f"{weight.name!r} ({weight.status})" for weight in weights[:3])
         raise InputError(f"none of {len(weights)} weights can be held: {some}; see SpectralClip")
     return [Job(weight, uses_of(weight, watch, guarantee, processes)) for weight in held]
 

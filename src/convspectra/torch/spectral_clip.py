@@ -220,6 +220,7 @@ class SpectralClip:
     def _look_again(self) -> None:
         """Which modules are still there, and at which sizes they ran in compiled graphs."""
         there = set(self._watch.model.modules())
+        self._watch.compare_again(self.layers)
         for layer in self.layers:
             layer.gone = layer.module not in there
             if layer.seen and layer.seen.learn_from_graph() and "graph" not in self._warned:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from .comparing import Compared, has_own_forward
+from .comparing import Compared, code_of, has_own_forward
 from .layers import BATCH_NORMS, MOST_SIZES, Layer, SeenSizes, names_of, spatial_axes
 
 
@@ -133,9 +133,16 @@ class Watch:
                 layer.seen = SeenSizes(spatial_axes(layer.module))
                 self._hooks.append(layer.module.register_forward_pre_hook(layer.seen, with_kwargs=True))
 
+    def compare_again(self, layers: list[Layer]) -> None:
+        """At their next pass, the layers whose forward or hooks are others than those that were compared."""
+        for layer in layers:
+            known = layer.compared
+            if known and known.shapes and known.code != code_of(layer.module):
+                self._compare([layer], known.own_padding)
+
     def _compare(self, layers: list[Layer], own_padding: bool) -> None:
         for layer in layers:
-            layer.compared = Compared(own_padding, MOST_SIZES)
+            layer.compared = Compared(own_padding, 2 * MOST_SIZES)
             handle = layer.module.register_forward_hook(layer.compared, with_kwargs=True)
             self._hooks.append(handle)
             # PyTorch's own layers compute the same at every size.
