@@ -134,3 +134,28 @@ def test_many_write_one_file_and_sweep_at_the_same_time(tmp_path):
     assert wrong == []
     assert len(set(path.read_bytes())) == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pipe_and_a_device_stay_what_they_are(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with atomic(pipe) as file:
+            file.write(b"new")
+        assert os.read(reader, 9) == b"new"
+    finally:
+        os.close(reader)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+    assert pipe.is_fifo()
+
+
+def test_a_link_stays_and_its_file_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    file, link = tmp_path / "there" / "r.json", tmp_path / "r.json"
+    file.write_text("old")
+    link.symlink_to(file)
+    with atomic(link) as written:
+        written.write(b"new")
+    assert link.is_symlink()
+    assert file.read_text() == "new"

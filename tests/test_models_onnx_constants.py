@@ -209,11 +209,12 @@ def test_what_multiplies_and_is_not_read_is_named(tmp_path):
         node("MatMulNBits", ["x", "w"], "a", domain="com.microsoft", K=3, N=5),
         node("MatMul", ["b", "batched"], "y"),
         node("Einsum", ["x", "w"], "b", equation="ij,jk->ik"),
+        node("RNN", ["x", "w", "w"], "r"),
         node("MatMul", ["x", "x"], "d"),
     ]
     model = read_model(save(tmp_path / "m.onnx", nodes, weights, (1, 3)))
     assert model.layers == ()
-    assert [one.name.split()[0] for one in model.unread] == ["MatMulNBits", "MatMul", "Einsum"]
+    assert [one.name.split()[0] for one in model.unread] == ["MatMulNBits", "MatMul", "Einsum", "RNN"]
     assert "of shape (2, 5, 5)" in model.unread[1].reason
 
 

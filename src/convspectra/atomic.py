@@ -21,13 +21,19 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     """A file that appears under `path` when the block ends well, and leaves nothing when it does not.
 
     Until then it lies beside it, under the yielded file's own `name`. What processes that were killed left
-    there is taken away, by the first file that a process writes into a folder.
+    there is taken away, by the first file that a process writes into a folder. A link stays, and the file
+    that it leads to is written; into a device or a pipe it is written at once.
 
     Raises:
         InputError: the disk refuses.
     """
     try:
-        folder = path.absolute().parent
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            with path.open("wb") as file:
+                yield file
+            return
+        path = path.resolve()
+        folder = path.parent
         _sweep(folder)
         with _partial(folder, path.name) as file:
             try:

@@ -44,7 +44,7 @@ OPERATORS: dict[str, Weights] = {
 }
 """Operators that are layers. Those of one vendor come from its own quantiser and optimiser."""
 
-_MAY_BE_LAYERS = re.compile(r"Conv|MatMul|Gemm|Einsum")
+_MAY_BE_LAYERS = re.compile(r"Conv|MatMul|Gemm|Einsum|LSTM|GRU|^RNN$|Attention")
 _FORMS = re.compile(
     r"(_quantized|_quant|_[Tt]ransposed|_DequantizeLinear(_Output)?(_\d+)?)+$|"
     r"(?<=weight)(_v|_g|_orig|_bar)$|(?<=weight_)(v|g)$"
