@@ -257,3 +257,68 @@ def test_tensors_larger_than_what_is_there_are_refused(entries, tmp_path):
         meta[name] = {"as_int": 2**40} if name == "storage_offset" else [{"as_int": 2**40}] * 4
         made = [(n, json.dumps(config).encode() if n == CONFIG else data) for n, data in entries]
         refused(write(tmp_path / "m.pt2", inside(made)), "ends beyond its values", tmp_path)
+
+
+PARTS = {
+    "unbind": lambda x: x.unbind(2),
+    "split": lambda x: x.split(2, 2),
+    "chunk": lambda x: x.chunk(3, 2),
+    "tensor_split": lambda x: x.tensor_split(3, 2),
+}
+
+
+@pytest.fixture(params=PARTS)
+def parted(request, tmp_path):
+    """The entries of a program that takes a map of 5 x 2 points apart, and those who made it."""
+
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c = torch.nn.Conv2d(1, 2, 3, padding=1)
+
+        def forward(self, x):
+            return sum(one.sum(2) for one in PARTS[request.param](self.c(x)))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(torch.export.export(Module(), (torch.zeros(1, 1, 5, 2),)), tmp_path / "m.pt2")
+    with zipfile.ZipFile(tmp_path / "m.pt2") as archive:
+        return request.param, [(name.split("/", 1)[1], archive.read(name)) for name in archive.namelist()]
+
+
+def declaring(entries, size, names):
+    """The entries with another length of the maps of these names."""
+
+    def change(program):
+        for name in names:
+            program["graph_module"]["graph"]["tensor_values"][name]["sizes"][2] = {"as_int": size}
+
+    return changed(entries, change)
+
+
+def test_lists_as_long_as_their_sizes_make_them_are_read(parted, tmp_path):
+    read_both(write(tmp_path / "m.pt2", inside(parted[1])))
+
+
+@pytest.mark.parametrize("size", [2**22, 2**40])
+@pytest.mark.parametrize("parted", ["unbind", "split"], indirect=True)
+def test_lists_shorter_than_their_sizes_make_them_are_refused(parted, size, tmp_path):
+    path = write(tmp_path / "m.pt2", declaring(parted[1], size, ["x", "conv2d"]))
+    refused(path, "declares [35] parts where an input of shape", tmp_path)
+    # What the convolution makes is declared as it was; traced again, it is larger.
+    path = write(tmp_path / "m.pt2", declaring(parted[1], size, ["x"]))
+    with pytest.raises(InputError, match=r"cannot be traced again: .* declares [35] parts"):
+        read_graph(path)
+
+
+@pytest.mark.parametrize("parted", ["chunk", "tensor_split"], indirect=True)
+def test_more_parts_than_declared_are_refused(parted, tmp_path):
+    kind, entries = parted
+
+    def change(program):
+        for node in program["graph_module"]["graph"]["nodes"]:
+            if f".{kind}." in node["target"]:
+                node["inputs"][1]["arg"]["as_int"] = 2**40
+
+    path = write(tmp_path / "m.pt2", changed(entries, change))
+    refused(path, "declares 3 parts where an input of shape", tmp_path)

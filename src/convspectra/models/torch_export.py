@@ -16,6 +16,7 @@ from .names import Names, layer_name
 from .pytorch import require_torch
 from .records import ConvLayer, Model
 from .safetensors import digest
+from .torch_export_parts import check_parts
 from .weights import linear
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -73,13 +74,15 @@ def load_program(path: Path) -> Any:
 
     try:
         log.addFilter(keep_cause)
-        return torch.export.load(archive)
+        program = torch.export.load(archive)
     except Exception as error:  # noqa: BLE001  # the loader raises whatever its parts raise
         cause = causes[-1] if causes else error
         line = (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
         raise ModelError(f"{path} is not an exported program that this PyTorch reads: {line}") from cause
     finally:
         log.removeFilter(keep_cause)
+    check_parts(program, path)
+    return program
 
 
 class _Reader:

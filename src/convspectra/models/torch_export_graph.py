@@ -14,6 +14,7 @@ from .operations import Graph
 from .pytorch import as_array, require_torch
 from .safetensors import digest
 from .torch_export import arguments_of, load_program
+from .torch_export_parts import with_checked_parts
 from .torch_export_step import Step
 
 
@@ -26,7 +27,7 @@ def read_graph(path: Path) -> Graph:
 
     Operators without a proven constant become `Refused` nodes; they are an error for who needs them.
     """
-    return _graph(load_program(path), path.name, path)
+    return _graph(with_checked_parts(load_program(path)), path.name, path)
 
 
 def trace_graph(module: Any, input_shape: tuple[int, ...], *, name: str, path: Path | None = None) -> Graph:
