@@ -181,3 +181,14 @@ def test_layers_out_of_range_are_reported_as_such():
     assert found["nuclear"]["torus"]["norm"] == 1e308
     assert 0 < found["tiny"]["torus"]["norm"] <= 9 * 5e-324
     assert found["tiny"]["torus"]["error"] > 0
+
+
+@pytest.mark.parametrize("move", [cs.project, cs.rescale])
+@pytest.mark.parametrize("limit", [5e-324, 1e-310, 1e-300])
+def test_limits_below_the_normal_numbers(move, limit):
+    for mode, guarantee in (("circular", "torus"), ("zeros", "layer"), ("replicate", "layer")):
+        geometry = cs.ConvGeometry((3,), padding=1, padding_mode=mode)
+        kernel = np.random.default_rng(0).standard_normal((2, 2, 3)) * 1e-290
+        moved = move(kernel, geometry, limit, guarantee=guarantee).kernel
+        norm = np.linalg.norm(dense_operator(moved * 2.0**1000, geometry), 2)
+        assert norm <= limit * 2.0**1000 * (1 + 1e-12)

@@ -137,24 +137,27 @@ def to_torch(array: Array) -> Array:
 
 
 def real_kernel(kernel: Array) -> Array:
-    """`kernel` as a real floating array of at least float32, checked to be finite.
+    """`kernel` as a float32 or float64 array, checked to be finite: the door for every kernel.
 
-    Half and bfloat16 become float32, integers the namespace's default. Values cannot be checked
-    while JAX traces.
+    Half and bfloat16 become float32, integers the namespace's default, other byte orders the machine's.
+    Values cannot be checked while JAX traces.
+
+    Raises:
+        KernelError: anything else; the message says what to give instead.
     """
-    try:
-        xp = namespace(kernel)
-    except TypeError:
-        raise KernelError(
-            f"kernel must be a NumPy, PyTorch, JAX or other array-API array; got {type(kernel).__name__}"
-        ) from None
-    dtype = kernel.dtype
-    if str(dtype).rsplit(".", 1)[-1] in ("float16", "bfloat16"):
+    xp = _namespace_of_kernel(kernel)
+    name = str(kernel.dtype).rsplit(".", 1)[-1]
+    if is_numpy(kernel) and not kernel.dtype.isnative:
+        kernel = kernel.astype(kernel.dtype.newbyteorder("="))
+        name = str(kernel.dtype)
+    if name in ("float16", "bfloat16"):
         kernel = xp.astype(kernel, xp.float32)
-    elif xp.isdtype(dtype, "integral"):
+    elif name in _INTEGERS:
         kernel = xp.astype(kernel, xp.asarray(1.0).dtype)
-    elif not xp.isdtype(dtype, "real floating"):
-        raise KernelError(f"kernel must hold real numbers; got dtype {dtype}")
+    elif name not in ("float32", "float64"):
+        raise KernelError(
+            f"kernel must hold float32 or float64 numbers; got dtype {kernel.dtype}: {_advice(name)}"
+        )
     if is_concrete(kernel) and not bool(xp.all(xp.isfinite(kernel))):
         bad = ~np.isfinite(to_numpy(kernel))
         first = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -163,6 +166,56 @@ def real_kernel(kernel: Array) -> Array:
             "repair or leave out this layer"
         )
     return kernel
+
+
+_INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+
+
+def _advice(dtype: str) -> str:
+    """What to do with numbers of another type."""
+    if "complex" in dtype:
+        return "take the real and the imaginary part as channels of one real kernel"
+    if dtype.startswith(("q", "object", "str", "<U", "|S", "bool", "datetime", "void", "[")):
+        return "convert it to an array of floats first"
+    return "convert it, as kernel.astype('float64') does in NumPy and kernel.float() in PyTorch"
+
+
+def _namespace_of_kernel(kernel: Array) -> Any:
+    """That of an array whose entries lie in memory, one beside the other.
+
+    Raises:
+        KernelError: it is no such array.
+    """
+    try:
+        xp = namespace(kernel)
+    except TypeError:
+        raise KernelError(
+            f"kernel must be a NumPy, PyTorch, JAX or other array-API array; got {type(kernel).__module__}."
+            f"{type(kernel).__name__}: give numpy.asarray(kernel), if it holds numbers"
+        ) from None
+    what = _what_is_missing(kernel)
+    if what:
+        raise KernelError(f"kernel must be an array with all its entries in memory; got {what}")
+    return xp
+
+
+def _what_is_missing(kernel: Array) -> str:
+    """Why the entries of an array are not simply there, and what to give instead; empty if they are."""
+    if isinstance(kernel, np.ma.MaskedArray):
+        return "a masked array: give kernel.filled(0), or what was meant"
+    if array_api_compat.is_dask_array(kernel):
+        return "a dask array, not computed yet: give kernel.compute()"
+    if not is_torch(kernel):
+        return ""
+    if kernel.is_nested:
+        return "a nested tensor: give one kernel at a time"
+    if kernel.is_quantized:
+        return "a quantized tensor: give kernel.dequantize()"
+    if kernel.is_meta:
+        return "a meta tensor: load its values first"
+    if str(kernel.layout) != "torch.strided":
+        return "a sparse tensor: give kernel.to_dense()"
+    return ""
 
 
 _COMMON = 2.0**30

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from . import boundary, spectral_map
-from ._compat import Array, in_range, is_concrete, like, namespace, to_numpy
+from ._compat import Array, in_range, is_concrete, like, namespace, real_kernel, to_numpy
 from .errors import InputError
 from .geometry import ConvGeometry
 from .lanczos import proven_gains
@@ -111,7 +111,7 @@ def parseval_scale(kernel: Array, geometry: ConvGeometry, *, scaling: Scaling = 
     """The factor by which Parseval networks multiply the output of a convolution.
 
     Arguments:
-        kernel: its shape alone is used.
+        kernel: real array in the layout of `geometry`; its shape alone is used.
         geometry: any.
         scaling: `"sedghi2019"`, as the paper describes it, `(2 k + 1)^(-1/2)` for `k x k` kernels (k the
             longest side); or `"cisse2017"`, as they derive it: `(2 k + 1)^(-1/2)` for a filter of `2 k + 1`
@@ -119,7 +119,7 @@ def parseval_scale(kernel: Array, geometry: ConvGeometry, *, scaling: Scaling = 
 
     Raises:
         ValueError: an unknown scaling.
-        GeometryError: as `singular_values`.
+        GeometryError, KernelError: as `singular_values`.
 
     Not guaranteed: with orthonormal rows and the first scaling a norm of at most 1: a `k x k` kernel can
     reach `k (2 k + 1)^(-1/2)`. With the second it is at most 1, for zero and circular padding and any stride,
@@ -134,7 +134,7 @@ def parseval_scale(kernel: Array, geometry: ConvGeometry, *, scaling: Scaling = 
     """
     if scaling not in get_args(Scaling):
         raise ValueError(f"scaling must be one of {', '.join(get_args(Scaling))}; got {scaling!r}")
-    sizes = geometry.correlation(kernel.shape).kernel_size
+    sizes = prepare(kernel, geometry)[1].kernel_size
     return 1 / math.sqrt(2 * max(sizes) + 1 if scaling == "sedghi2019" else math.prod(sizes))
 
 
@@ -192,6 +192,7 @@ def max_gain(kernel: Array, inputs: Array, outputs: Array, max_ratio: float) -> 
     Raises:
         ValueError: max_ratio is not positive and finite.
         InputError: as `largest_ratio`, or ratios that are no finite numbers.
+        KernelError: as `singular_values`.
 
     Not guaranteed: a norm of at most `max_ratio`: the ratio bounds it from below, and another batch may show
     a larger one. `rescale` uses the norm. All singular values are scaled, not only the large ones.
@@ -204,7 +205,7 @@ def max_gain(kernel: Array, inputs: Array, outputs: Array, max_ratio: float) -> 
     >>> max_gain(kernel, x, 4 * x, max_ratio=1.0)
     array([[[1.]]])
     """
-    limit = check_limit("max_ratio", max_ratio)
+    limit, kernel = check_limit("max_ratio", max_ratio), real_kernel(kernel)
     ratio = largest_ratio(inputs, outputs)
     if is_concrete(ratio) and not bool(np.isfinite(to_numpy(ratio))):
         raise InputError("inputs and outputs must be finite numbers; leave this batch out")

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .._compat import Array, is_concrete, like, to_numpy, with_vjp
+from .._compat import Array, in_range, is_concrete, like, to_numpy, with_vjp
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..errors import InputError, KernelError
@@ -181,14 +181,15 @@ def _find(
             f"the operator's norm {float(norm_before):.3g} is so far above max_norm={limit:.3g} that squares "
             "of their quotient leave the range of numbers: rescale the kernel first, or take rescale"
         )
-    # In units of the torus's limit, so that tiny and huge kernels stay in range.
-    unit = limit / held.factor
-    start = to_numpy(given).astype(np.float64) / unit
+    # In units of the torus's limit, so that tiny and huge kernels stay in range, and so do limits.
+    scaled, power = in_range(given)
+    unit = limit / power / held.factor
+    start = to_numpy(scaled).astype(np.float64) / unit
     search = Search(start, held.torus, held.solve, tolerance, max_iterations)
     state = _METHODS[method](search, None if dual is None else to_numpy(dual))
     best = search.kernel
-    inside, norm = held.inside(like(best * unit, given, given.dtype), limit)
+    inside, norm = held.inside(like(best * unit, given, given.dtype) * power, limit)
     # What rounding to the kernel's precision and the last division added to the distance.
-    drift = float(np.linalg.norm(to_numpy(inside).astype(np.float64) / unit - best))
+    drift = float(np.linalg.norm(to_numpy(inside).astype(np.float64) / power / unit - best))
     gap = max(search.upper - search.lower, 0.0) + drift * math.sqrt(2 * search.upper) + drift**2 / 2
-    return _Found(inside, norm_before, norm, gap * unit * unit, search, state)
+    return _Found(inside, norm_before, norm, gap * (unit * power) * (unit * power), search, state)

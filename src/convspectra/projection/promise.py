@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .._compat import Array, is_concrete, is_on_gpu, is_torch, namespace, to_numpy, untracked
+from .._compat import Array, is_concrete, is_on_gpu, is_torch, namespace, real_kernel, to_numpy, untracked
 from ..bounds.copy_count import copies_at_any_size, covering_tori
 from ..bounds.pfister2018 import sampling_torus
 from ..errors import GeometryError, InputError, RangeError
@@ -145,6 +145,7 @@ def promise(kernel: Array, geometry: ConvGeometry, guarantee: Guarantee, solve: 
         KernelError: as `singular_values`.
     """
     check_guarantee(guarantee)
+    kernel = real_kernel(kernel)
     if guarantee == "torus":
         geometry = _wrapped(geometry, kernel.shape)
     ready, correlation = prepare(kernel, geometry)

@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
-from ..errors import GeometryError, InputError
+from ..errors import GeometryError, InputError, KernelError
 from ..geometry import ConvGeometry
 from ..projection import Guarantee, rescale
 from ..projection.promise import check_guarantee, check_limit
@@ -289,6 +289,11 @@ def _check_weight(module: nn.Module, name: str, kind: type[nn.Module]) -> None:
         names = ", ".join(one for one, _ in module.named_parameters()) or "none"
         raise InputError(
             f"name must be that of a parameter of two or more axes; got {name!r}, and the module has {names}"
+        )
+    if not found.is_floating_point() or found.dtype.itemsize < 2:
+        raise KernelError(
+            f"{name} must hold real floats of 16 bits or more; got {found.dtype}: convert the module first, "
+            "or take the real and the imaginary part as channels of one real layer"
         )
     if _has(module, name, kind):
         raise InputError(
