@@ -190,8 +190,8 @@ def _namespace_of_kernel(kernel: Array) -> Any:
         xp = namespace(kernel)
     except TypeError:
         raise KernelError(
-            f"kernel must be a NumPy, PyTorch, JAX or other array-API array; got {type(kernel).__module__}."
-            f"{type(kernel).__name__}: give numpy.asarray(kernel), if it holds numbers"
+            f"kernel must be a NumPy, PyTorch, JAX or other array-API array; got {type(kernel).__name__}: give "
+            "numpy.asarray(kernel), if it holds numbers"
         ) from None
     what = _what_is_missing(kernel)
     if what:
