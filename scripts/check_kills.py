@@ -277,6 +277,7 @@ def timeless(value: Any) -> Any:
 
 def start(arguments: list[str], folder: Path) -> int:
     """The command in a fork, the first process of a group of its own; the number of both."""
+    folder.with_suffix(".said").write_text("")  # a process killed before it begins has said nothing
     process = os.fork()
     if process:
         with suppress(OSError):  # whichever of the two is first
