@@ -156,7 +156,7 @@ def real_kernel(kernel: Array) -> Array:
         kernel = xp.astype(kernel, xp.asarray(1.0).dtype)
     elif name not in ("float32", "float64"):
         raise KernelError(
-            f"kernel must hold float32 or float64 numbers; got dtype {kernel.dtype}: {_advice(name)}"
+            f"kernel must hold real numbers, as floats; got dtype {kernel.dtype}: {_advice(name)}"
         )
     if is_concrete(kernel) and not bool(xp.all(xp.isfinite(kernel))):
         bad = ~np.isfinite(to_numpy(kernel))
@@ -190,7 +190,7 @@ def _namespace_of_kernel(kernel: Array) -> Any:
         xp = namespace(kernel)
     except TypeError:
         raise KernelError(
-            f"kernel must be a NumPy, PyTorch, JAX or other array-API array; got {type(kernel).__name__}: give "
+            f"kernel must be a NumPy, PyTorch, JAX or other array; got {type(kernel).__name__}: give "
             "numpy.asarray(kernel), if it holds numbers"
         ) from None
     what = _what_is_missing(kernel)
