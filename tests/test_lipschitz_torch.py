@@ -267,6 +267,16 @@ def test_several_outputs_have_lower_bounds_each():
     assert report.joint.lower <= report.joint.upper
 
 
+def test_each_step_at_each_point_is_told():
+    told = []
+    module = Function(lambda net, x: (x.mean((2, 3)), x / 10))
+    graph = read_graph(module=module, input_shape=SHAPE)
+    lipschitz(graph, points=2, iterations=5, progress=lambda part, name: told.append((part, name)))
+    steps = [part for part, name in told if name.startswith("derivative at point")]
+    # Two points, for two outputs and both together.
+    np.testing.assert_allclose(steps, 0.5 + np.arange(2 * 3 * 5) / (2 * 2 * 3 * 5))
+
+
 def test_the_bound_is_not_above_the_certificate_of_the_experiments():
     from convspectra.experiments.certificate import lipschitz_bound
     from convspectra.experiments.resnet import ResNet

@@ -79,3 +79,11 @@ def test_ranges_of_frequencies_add_up(layer):
     total = symbol_adjoint(blocks[:cut], correlation, grid, 0, cut)
     total = total + symbol_adjoint(blocks[cut:], correlation, grid, cut, count)
     np.testing.assert_allclose(total, whole, atol=1e-12 * (1 + np.abs(whole).max()))
+
+
+def test_grids_are_kept_unless_they_are_large():
+    small, large = (
+        cs.ConvGeometry(n, padding="same", padding_mode="circular").correlation((1, 1, 3)) for n in (8, 2**19)
+    )
+    assert frequency_grid(small) is frequency_grid(small)
+    assert frequency_grid(large) is not frequency_grid(large)

@@ -126,7 +126,10 @@ class FrequencyGrid:
         return np.tile(one_period, self.repeat)
 
 
-@lru_cache(maxsize=16)
+_LARGEST_KEPT = 2**18
+"""Points of a grid that is kept: sixteen of the largest, in two dimensions, take 50 MB."""
+
+
 def frequency_grid(correlation: Correlation) -> FrequencyGrid:
     """The frequencies of a block-circulant correlation.
 
@@ -134,6 +137,11 @@ def frequency_grid(correlation: Correlation) -> FrequencyGrid:
         GeometryError: the operator is not block-circulant; the message says what would be.
         CostError: it is too large; the message says what it would take.
     """
+    large = math.prod(correlation.output_shape) > _LARGEST_KEPT
+    return (_grid if large else _kept_grid)(correlation)
+
+
+def _grid(correlation: Correlation) -> FrequencyGrid:
     correlation.require_circulant()
     check_sizes(correlation)
     shape = correlation.output_shape
@@ -156,6 +164,9 @@ def frequency_grid(correlation: Correlation) -> FrequencyGrid:
         multiplicity=_frozen(np.where(flat == mirror, 1, 2)[kept] * math.prod(repeat)),
         block_shape=block_shape,
     )
+
+
+_kept_grid = lru_cache(maxsize=16)(_grid)
 
 
 def symbol_blocks(

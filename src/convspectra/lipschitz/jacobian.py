@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -67,19 +68,24 @@ class Derivative:
         with warnings.catch_warnings():
             # Of PyTorch about itself, when it first pushes a direction forward.
             warnings.simplefilter("ignore", DeprecationWarning)
-            for place, point in enumerate(points):
-                if progress is not None:
-                    progress(place / len(points), f"derivative at point {place + 1}")
-                for name, several in chosen.items():
-                    found[name] = max(found[name], self.norm(point, several, iterations, generator))
+            for place, (point, name) in enumerate(itertools.product(range(len(points)), chosen)):
+                told = _within(progress, place, len(points) * len(chosen), f"derivative at point {point + 1}")
+                norm = self.norm(points[point], chosen[name], iterations, generator, told)
+                found[name] = max(found[name], norm)
         return found
 
     def norm(
-        self, point: Values, outputs: Sequence[str], iterations: int, generator: torch.Generator
+        self,
+        point: Values,
+        outputs: Sequence[str],
+        iterations: int,
+        generator: torch.Generator,
+        told: Callable[[float], None] = lambda part: None,
     ) -> float:
         """`||J v||` for a unit v that the power method on `J^T J` finds: a LOWER bound of `||J||`.
 
-        Proven up to rounding whatever the number of iterations, which only makes it larger.
+        Proven up to rounding whatever the number of iterations, which only makes it larger. `told` how far it
+        is, in parts of 1, before each.
         """
 
         def flat(*inputs: Tensor) -> Tensor:
@@ -90,7 +96,8 @@ class Derivative:
             return 0.0
         direction = tuple(torch.randn(one.shape, generator=generator, dtype=one.dtype) for one in point)
         best = 0.0
-        for _ in range(max(iterations, 1)):
+        for place in range(max(iterations, 1)):
+            told(place / max(iterations, 1))
             size = length(direction)
             if not 0 < size < math.inf:
                 break
@@ -99,6 +106,11 @@ class Derivative:
             best = max(best, length((pushed,)) / length(direction))
             direction = pull(pushed)
         return best
+
+
+def _within(progress: Progress | None, place: int, count: int, name: str) -> Callable[[float], None]:
+    """Progress inside of one of several equal parts; each step of a large map takes seconds."""
+    return lambda part: None if progress is None else progress((place + part) / count, name)
 
 
 def at_points(
