@@ -212,6 +212,8 @@ def test_an_interruption_that_a_destructor_drops_comes_again(name, tmp_path):
 import os, signal, time
 from convspectra import cli
 
+signal.signal(signal.{name}, signal.SIG_DFL)  # whatever the shell of the tests ignores
+
 class Closing:
     def __del__(self):
         os.kill(os.getpid(), signal.{name})

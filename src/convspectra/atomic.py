@@ -32,15 +32,14 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             with path.open("wb") as file:
                 yield file
             return
-        path = path.resolve()
-        folder = path.parent
-        _sweep(folder)
-        with _partial(folder, path.name) as file:
+        target = path.resolve()
+        _sweep(target.parent)
+        with _partial(target.parent, target.name) as file:
             try:
                 yield file
                 file.flush()
                 # While it is open and so locked, lest it be swept away as a dead process's.
-                Path(file.name).replace(path)
+                Path(file.name).replace(target)
             except BaseException:
                 Path(file.name).unlink(missing_ok=True)
                 raise
