@@ -234,8 +234,6 @@ def in_range(kernel: Array) -> tuple[Array, Any]:
         largest = sys.modules["jax"].lax.stop_gradient(xp.max(xp.abs(kernel)))
         largest = xp.where(largest > 0, largest, 1 + largest)
         return kernel / largest, largest
-    if 0 in kernel.shape:
-        return kernel, 1.0
     largest = float(xp.max(xp.abs(untracked(kernel))))
     if not math.isfinite(largest):
         raise RangeError(f"a kernel was computed on the way that is beyond the range of {kernel.dtype}")

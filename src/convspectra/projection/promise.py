@@ -33,7 +33,8 @@ from ..geometry import ConvGeometry, Correlation
 from ..results import Projection
 from ..rounding import norm_error
 from ..spectral_map import Solve
-from ..spectrum import exceeds, prepare, top_block
+from ..spectrum import exceeds, top_block
+from ..symbol import in_correlation_order
 
 Guarantee = Literal["torus", "layer", "any_size"]
 
@@ -148,7 +149,8 @@ def promise(kernel: Array, geometry: ConvGeometry, guarantee: Guarantee, solve: 
     kernel = real_kernel(kernel)
     if guarantee == "torus":
         geometry = _wrapped(geometry, kernel.shape)
-    ready, correlation = prepare(kernel, geometry)
+    correlation = geometry.correlation(kernel.shape)
+    ready = in_correlation_order(kernel, geometry.kernel_axes)
     if guarantee == "any_size":
         torus, factor = sampling_torus(correlation, OVERSAMPLING)
         # The sine and the products of the factor are rounded, too.
