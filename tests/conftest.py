@@ -19,6 +19,7 @@ EXPECTED = {
         "could not import 'jax",
         "could not import 'array_api_strict'",
         "could not import 'cvxpy'",
+        "could not import 'dask",
         "could not import 'pyarrow",
         "could not import 'matplotlib'",
         "could not import 'onnxruntime'",
