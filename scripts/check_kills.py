@@ -38,8 +38,7 @@ from convspectra.experiments import command, running
 from convspectra.experiments.catalogue import Planned
 from convspectra.experiments.settings import Control, Settings
 from convspectra.experiments.training import train
-from convspectra.models import onnx as _onnx  # noqa: F401
-from convspectra.models import onnx_writer  # noqa: F401
+from convspectra.models.formats.onnx import reader, writer  # noqa: F401
 from convspectra.report import clip_text, compare_html, compare_text, html, lipschitz_text  # noqa: F401
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)

@@ -23,7 +23,7 @@ from convspectra.cli import app
 from convspectra.control import Limit, clip_file
 from convspectra.control import file as control_file
 from convspectra.models import read_model
-from convspectra.models.onnx_writer import OnnxWriter
+from convspectra.models.formats.onnx.writer import OnnxWriter
 from convspectra.reference import dense_operator
 from test_cli import convspectra as in_a_process
 from test_cli import refused, write_onnx

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from convspectra import InputError, ModelError
-from convspectra.models import read_model, tensorflow, weights
+from convspectra.models import read_model, weights
+from convspectra.models.formats.tensorflow import reader as tensorflow
 
 RNG = np.random.default_rng(0)
 

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from convspectra import InputError, ModelError
 from convspectra.analysis import analyze
 from convspectra.control import Limit, clip_file
-from convspectra.models import floats, onnx_writer, read_model
+from convspectra.models import floats, read_model
+from convspectra.models.formats.onnx import writer as onnx_writer
 from convspectra.models.writers import NotWritableError, home_of, open_writer, writable_format
 from convspectra.reference import dense_operator
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
-from ..models.pytorch import load
+from ..models.formats.pytorch.reader import load
 
 MEAN = (0.485, 0.456, 0.406)
 """Per channel; subtracted from images in [0, 1] before they go into a published network."""

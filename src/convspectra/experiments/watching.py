@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..lipschitz import LipschitzReport, lipschitz
 from ..lipschitz.complexity import margins
-from ..models.torch_export_graph import trace_graph
+from ..models.formats.torch_export.program import trace_graph
 from ..spectrum import singular_values
 from .attack import Normalised, attacked_error
 from .certificate import certified_error

@@ -38,13 +38,13 @@ def read_graph(
         kind = format_of(file)
     with reading(file, kind):
         if kind == "onnx":
-            from . import onnx_graph
+            from .formats.onnx import network
 
-            return onnx_graph.read_graph(file, input_shape=input_shape)
+            return network.read_graph(file, input_shape=input_shape)
         if kind == "torch.export":
-            from . import torch_export_graph
+            from .formats.torch_export import program
 
-            return torch_export_graph.read_graph(file)
+            return program.read_graph(file)
     raise ModelError(
         f"{file} holds weights ({kind}) and no graph: give an ONNX or .pt2 file, or name the code with "
         "--model package.module:factory and --input-shape"
@@ -52,7 +52,8 @@ def read_graph(
 
 
 def _traced(module: Any, input_shape: tuple[int, ...] | None, file: Path | None) -> Graph:
-    from . import live, torch_export_graph
+    from . import live
+    from .formats.torch_export import program
 
     label = module if isinstance(module, str) else type(module).__name__
     made = live.build(module) if isinstance(module, str) else module
@@ -60,4 +61,4 @@ def _traced(module: Any, input_shape: tuple[int, ...] | None, file: Path | None)
         raise InputError(f"--model {label} is traced once: give its --input-shape, such as 3,224,224")
     if file is not None:
         live.load_into(made, file)
-    return torch_export_graph.trace_graph(made, input_shape, name=file.name if file else label, path=file)
+    return program.trace_graph(made, input_shape, name=file.name if file else label, path=file)

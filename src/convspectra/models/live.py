@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, ModelError
-from . import safetensors, sniff
-from .pytorch import as_array, load, require_torch, state_dicts
+from . import sniff
+from .formats.pytorch.reader import as_array, load, require_torch, state_dicts
+from .formats.safetensors import reader as safetensors
 from .reading import reading
 from .records import Model, Unread
 from .weights import plain_names

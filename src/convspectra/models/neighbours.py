@@ -37,7 +37,7 @@ def _from_geometry_file(model: Model, neighbour: Path) -> Model:
 
 
 def _from_graph(model: Model, neighbour: Path, input_shape: InputShape | None) -> Model:
-    from .onnx import read
+    from .formats.onnx.reader import read
 
     try:
         with reading(neighbour, "onnx"):

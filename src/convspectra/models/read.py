@@ -78,16 +78,7 @@ def _read_file(path: Path, input_shape: InputShape | None) -> Model:
         return model
 
 
-_READERS: dict[Format, str] = {
-    "onnx": "onnx",
-    "safetensors": "safetensors",
-    "pytorch": "pytorch",
-    "torch.export": "torch_export",
-    "tensorflow": "tensorflow",
-}
-
-
 def _reader(kind: Format) -> Callable[..., Model]:
     """The `read` function of a format; its module is imported only now."""
-    found: Callable[..., Model] = import_module(f".{_READERS[kind]}", __package__).read
+    found: Callable[..., Model] = import_module(f".formats.{kind.replace('.', '_')}.reader", __package__).read
     return found

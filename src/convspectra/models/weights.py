@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ..geometry import ConvGeometry
+from .formats.pytorch.parametrized import Parameter, parameters, parts_of
 from .names import Names
-from .parametrized import Parameter, parameters, parts_of
 from .records import ConvLayer, Model, Unread
 from .writers import NotWritableError
 

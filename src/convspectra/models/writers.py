@@ -17,12 +17,12 @@ from .sniff import Format, format_of
 
 NumpyArray = np.ndarray[Any, Any]
 
-WRITABLE: dict[Format, tuple[str, tuple[str, ...]]] = {
-    "onnx": ("onnx_writer", (".onnx",)),
-    "safetensors": ("safetensors_writer", (".safetensors",)),
-    "pytorch": ("pytorch_writer", (".pt", ".pth", ".th", ".ckpt", ".bin")),
+WRITABLE: dict[Format, tuple[str, ...]] = {
+    "onnx": (".onnx",),
+    "safetensors": (".safetensors",),
+    "pytorch": (".pt", ".pth", ".th", ".ckpt", ".bin"),
 }
-"""Format -> module of this package with `open_file(path) -> Writer`, and the suffixes of its files."""
+"""Formats with an `open_file(path) -> Writer` in `formats/<format>/writer.py`, and their suffixes."""
 
 
 class NotWritableError(ModelError):
@@ -106,11 +106,11 @@ def writable_format(path: Path) -> Format:
 
 def check_suffix(path: Path, kind: Format) -> None:
     """Raise the InputError of a file name that promises another format than it would get."""
-    for other, (_, suffixes) in WRITABLE.items():
+    for other, suffixes in WRITABLE.items():
         if other != kind and path.suffix.lower() in suffixes:
             raise InputError(
                 f"{path} has the name of a {other} file, but the model is a {kind} file, and stays one: "
-                f"call it {path.with_suffix(WRITABLE[kind][1][0])}"
+                f"call it {path.with_suffix(WRITABLE[kind][0])}"
             )
 
 
@@ -120,7 +120,7 @@ def open_writer(path: Path, kind: Format) -> Writer:
     Raises:
         ModelError, InputError: as the format's reader.
     """
-    writer: Writer = import_module(f".{WRITABLE[kind][0]}", __package__).open_file(path)
+    writer: Writer = import_module(f".formats.{kind}.writer", __package__).open_file(path)
     return writer
 
 

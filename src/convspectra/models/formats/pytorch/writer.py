@@ -9,12 +9,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..errors import ModelError
-from .floats import STORED_TYPES, StoredType
-from .pytorch import as_array, load, named, require_torch, state_dicts, tensors_in
-from .records import ConvLayer
-from .weights import kernel_tensor
-from .writers import Home, NotWritableError
+from ....errors import ModelError
+from ...floats import STORED_TYPES, StoredType
+from ...records import ConvLayer
+from ...weights import kernel_tensor
+from ...writers import Home, NotWritableError
+from .reader import as_array, load, named, require_torch, state_dicts, tensors_in
 
 
 def open_file(path: Path) -> PytorchWriter:

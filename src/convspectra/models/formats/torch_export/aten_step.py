@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .graph_builder import Builder, UnsupportedError
-from .operations import Array, Operation, Shape
+from ...graph_builder import Builder, UnsupportedError
+from ...operations import Array, Operation, Shape
 
 Parts = list[str] | None
 

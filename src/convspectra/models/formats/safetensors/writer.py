@@ -9,11 +9,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from . import safetensors
-from .floats import StoredType, to_bytes
-from .records import ConvLayer
-from .weights import kernel_tensor, plain_names
-from .writers import Home, NotWritableError
+from ...floats import StoredType, to_bytes
+from ...records import ConvLayer
+from ...weights import kernel_tensor, plain_names
+from ...writers import Home, NotWritableError
+from . import reader as safetensors
 
 _TYPES: dict[str, StoredType] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 

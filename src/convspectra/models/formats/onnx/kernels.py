@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from . import onnx_tensors as tensors
-from .names import layer_name
-from .onnx_constants import NotConstantError, dequantised
-from .onnx_scope import Scope, Values
+from ...names import layer_name
+from . import store as tensors
+from .evaluation import NotConstantError, dequantised
+from .scope import Scope, Values
 
 Array = np.ndarray[Any, Any]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelError
-from . import onnx_tensors as tensors
-from .budget import Budget, BudgetError
-from .input_shapes import InputShape, assign
-from .onnx_constants import NotConstantError, evaluate
+from ....errors import ModelError
+from ...budget import Budget, BudgetError
+from ...input_shapes import InputShape, assign
+from . import store as tensors
+from .evaluation import NotConstantError, evaluate
 
 # Arrays beyond this are weights, not shapes: they are left to the reader.
 _LARGEST_FOLDED = 4096

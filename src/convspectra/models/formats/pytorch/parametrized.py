@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .records import Unread
+from ...records import Unread
 
 NumpyArray = np.ndarray[Any, Any]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .graph_builder import UnsupportedError, average_matrix, interpolation_matrix, pool_outputs, reduction
-from .operations import AxisMatrices, MaxPool, Move
-from .torch_export import spread
-from .torch_export_step import Parts, Step
+from ...graph_builder import UnsupportedError, average_matrix, interpolation_matrix, pool_outputs, reduction
+from ...operations import AxisMatrices, MaxPool, Move
+from .aten_step import Parts, Step
+from .reader import spread
 
 
 def max_pool(step: Step) -> Parts:

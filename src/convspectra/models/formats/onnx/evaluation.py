@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from . import onnx_tensors as tensors
-from .budget import Budget
+from ...budget import Budget
+from . import store as tensors
 
 Array = np.ndarray[Any, Any]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InputError
-from .graph_builder import LARGEST, Builder, UnsupportedError
-from .operations import Array, Operation, Shape
+from ....errors import InputError
+from ...graph_builder import LARGEST, Builder, UnsupportedError
+from ...operations import Array, Operation, Shape
 
 
 @dataclass(frozen=True)

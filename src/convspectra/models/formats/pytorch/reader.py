@@ -16,11 +16,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..errors import InputError, ModelError
-from .names import Names
-from .records import Model, Unread
-from .safetensors import digest
-from .weights import model_of, plain_names
+from ....errors import InputError, ModelError
+from ...names import Names
+from ...records import Model, Unread
+from ...weights import model_of, plain_names
+from ..safetensors.reader import digest
 
 # Entries that a tensor may have beyond those that lie in the file: of expanded, sparse and quantised ones.
 _MOST_REPEATED, _TIMES_STORED = 2**22, 8

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import GeometryError, ModelError
-from ..geometry import ConvGeometry, PaddingMode
-from . import torch_export_archive
-from .names import Names, layer_name
-from .pytorch import require_torch
-from .records import ConvLayer, Model
-from .safetensors import digest
-from .torch_export_parts import check_parts
-from .weights import linear
+from ....errors import GeometryError, ModelError
+from ....geometry import ConvGeometry, PaddingMode
+from ...names import Names, layer_name
+from ...records import ConvLayer, Model
+from ...weights import linear
+from ..pytorch.reader import require_torch
+from ..safetensors.reader import digest
+from . import archive
+from .parts import check_parts
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 PAD_MODES: dict[str, PaddingMode] = {
@@ -32,7 +32,7 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
     """Every convolution and linear layer of an exported program, in the order of its graph.
 
     Sizes are those that the program was traced with; a dimension exported as dynamic is unknown.
-    PyTorch is given an archive written anew, of the graph and the tensors alone (`torch_export_archive`):
+    PyTorch is given an archive written anew, of the graph and the tensors alone (`archive`):
     what its loader would unpickle, import or make Python source of is refused or left out.
 
     Arguments:
@@ -64,7 +64,7 @@ def load_program(path: Path) -> Any:
     Raises: as `read`.
     """
     torch = require_torch()
-    archive = torch_export_archive.checked(path)
+    checked = archive.checked(path)
     log = logging.getLogger("torch.export")
     causes: list[Any] = []
 
@@ -74,7 +74,7 @@ def load_program(path: Path) -> Any:
 
     try:
         log.addFilter(keep_cause)
-        program = torch.export.load(archive)
+        program = torch.export.load(checked)
     except Exception as error:  # noqa: BLE001  # the loader raises whatever its parts raise
         cause = causes[-1] if causes else error
         line = (str(cause).strip().splitlines() or [type(cause).__name__])[-1]

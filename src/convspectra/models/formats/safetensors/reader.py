@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelError
-from .records import Model, Unread
-from .weights import Convention, model_of, plain_names
+from ....errors import ModelError
+from ...records import Model, Unread
+from ...weights import Convention, model_of, plain_names
 
 
 def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:

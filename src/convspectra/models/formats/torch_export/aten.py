@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ..geometry import ConvGeometry
-from . import refusals
-from . import torch_export_windows as windows
-from .graph_builder import UnsupportedError
-from .operations import Affine, AxisMatrices, Concat, Convolution, Move, Operation, Pointwise, Softmax
-from .torch_export import PAD_MODES, spread
-from .torch_export_step import Parts, Step
+from ....geometry import ConvGeometry
+from ... import refusals
+from ...graph_builder import UnsupportedError
+from ...operations import Affine, AxisMatrices, Concat, Convolution, Move, Operation, Pointwise, Softmax
+from . import aten_windows as windows
+from .aten_step import Parts, Step
+from .reader import PAD_MODES, spread
 
 
 def _convolution(step: Step) -> None:

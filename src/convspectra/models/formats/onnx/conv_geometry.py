@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import GeometryError
-from ..geometry import ConvGeometry, PaddingMode
+from ....errors import GeometryError
+from ....geometry import ConvGeometry, PaddingMode
 
 PAD_MODES: dict[str, PaddingMode] = {
     "constant": "zeros",

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .graph_builder import UnsupportedError, average_matrix, interpolation_matrix, pool_outputs, reduction
-from .onnx_geometry import PAD_MODES, auto_pads, pad_pairs
-from .onnx_step import Step
-from .operations import Array, AxisMatrices, MaxPool, Move
+from ...graph_builder import UnsupportedError, average_matrix, interpolation_matrix, pool_outputs, reduction
+from ...operations import Array, AxisMatrices, MaxPool, Move
+from .conv_geometry import PAD_MODES, auto_pads, pad_pairs
+from .step import Step
 
 
 def pool(step: Step) -> None:

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelError
-from . import foreign
-from .names import Names, layer_name
-from .records import ConvLayer, Model, Unread
-from .weights import ATTENTION, NO_KERNEL_NAME, convolution, is_no_kernel, linear
+from ....errors import ModelError
+from ... import foreign
+from ...names import Names, layer_name
+from ...records import ConvLayer, Model, Unread
+from ...weights import ATTENTION, NO_KERNEL_NAME, convolution, is_no_kernel, linear
 
 _MAGIC = 0xDB4775248B80FB57
 _LONGEST_NAME = 4096

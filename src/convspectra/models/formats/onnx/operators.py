@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import onnx_constants, refusals
-from . import onnx_windows as windows
-from .graph_builder import UnsupportedError
-from .onnx_geometry import pad_pairs, stated_geometry
-from .onnx_step import Step
-from .operations import Affine, Array, AxisMatrices, Concat, Convolution, Move, Pointwise, Softmax
+from ... import refusals
+from ...graph_builder import UnsupportedError
+from ...operations import Affine, Array, AxisMatrices, Concat, Convolution, Move, Pointwise, Softmax
+from . import evaluation as onnx_constants
+from . import windows
+from .conv_geometry import pad_pairs, stated_geometry
+from .step import Step
 
 
 def _convolution(step: Step) -> None:

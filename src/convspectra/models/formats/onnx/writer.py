@@ -8,16 +8,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..atomic import atomic
-from . import onnx_tensors as tensors
-from .budget import Budget
-from .floats import STORED_TYPES, StoredType, to_bytes
-from .onnx import Reader, out_in_of
-from .onnx_constants import run
-from .onnx_scope import Scope
-from .onnx_shapes import inlined
-from .records import ConvLayer
-from .writers import Home, NotWritableError
+from ....atomic import atomic
+from ...budget import Budget
+from ...floats import STORED_TYPES, StoredType, to_bytes
+from ...records import ConvLayer
+from ...writers import Home, NotWritableError
+from . import store as tensors
+from .evaluation import run
+from .inference import inlined
+from .reader import Reader, out_in_of
+from .scope import Scope
 
 NumpyArray = np.ndarray[Any, Any]
 

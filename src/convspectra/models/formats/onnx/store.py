@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelError
-from .budget import Budget
+from ....errors import ModelError
+from ...budget import Budget
 
 
 def parse(data: bytes, path: Path) -> Any:

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, ModelError
-from . import onnx_constants as constants
-from . import onnx_operations as operations
-from . import onnx_shapes as shapes
-from . import onnx_tensors as tensors
-from .budget import Budget
-from .graph_builder import Builder, UnsupportedError, translating
-from .input_shapes import InputShape
-from .names import layer_name
-from .onnx_step import Step
-from .operations import Graph
+from ....errors import InputError, ModelError
+from ...budget import Budget
+from ...graph_builder import Builder, UnsupportedError, translating
+from ...input_shapes import InputShape
+from ...names import layer_name
+from ...operations import Graph
+from . import evaluation as constants
+from . import inference as shapes
+from . import operators as operations
+from . import store as tensors
+from .step import Step
 
 _NAMED_BY_WEIGHT = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "PRelu")
 

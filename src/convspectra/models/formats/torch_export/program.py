@@ -7,15 +7,15 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from . import torch_export_operations as operations
-from .graph_builder import LARGEST, Builder, UnsupportedError, translating
-from .operations import Graph
-from .pytorch import as_array, require_torch
-from .safetensors import digest
-from .torch_export import arguments_of, load_program
-from .torch_export_parts import with_checked_parts
-from .torch_export_step import Step
+from ....errors import InputError
+from ...graph_builder import LARGEST, Builder, UnsupportedError, translating
+from ...operations import Graph
+from ..pytorch.reader import as_array, require_torch
+from ..safetensors.reader import digest
+from . import aten as operations
+from .aten_step import Step
+from .parts import with_checked_parts
+from .reader import arguments_of, load_program
 
 
 def read_graph(path: Path) -> Graph:

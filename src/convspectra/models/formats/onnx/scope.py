@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from . import onnx_tensors as tensors
-from .budget import BudgetError
-from .onnx_constants import EVALUATED, RUN_TIME, NotConstantError, evaluate
+from ...budget import BudgetError
+from . import store as tensors
+from .evaluation import EVALUATED, RUN_TIME, NotConstantError, evaluate
 
 Array = np.ndarray[Any, Any]
 

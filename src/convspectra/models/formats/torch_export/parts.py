@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError
+from ....errors import ModelError
 
 
 def check_parts(program: Any, path: Path) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError
+from ....errors import ModelError
 
 _ENTRIES = re.compile(
     r"models/model\.json|data/weights/(model_weights_config\.json|weight_\d+)"

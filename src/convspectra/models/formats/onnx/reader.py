@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import GeometryError, InputError
-from ..geometry import ConvGeometry, PaddingMode
-from . import onnx_shapes as shapes
-from . import onnx_tensors as tensors
-from . import onnx_weights as weights
-from .budget import Budget
-from .input_shapes import InputShape
-from .names import Names, says_weight
-from .onnx_constants import NotConstantError
-from .onnx_geometry import PAD_MODES, pad_pairs, stated_geometry
-from .onnx_scope import Scope, Values
-from .records import ConvLayer, Model, Unread
+from ....errors import GeometryError, InputError
+from ....geometry import ConvGeometry, PaddingMode
+from ...budget import Budget
+from ...input_shapes import InputShape
+from ...names import Names, says_weight
+from ...records import ConvLayer, Model, Unread
+from . import inference as shapes
+from . import kernels as weights
+from . import store as tensors
+from .conv_geometry import PAD_MODES, pad_pairs, stated_geometry
+from .evaluation import NotConstantError
+from .scope import Scope, Values
 
 Array = np.ndarray[Any, Any]
 
