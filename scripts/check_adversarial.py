@@ -30,7 +30,7 @@ from convspectra import bounds, krylov
 from convspectra.atomic import atomic
 from convspectra.bounds import dense
 from convspectra.errors import RangeError
-from convspectra.reference import dense_operator
+from convspectra.operators.reference import dense_operator
 from convspectra.rounding import EXACT
 
 MODES = ("zeros", "zeros", "valid", "same", "circular", "circular", "reflect", "replicate")

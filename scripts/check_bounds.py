@@ -20,7 +20,7 @@ import convspectra as cs
 from convspectra import bounds
 from convspectra.atomic import atomic
 from convspectra.bounds import dense
-from convspectra.reference import dense_operator
+from convspectra.operators.reference import dense_operator
 
 MODES = ("zeros", "valid", "same", "circular", "reflect", "replicate")
 METHODS = ("default", "certificates", "float32")

@@ -14,7 +14,7 @@ import convspectra as cs
 from convspectra import analysis
 from convspectra.analysis import analyze, analyze_layer
 from convspectra.models import ConvLayer, Model, Unread
-from convspectra.reference import dense_operator
+from convspectra.operators.reference import dense_operator
 
 RNG = np.random.default_rng(0)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import convspectra as cs
 from convspectra import bounds
 from convspectra.bounds import dense
-from convspectra.reference import dense_operator
+from convspectra.operators.reference import dense_operator
 from strategies import layers
 
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 import convspectra as cs
 from convspectra import bounds
 from convspectra._compat import to_numpy
-from convspectra.boundary import read_count
 from convspectra.bounds.copy_count import copies
 from convspectra.bounds.unfoldings import plain_kernel
-from convspectra.reference import dense_operator
+from convspectra.operators.padded import read_count
+from convspectra.operators.reference import dense_operator
 from convspectra.spectrum import prepare
 from strategies import layers
 

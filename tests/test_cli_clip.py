@@ -24,7 +24,7 @@ from convspectra.control import Limit, clip_file
 from convspectra.control import file as control_file
 from convspectra.models import read_model
 from convspectra.models.formats.onnx.writer import OnnxWriter
-from convspectra.reference import dense_operator
+from convspectra.operators.reference import dense_operator
 from test_cli import convspectra as in_a_process
 from test_cli import refused, write_onnx
 

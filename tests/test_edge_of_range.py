@@ -12,7 +12,7 @@ import pytest
 import convspectra as cs
 from convspectra.analysis import analyze
 from convspectra.models import Model
-from convspectra.reference import dense_operator
+from convspectra.operators.reference import dense_operator
 from convspectra.report import json_file
 from convspectra.rounding import norm_error
 from convspectra.spectrum import prepare, top_block

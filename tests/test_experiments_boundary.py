@@ -13,7 +13,7 @@ from convspectra.errors import InputError
 from convspectra.experiments import boundary, distances
 from convspectra.experiments.catalogue import EXTENTS, Extent
 from convspectra.models.records import ConvLayer, Model
-from convspectra.reference import dense_operator
+from convspectra.operators.reference import dense_operator
 
 LAPLACIAN = np.array([[[-1.0, 2.0, -1.0]]])
 MEMORY = 2**28

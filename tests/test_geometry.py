@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from convspectra import ConvGeometry, GeometryError
-from convspectra.reference import dense_operator
+from convspectra.operators.reference import dense_operator
 from strategies import layers
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import convspectra as cs
-from convspectra import baselines, penalties
-from convspectra.reference import dense_operator
+from convspectra import penalties, published
+from convspectra.operators.reference import dense_operator
 
 
 def torus(shape, **options):
@@ -50,8 +50,8 @@ RESHAPED = {
     "reshaped_schatten_norm": partial(penalties.reshaped_schatten_norm, p=3.0),
     "reshaped_log_volume": penalties.reshaped_log_volume,
     "reshaped_orthogonality": penalties.reshaped_orthogonality,
-    "parseval_retraction": baselines.parseval_retraction,
-    "parseval_projection": baselines.parseval_projection,
+    "parseval_retraction": published.parseval_retraction,
+    "parseval_projection": published.parseval_projection,
 }
 EVERYTHING = PROJECTIONS | PENALTIES | RESHAPED
 

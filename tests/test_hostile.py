@@ -15,7 +15,7 @@ from convspectra.krylov import largest
 from convspectra.models import ConvLayer, Model
 from convspectra.models.geometry_file import load
 from convspectra.models.reading import reading
-from convspectra.reference import dense_operator
+from convspectra.operators.reference import dense_operator
 
 KERNEL = np.random.default_rng(0).standard_normal((2, 3, 3, 3))
 ABSURD = [

@@ -32,7 +32,7 @@ ARGUMENTS = {
 def _functions():
     """Of the public names, those whose first argument is a kernel."""
     rooms = {"": cs, "bounds.": cs.bounds, "penalties.": cs.penalties, "krylov.": cs.krylov}
-    rooms |= {"baselines.": cs.baselines, "paper.": cs.paper}
+    rooms |= {"published.": cs.published, "paper.": cs.paper}
     for prefix, room in rooms.items():
         names = getattr(room, "__all__", None) or [
             name for name, value in vars(room).items() if getattr(value, "__module__", "") == room.__name__
@@ -53,7 +53,7 @@ def call(name, kernel):
     function = FUNCTIONS[name]
     if name.startswith("paper."):
         return function(kernel, (4, 4), *((1.0,) if "clip" in name else ()))
-    if name == "baselines.max_gain":
+    if name == "published.max_gain":
         return function(kernel, INPUTS, INPUTS, 1.0)
     if name == "bounds.circulant_embedding":
         return function(kernel, cs.ConvGeometry((4,)))
@@ -171,7 +171,7 @@ def _numbers(found):
 
 def test_no_function_is_missing():
     assert len(FUNCTIONS) >= 45
-    assert {"project", "bounds.holder", "penalties.hinge", "krylov.largest", "baselines.max_gain"} <= {
+    assert {"project", "bounds.holder", "penalties.hinge", "krylov.largest", "published.max_gain"} <= {
         *FUNCTIONS
     }
 

@@ -19,7 +19,7 @@ from convspectra.lipschitz.folding import folded
 from convspectra.lipschitz.slopes import SLOPES
 from convspectra.models.graphs import read_graph
 from convspectra.models.operations import Convolution
-from convspectra.reference import dense_operator
+from convspectra.operators.reference import dense_operator
 from convspectra.report import lipschitz_json, lipschitz_text
 from test_cli import convspectra, refused
 

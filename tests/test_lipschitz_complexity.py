@@ -22,7 +22,7 @@ from convspectra.lipschitz.records import Complexity, LayerNorms
 from convspectra.lipschitz.row_norms import matrix_norms, row_norms, squared_rows
 from convspectra.models.graphs import read_graph
 from convspectra.models.operations import Node, Sum
-from convspectra.reference import dense_operator
+from convspectra.operators.reference import dense_operator
 from convspectra.report import lipschitz_json, lipschitz_text
 from strategies import layers
 from test_cli import convspectra, refused

@@ -26,7 +26,7 @@ from convspectra.lipschitz.gains import gains  # noqa: E402
 from convspectra.lipschitz.jacobian import POINTWISE, Derivative  # noqa: E402
 from convspectra.lipschitz.slopes import NOT_ZERO_AT_ZERO  # noqa: E402
 from convspectra.models.graphs import read_graph  # noqa: E402
-from convspectra.reference import dense_operator  # noqa: E402
+from convspectra.operators.reference import dense_operator  # noqa: E402
 from convspectra.report import lipschitz_json, lipschitz_text  # noqa: E402
 from test_cli import convspectra, refused  # noqa: E402
 from test_lipschitz_torch import NETS, SHAPE, Function  # noqa: E402

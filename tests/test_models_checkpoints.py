@@ -20,7 +20,7 @@ from convspectra.comparison import compare
 from convspectra.control import Limit, clip_file
 from convspectra.models import read_model
 from convspectra.models.weights import NO_KERNEL_NAME
-from convspectra.reference import dense_operator
+from convspectra.operators.reference import dense_operator
 from test_models_weights import bundle, safetensors_file, state
 
 RNG = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from torch import nn  # noqa: E402
 
 from convspectra import GeometryError, InputError, ModelError  # noqa: E402
 from convspectra.models import read_model  # noqa: E402
-from convspectra.reference import dense_operator  # noqa: E402
+from convspectra.operators.reference import dense_operator  # noqa: E402
 from convspectra.torch import geometry_of, trace  # noqa: E402
 
 CASES = {

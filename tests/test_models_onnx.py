@@ -12,7 +12,7 @@ from convspectra.analysis import analyze
 from convspectra.models import read_model
 from convspectra.models.graphs import read_graph
 from convspectra.models.input_shapes import parse
-from convspectra.reference import dense_operator
+from convspectra.operators.reference import dense_operator
 
 RNG = np.random.default_rng(0)
 FLOAT = TensorProto.FLOAT

@@ -11,7 +11,7 @@ from convspectra.comparison import compare
 from convspectra.models import read_model
 from convspectra.models.budget import BudgetError
 from convspectra.models.graphs import read_graph
-from convspectra.reference import dense_operator
+from convspectra.operators.reference import dense_operator
 
 RNG = np.random.default_rng(0)
 FLOAT = TensorProto.FLOAT

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from convspectra import ConvGeometry, clip, paper, singular_values
-from convspectra.reference import dense_operator
+from convspectra.operators.reference import dense_operator
 
 
 def printed_singular_values(kernel, input_shape):

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 import convspectra as cs
 from convspectra import penalties
 from convspectra._compat import to_numpy
+from convspectra.functions import solving
+from convspectra.operators.reference import dense_operator
 from convspectra.penalties.gram import by_autocorrelation, by_frequencies
-from convspectra.reference import dense_operator
-from convspectra.spectral_map import solving
 from convspectra.spectrum import prepare
 from strategies import layers
 

@@ -14,7 +14,7 @@ from convspectra.analysis import analyze
 from convspectra.cli import app
 from convspectra.control import Limit, clip_file
 from convspectra.models import read_model
-from convspectra.reference import dense_operator
+from convspectra.operators.reference import dense_operator
 
 DATA = os.environ.get("CONVSPECTRA_DATA")
 pytestmark = pytest.mark.skipif(DATA is None, reason="CONVSPECTRA_DATA is not set")

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from convspectra import ConvGeometry, InputError  # noqa: E402
-from convspectra.reference import dense_operator  # noqa: E402
+from convspectra.operators.reference import dense_operator  # noqa: E402
 from convspectra.torch import SpectralClip, geometry_of  # noqa: E402
 
 LIMIT = 0.5

@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 from torch.nn.utils import parametrize  # noqa: E402
 
 from convspectra import GeometryError, InputError, singular_values  # noqa: E402
-from convspectra.reference import dense_operator  # noqa: E402
+from convspectra.operators.reference import dense_operator  # noqa: E402
 from convspectra.torch import (  # noqa: E402
     OperatorNorm,
     SpectralClip,

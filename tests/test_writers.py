@@ -17,7 +17,7 @@ from convspectra.control import Limit, clip_file
 from convspectra.models import floats, read_model
 from convspectra.models.formats.onnx import writer as onnx_writer
 from convspectra.models.writers import NotWritableError, home_of, open_writer, writable_format
-from convspectra.reference import dense_operator
+from convspectra.operators.reference import dense_operator
 
 RNG = np.random.default_rng(0)
 FLOAT = TensorProto.FLOAT

@@ -117,7 +117,7 @@ def statistics_differ(method):
     clip.step()
     record = clip.report()[0]
     assert record.norm <= 0.3, record.norm
-    from convspectra.reference import dense_operator
+    from convspectra.operators.reference import dense_operator
     from convspectra.torch import geometry_of
 
     scale = (model[1].weight / torch.sqrt(model[1].running_var + model[1].eps)).detach().double()

@@ -1,6 +1,6 @@
 """Exact singular values, proven bounds and control for convolutional layers."""
 
-from . import baselines, bounds, krylov, paper, penalties
+from . import bounds, krylov, penalties, published
 from ._version import __version__
 from .bounds import operator_norm
 from .errors import GeometryError, InputError, KernelError, ModelError
@@ -15,6 +15,7 @@ from .projection import (
     rescale,
     soft_threshold,
 )
+from .published import paper
 from .results import Bound, Projection, Spectrum
 from .spectrum import Decomposition, singular_values, svd
 
@@ -29,7 +30,6 @@ __all__ = [
     "Projection",
     "Spectrum",
     "__version__",
-    "baselines",
     "bounds",
     "clip",
     "clip_reshaped_kernel",
@@ -41,6 +41,7 @@ __all__ = [
     "penalties",
     "project",
     "project_schatten",
+    "published",
     "rescale",
     "singular_values",
     "soft_threshold",

@@ -18,12 +18,12 @@ import numpy as np
 
 from ._compat import Array, in_range, in_range_again, is_concrete, to_numpy
 from ._solvers.pool import DEFAULT_MEMORY
-from .boundary import Operator, operator
 from .bounds.tori import enclosing_tori
 from .bounds.wave_packet import packet
 from .errors import InputError
 from .geometry import ConvGeometry
-from .lanczos import Triplets, bidiagonal, largest_triplets, start_vector
+from .operators.lanczos import Triplets, bidiagonal, largest_triplets, start_vector
+from .operators.padded import Operator, operator
 from .spectrum import prepare, top_block
 
 NumpyArray = np.ndarray[Any, Any]

@@ -26,7 +26,7 @@ import numpy as np
 from .._solvers import pool
 from ..bounds import operator_norm
 from ..geometry import ConvGeometry
-from ..reference import dense_operator
+from ..operators.reference import dense_operator
 from ..results import Spectrum
 from ..spectrum import prepare, singular_values
 from ..symbol import frequency_grid, symbol_blocks

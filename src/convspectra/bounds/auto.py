@@ -17,9 +17,9 @@ from .._compat import Array, is_tracked, like, namespace, to_numpy
 from .._solvers import array_api
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
-from ..boundary import operator, read_count
 from ..geometry import ConvGeometry, Correlation
-from ..lanczos import largest_triplets, start_vector
+from ..operators.lanczos import largest_triplets, start_vector
+from ..operators.padded import operator, read_count
 from ..results import Bound
 from ..rounding import around, homogeneous, matrix_allowance, norm_error, rounded_down, rounded_up, widened
 from ..spectrum import prepare, spectrum_of, top_block

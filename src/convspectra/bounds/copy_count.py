@@ -9,12 +9,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from .. import boundary
 from .._compat import Array, namespace
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..errors import GeometryError
 from ..geometry import ConvGeometry, Correlation
+from ..operators.padded import sources
 from ..results import Bound
 from ..rounding import homogeneous, norm_error, rounded_down, widened
 from ..spectrum import prepare, top_block
@@ -95,7 +95,7 @@ def copies(correlation: Correlation) -> int:
     for axis in range(len(correlation.kernel_size)):
         outputs = correlation.stride[axis] * np.arange(correlation.output_shape[axis])
         taps = correlation.dilation[axis] * np.arange(correlation.kernel_size[axis])
-        read = boundary.sources(correlation, axis)[np.unique(outputs[:, None] + taps)]
+        read = sources(correlation, axis)[np.unique(outputs[:, None] + taps)]
         counts = np.bincount(read[read >= 0])
         most *= int(counts.max()) if counts.size else 0
     return most

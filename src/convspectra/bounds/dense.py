@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from .._compat import Array, to_numpy
-from ..boundary import operator, read_count
 from ..geometry import Correlation
+from ..operators.padded import operator, read_count
 from .wave_packet import of_group
 
 _EPS = float(np.finfo(np.float64).eps)

@@ -10,8 +10,8 @@ import numpy as np
 from .._compat import Array, like, namespace, untracked
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
-from ..boundary import NumpyArray, reads
 from ..geometry import ConvGeometry, Correlation
+from ..operators.padded import NumpyArray, reads
 from ..results import Bound
 from ..rounding import homogeneous, less, root, rounded_down, rounded_up, widened
 from ..spectrum import prepare

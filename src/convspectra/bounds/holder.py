@@ -10,8 +10,8 @@ import numpy as np
 from .._compat import Array, like, namespace
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
-from ..boundary import NumpyArray, reads
 from ..geometry import ConvGeometry
+from ..operators.padded import NumpyArray, reads
 from ..results import Bound
 from ..rounding import homogeneous, root, rounded_up, widened
 from ..spectrum import prepare

@@ -11,9 +11,9 @@ from .._compat import Array, like, namespace
 from .._solvers import array_api
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
-from ..boundary import NumpyArray, read_count, reads
 from ..errors import GeometryError
 from ..geometry import ConvGeometry, Correlation
+from ..operators.padded import NumpyArray, read_count, reads
 from ..results import Bound
 from ..rounding import homogeneous, less, matrix_allowance, rounded_down, rounded_up, symbol_error, widened
 from ..spectrum import prepare

@@ -11,10 +11,10 @@ import numpy as np
 from .._compat import Array, is_concrete, like, to_numpy
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
-from ..boundary import Operator, operator
 from ..errors import GeometryError
 from ..geometry import ConvGeometry, Correlation
-from ..lanczos import proven_gains
+from ..operators.lanczos import proven_gains
+from ..operators.padded import Operator, operator
 from ..results import Bound
 from ..rounding import homogeneous, rounded_down
 from ..spectrum import TopBlock, prepare, top_block

@@ -18,11 +18,11 @@ from .._version import __version__
 from ..analysis import Progress, work_of
 from ..atomic import atomic
 from ..errors import InputError
+from ..functions import Solve, solving
 from ..models.names import matching
 from ..models.records import ConvLayer, Model
 from ..models.sniff import Format
 from ..models.writers import NotWritableError, Writer, home_of, open_writer, writable_format
-from ..spectral_map import Solve, solving
 from .records import ClipReport, LayerClip, Limit
 from .tensors import Held, Move, NumpyArray, Use, move
 

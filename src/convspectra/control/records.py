@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import InputError
+from ..guarantee import Guarantee
 from ..models.records import Unread
-from ..projection.promise import Guarantee
 
 Method = Literal["project", "clip", "rescale"]
 ClipStatus = Literal["changed", "inside", "unwritable"]
@@ -22,7 +22,7 @@ class Limit:
         max_norm: the radius of the ball.
         method: `project` (the nearest kernel in the ball), `rescale`, or the paper's `clip`, which does
             not keep the promise.
-        guarantee: whose norm is held: see `projection.promise`.
+        guarantee: whose norm is held: see `guarantee.py`.
         fold_batch_norm: of the convolution together with the batch norm behind it.
         tolerance: of `project`.
 

@@ -12,12 +12,12 @@ import numpy as np
 from .. import projection
 from ..analysis import anywhere, batch_norm_factor
 from ..errors import GeometryError, InputError, KernelError
+from ..functions import Solve
+from ..guarantee import target_of
 from ..models.floats import EPSILON, rounded
 from ..models.records import ConvLayer
 from ..models.writers import Home
-from ..projection.promise import promise
 from ..results import Projection
-from ..spectral_map import Solve
 from .records import Limit
 
 NumpyArray = np.ndarray[Any, Any]
@@ -52,9 +52,9 @@ class Held:
         if geometry is None and self.limit.guarantee != "any_size":
             raise InputError(f"layer {name!r}: {self.layer.reason}; or hold it with --guarantee any-size")
         try:
-            held = promise(kernel, geometry or anywhere(self.layer), self.limit.guarantee, self.solve)
-            norm = held.norm(held.kernel)
-            return float(norm), held.keeps(held.kernel, self.limit.max_norm, norm)
+            target = target_of(kernel, geometry or anywhere(self.layer), self.limit.guarantee, self.solve)
+            norm = target.norm(target.kernel)
+            return float(norm), target.keeps(target.kernel, self.limit.max_norm, norm)
         except KernelError as error:
             raise KernelError(f"layer {name!r}: {error}; nothing was written") from None
         except GeometryError as error:

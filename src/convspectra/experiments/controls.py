@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .. import baselines, penalties
+from .. import penalties, published
 from ..geometry import ConvGeometry
 from ..torch import SpectralClip, operator_norm, trace
 from .settings import Control
@@ -139,8 +139,8 @@ class Parseval(Free):
         self.layers: list[tuple[Tensor, ConvGeometry]] = []
         for part, geometry in convolutions(model, image_shape).values():
             with torch.no_grad():
-                part.weight.copy_(baselines.parseval_projection(part.weight, geometry))
-            scale = baselines.parseval_scale(part.weight, geometry)
+                part.weight.copy_(published.parseval_projection(part.weight, geometry))
+            scale = published.parseval_scale(part.weight, geometry)
             parametrize.register_parametrization(part, "weight", Scaled(scale))
             [orthogonal] = part.parametrizations["weight"].parameters()  # type: ignore[index,union-attr]
             self.layers.append((orthogonal, geometry))
@@ -148,7 +148,7 @@ class Parseval(Free):
     @torch.no_grad()
     def step(self) -> None:
         for orthogonal, geometry in self.layers:
-            orthogonal.copy_(baselines.parseval_retraction(orthogonal, geometry, beta=self.beta))
+            orthogonal.copy_(published.parseval_retraction(orthogonal, geometry, beta=self.beta))
 
 
 class MaxGain(Free):
@@ -169,7 +169,7 @@ class MaxGain(Free):
         assert isinstance(part, nn.Conv2d)
         if part.training:
             linear = output if part.bias is None else output - part.bias[:, None, None]
-            self.ratios[part] = baselines.largest_ratio(inputs[0].float(), linear.float())
+            self.ratios[part] = published.largest_ratio(inputs[0].float(), linear.float())
 
     @torch.no_grad()
     def step(self) -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..boundary import reads
 from ..geometry import Correlation
 from ..models.operations import Array
+from ..operators.padded import reads
 
 
 def squared_rows(kernel: Array, correlation: Correlation) -> tuple[Array, Array]:

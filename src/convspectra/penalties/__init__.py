@@ -7,7 +7,7 @@ A sum goes over every singular value of the operator, as often as it occurs, `Sp
 divided by nothing: it grows with the input's size. Input that no tap reads (a stride longer than the
 kernel) has zero singular values, which count.
 
-`guarantee` names the torus whose singular values are meant (`projection/promise.py`): the layer with its
+`guarantee` names the torus whose singular values are meant (`guarantee.py`): the layer with its
 boundary wrapped, one that the padded layer fits into, or a sampling of all frequencies. Penalties of the
 largest value are then proven for that operator; sums are about the torus itself.
 

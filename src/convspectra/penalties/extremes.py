@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from concurrent.futures import Executor
 
-from .. import spectral_map
+from .. import functions
 from .._compat import Array, namespace
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
+from ..functions import ROUNDING, solving
 from ..geometry import ConvGeometry
-from ..projection.promise import Guarantee, promise
-from ..spectral_map import ROUNDING, solving
+from ..guarantee import Guarantee, target_of
 
 
 def operator_norm(
@@ -46,8 +46,8 @@ def operator_norm(
     >>> float(operator_norm(twice, ConvGeometry((8, 8))))
     2.0
     """
-    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
-    return spectral_map.norm(held.kernel, held.torus, held.solve) * held.factor
+    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    return functions.norm(target.kernel, target.torus, target.solve) * target.factor
 
 
 def squared_norm(
@@ -115,10 +115,10 @@ def condition_number(
     >>> float(condition_number(kernel, ConvGeometry((8, 8))))
     4.0
     """
-    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
-    largest = spectral_map.norm(held.kernel, held.torus, held.solve)
-    smallest = spectral_map.smallest(held.kernel, held.torus, held.solve)
-    xp = namespace(held.kernel)
-    singular = smallest <= ROUNDING * float(xp.finfo(held.kernel.dtype).eps) * largest
+    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    largest = functions.norm(target.kernel, target.torus, target.solve)
+    smallest = functions.smallest(target.kernel, target.torus, target.solve)
+    xp = namespace(target.kernel)
+    singular = smallest <= ROUNDING * float(xp.finfo(target.kernel.dtype).eps) * largest
     ratio = largest / xp.where(singular, 1 + 0 * smallest, smallest)
     return xp.where(singular, math.inf + 0 * largest, ratio)

@@ -28,9 +28,9 @@ from .._compat import Array, like, namespace
 from .._solvers.array_api import smaller_gram
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
+from ..functions import Solve, rank_with_taps, solving
 from ..geometry import ConvGeometry, Correlation
-from ..projection.promise import Guarantee, promise
-from ..spectral_map import Solve, rank_with_taps, solving
+from ..guarantee import Guarantee, target_of
 from ..spectrum import over_grid
 from ..symbol import frequency_grid, polyphase, symbol_blocks
 
@@ -77,10 +77,10 @@ def orthogonality(
     >>> float(orthogonality(twice, ConvGeometry((8, 8))))  # 3 * 8 * 8 times (4 - 1)^2
     1728.0
     """
-    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
-    if _products_of_shifts(held.torus) <= _products_of_frequencies(held.torus):
-        return by_autocorrelation(held.kernel, held.torus)
-    return by_frequencies(held.kernel, held.torus, held.solve)
+    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    if _products_of_shifts(target.torus) <= _products_of_frequencies(target.torus):
+        return by_autocorrelation(target.kernel, target.torus)
+    return by_frequencies(target.kernel, target.torus, target.solve)
 
 
 @dataclass(frozen=True)

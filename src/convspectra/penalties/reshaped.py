@@ -16,7 +16,7 @@ from typing import TypedDict, Unpack
 from .._compat import Array
 from .._solvers.choice import Solver
 from ..geometry import ConvGeometry
-from ..projection.promise import check_limit
+from ..guarantee import check_limit
 from ..projection.reshaped import as_pointwise
 from ..spectrum import prepare
 from . import extremes, gram, sums

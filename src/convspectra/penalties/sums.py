@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from .. import spectral_map
+from .. import functions
 from .._compat import Array, is_tracked, like, namespace, with_vjp
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
+from ..functions import rounding_level, solving
 from ..geometry import ConvGeometry
-from ..projection.promise import Guarantee, Promise, check_limit, promise
-from ..spectral_map import rounding_level, solving
+from ..guarantee import Guarantee, Target, check_limit, target_of
 from ..spectrum import spectrum_of, top_block
 from ..symbol import frequency_grid
 from .extremes import operator_norm
@@ -58,8 +58,8 @@ def hinge(
     48.0
     """
     limit = check_limit("max_norm", max_norm)
-    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
-    return spectral_map.total_squares_above(held.kernel, held.torus, limit / held.factor, held.solve)
+    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    return functions.total_squares_above(target.kernel, target.torus, limit / target.factor, target.solve)
 
 
 def nuclear_norm(
@@ -96,8 +96,8 @@ def nuclear_norm(
     >>> round(float(nuclear_norm(twice, ConvGeometry((8, 8)))), 9)
     384.0
     """
-    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
-    return _total(held, held.kernel, lambda sigma, _: sigma, _is_above)
+    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    return _total(target, target.kernel, lambda sigma, _: sigma, _is_above)
 
 
 def schatten_norm(
@@ -141,13 +141,13 @@ def schatten_norm(
         return operator_norm(
             kernel, geometry, guarantee=guarantee, executor=executor, memory=memory, solver=solver
         )
-    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
+    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
     slope = _is_above if p == 1 else lambda sigma, _: p * sigma ** (p - 1)
     # The norm of the scaled kernel times the scale: no power leaves the floating range. The scale is
     # without a derivative, and needs none.
-    scale = with_vjp(lambda given: (_scale(given), given), lambda given, _: 0 * given, held.kernel)
-    powers = _total(held, held.kernel / scale, lambda sigma, _: sigma**p, slope)
-    xp = namespace(held.kernel)
+    scale = with_vjp(lambda given: (_scale(given), given), lambda given, _: 0 * given, target.kernel)
+    powers = _total(target, target.kernel / scale, lambda sigma, _: sigma**p, slope)
+    xp = namespace(target.kernel)
     positive = powers > 0
     root = xp.where(positive, powers, 1 + 0 * powers) ** (1 / p)
     return scale * xp.where(positive, root, 0 * powers)
@@ -188,17 +188,17 @@ def log_volume(
     >>> bool(np.isclose(volume, 192 * np.log(2)))
     True
     """
-    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
-    volume = _total(held, held.kernel, _log, _inverse)
-    grid = frequency_grid(held.torus)
-    if min(grid.block_shape) > spectral_map.rank_with_taps(held.torus):
+    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    volume = _total(target, target.kernel, _log, _inverse)
+    grid = frequency_grid(target.torus)
+    if min(grid.block_shape) > functions.rank_with_taps(target.torus):
         return volume - math.inf
     return volume
 
 
-def _total(held: Promise, kernel: Array, value: Summand, slope: Summand) -> Array:
+def _total(target: Target, kernel: Array, value: Summand, slope: Summand) -> Array:
     """`sum multiplicity value(sigma)` with the gradient `S* [ U slope(sigma) V^H ]`."""
-    torus, solve = held.torus, held.solve
+    torus, solve = target.torus, target.solve
     if not is_tracked(kernel):  # no vectors are needed
         spectrum = spectrum_of(kernel, torus, **solve)
         sigma = spectrum.values
@@ -208,7 +208,7 @@ def _total(held: Promise, kernel: Array, value: Summand, slope: Summand) -> Arra
 
     def forward(given: Array) -> tuple[Array, Array]:
         level = rounding_level(top_block(given, torus, **solve).norm)
-        gradient, number = spectral_map.adjoint_of_function(
+        gradient, number = functions.adjoint_of_function(
             given, torus, lambda sigma: slope(sigma, level), solve, lambda sigma: value(sigma, level)
         )
         return number, gradient

@@ -1,12 +1,12 @@
 """Moving a kernel to where its singular values are as they should be: one file a family of methods.
 
 Every function takes a kernel and a geometry and returns a `Projection`. `guarantee` says for which operator
-(see `promise.py`).
+(see `guarantee.py`).
 """
 
+from ..guarantee import Guarantee
 from .clipping import clip
 from .nearest import project
-from .promise import Guarantee
 from .rescaling import rescale
 from .reshaped import clip_reshaped_kernel
 from .spectral import low_rank, orthogonalise, project_schatten, soft_threshold

@@ -5,15 +5,15 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from typing import Any
 
-from .. import spectral_map
+from .. import functions
 from .._compat import Array, is_tracked, namespace
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..errors import InputError
+from ..functions import solving
 from ..geometry import ConvGeometry
+from ..guarantee import Guarantee, check_limit, target_of
 from ..results import Projection
-from ..spectral_map import solving
-from .promise import Guarantee, check_limit, promise
 
 
 def clip(
@@ -38,7 +38,7 @@ def clip(
 
     Arguments:
         kernel, executor, memory, solver: as `singular_values`. Differentiable, also where singular
-            values are repeated or zero (see `spectral_map.py`); values at a limit move as those inside.
+            values are repeated or zero (see `functions.py`); values at a limit move as those inside.
         geometry: any that has the guarantee.
         max_norm: the upper limit `c`, positive.
         min_value: the lower limit `a`, at most `c`: a floor for layers that must stay invertible. Zero
@@ -69,18 +69,18 @@ def clip(
     min_value = min_value if min_value == 0 else check_limit("min_value", min_value)
     if min_value > limit:
         raise InputError(f"min_value must lie between 0 and max_norm={max_norm}; got {min_value}")
-    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
-    top, bottom = limit / held.factor, min_value / held.factor
-    if bottom == 0 and not is_tracked(held.kernel):
-        over = spectral_map.excess(held.kernel, held.torus, top, held.solve)
-        before = over.top * held.factor
+    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    top, bottom = limit / target.factor, min_value / target.factor
+    if bottom == 0 and not is_tracked(target.kernel):
+        over = functions.excess(target.kernel, target.torus, top, target.solve)
+        before = over.top * target.factor
         if bool(over.top <= top):  # nothing was taken off
-            return held.projection(held.kernel, norm_before=before, norm=before, iterations=1)
+            return target.projection(target.kernel, norm_before=before, norm=before, iterations=1)
         fields: dict[str, Any] = {} if measure else {"norm": None}
-        return held.projection(held.kernel - over.kernel, norm_before=before, iterations=1, **fields)
+        return target.projection(target.kernel - over.kernel, norm_before=before, iterations=1, **fields)
     if bottom == 0:
-        moved = spectral_map.lowered(held.kernel, held.torus, top, held.solve)
-        return held.projection(held.kernel - moved, iterations=1)
+        moved = functions.lowered(target.kernel, target.torus, top, target.solve)
+        return target.projection(target.kernel - moved, iterations=1)
 
     def beyond(sigma: Array) -> Array:
         return sigma - namespace(sigma).clip(sigma, bottom, top)
@@ -92,6 +92,6 @@ def clip(
         outside = (sigma < bottom * (1 - margin)) | (sigma > top * (1 + margin))
         return xp.where(outside, 1 + 0 * sigma, 0 * sigma)
 
-    function = spectral_map.SpectralFunction(beyond, slope)
-    moved = spectral_map.mapped(held.kernel, held.torus, function, held.solve)
-    return held.projection(held.kernel - moved, iterations=1)
+    function = functions.SpectralFunction(beyond, slope)
+    moved = functions.mapped(target.kernel, target.torus, function, target.solve)
+    return target.projection(target.kernel - moved, iterations=1)

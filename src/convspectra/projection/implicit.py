@@ -1,7 +1,7 @@
 """The derivative of the nearest kernel, from the conditions that it satisfies.
 
 With the multiplier Y, `K = W - S* Y` and `Y = rho T(S K + Y / rho)`, T the soft threshold of singular values
-by 1. Their derivatives, with P that of T at this point (`spectral_map.frechet`), are
+by 1. Their derivatives, with P that of T at this point (`functions.frechet`), are
 
     dK = dW - S* dY,    dY = P (rho S dK + dY)
 
@@ -21,7 +21,7 @@ from functools import partial
 
 import numpy as np
 
-from .. import spectral_map
+from .. import functions
 from .._solvers import array_api
 from .search import NumpyArray, Search
 
@@ -35,12 +35,10 @@ def derivative(search: Search, kernel: NumpyArray, dual: NumpyArray, direction: 
     """What the nearest kernel moves by, if the given one moves in a direction (kernels, unit limit)."""
     penalty = _PENALTY / search.curvature
     left, sigma, right = array_api.svd(search.symbol(kernel) + dual / penalty)
-    function = spectral_map.SpectralFunction(
-        partial(spectral_map.lower, 1.0), partial(spectral_map.is_above, 1.0)
-    )
+    function = functions.SpectralFunction(partial(functions.lower, 1.0), partial(functions.is_above, 1.0))
 
     def smooth(blocks: NumpyArray) -> NumpyArray:
-        return np.asarray(spectral_map.frechet(left, sigma, right, np.zeros(()), function, blocks))
+        return np.asarray(functions.frechet(left, sigma, right, np.zeros(()), function, blocks))
 
     def hessian(moved: NumpyArray) -> NumpyArray:
         return moved + penalty * search.adjoint(smooth(search.symbol(moved)))

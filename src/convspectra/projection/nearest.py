@@ -23,14 +23,14 @@ from .._compat import Array, in_range, is_concrete, like, to_numpy, with_vjp
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..errors import InputError, KernelError
+from ..functions import solving
 from ..geometry import ConvGeometry
+from ..guarantee import Guarantee, Target, check_limit, target_of
 from ..results import Projection
-from ..spectral_map import solving
 from ..symbol import frequency_grid, symbol_blocks
 from .augmented_lagrangian import augmented_lagrangian
 from .dykstra import accelerated_dual, alternate, dykstra
 from .implicit import derivative
-from .promise import Guarantee, Promise, check_limit, promise
 from .search import Search
 
 Method = Literal["augmented_lagrangian", "accelerated_dual", "dykstra", "alternate"]
@@ -111,9 +111,9 @@ def project(
         raise InputError(f"max_iterations must be an integer of at least 1; got {max_iterations!r}")
     if method not in get_args(Method):
         raise InputError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
-    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
-    given, grid = held.kernel, frequency_grid(held.torus)
-    shape = (len(grid.index), *symbol_blocks(0 * given, held.torus, grid, 0, 1).shape[1:])
+    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    given, grid = target.kernel, frequency_grid(target.torus)
+    shape = (len(grid.index), *symbol_blocks(0 * given, target.torus, grid, 0, 1).shape[1:])
     if dual is not None and tuple(dual.shape) != shape:
         raise InputError(
             f"dual must come from a call with the same geometry, {shape}; got shape {dual.shape}"
@@ -123,7 +123,7 @@ def project(
     def forward(concrete: Array) -> tuple[Array, Array]:
         if not is_concrete(concrete):
             raise InputError("project looks at values to know when to stop: call it outside jax.jit")
-        one = _find(concrete, held, limit, method, dual, tolerance, max_iterations)
+        one = _find(concrete, target, limit, method, dual, tolerance, max_iterations)
         found.append(one)
         return one.kernel, concrete
 
@@ -138,7 +138,7 @@ def project(
 
     nearest = with_vjp(forward, backward, given)
     one = found[-1]
-    return held.projection(
+    return target.projection(
         nearest,
         norm_before=one.norm_before,
         norm=one.norm,
@@ -166,15 +166,15 @@ class _Found:
 
 def _find(
     given: Array,
-    held: Promise,
+    target: Target,
     limit: float,
     method: Method,
     dual: Array | None,
     tolerance: float,
     max_iterations: int,
 ) -> _Found:
-    norm_before = held.norm(given)
-    if held.keeps(given, limit, norm_before):
+    norm_before = target.norm(given)
+    if target.keeps(given, limit, norm_before):
         return _Found(given, norm_before, norm_before)
     if float(norm_before) / _FARTHEST > limit:
         raise KernelError(
@@ -183,12 +183,12 @@ def _find(
         )
     # In units of the torus's limit, so that tiny and huge kernels stay in range, and so do limits.
     scaled, power = in_range(given)
-    unit = limit / power / held.factor
+    unit = limit / power / target.factor
     start = to_numpy(scaled).astype(np.float64) / unit
-    search = Search(start, held.torus, held.solve, tolerance, max_iterations)
+    search = Search(start, target.torus, target.solve, tolerance, max_iterations)
     state = _METHODS[method](search, None if dual is None else to_numpy(dual))
     best = search.kernel
-    inside, norm = held.inside(like(best * unit, given, given.dtype) * power, limit)
+    inside, norm = target.inside(like(best * unit, given, given.dtype) * power, limit)
     # What rounding to the kernel's precision and the last division added to the distance.
     drift = float(np.linalg.norm(to_numpy(inside).astype(np.float64) / power / unit - best))
     gap = max(search.upper - search.lower, 0.0) + drift * math.sqrt(2 * search.upper) + drift**2 / 2

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 
-from .. import spectral_map
+from .. import functions
 from .._compat import Array, is_tracked, namespace
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
+from ..functions import solving
 from ..geometry import ConvGeometry
+from ..guarantee import Guarantee, check_limit, target_of
 from ..results import Projection
-from ..spectral_map import solving
-from .promise import Guarantee, check_limit, promise
 
 
 def rescale(
@@ -50,18 +50,18 @@ def rescale(
     (2.0, True, True)
     """
     limit = check_limit("max_norm", max_norm)
-    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
-    if not is_tracked(held.kernel):
-        before = norm = held.norm(held.kernel)
-        inside = held.kernel
-        if not held.keeps(inside, limit, before):
-            inside, norm = held.inside(inside, limit, before)
-        return held.projection(inside, norm_before=before, norm=norm)
+    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    if not is_tracked(target.kernel):
+        before = norm = target.norm(target.kernel)
+        inside = target.kernel
+        if not target.keeps(inside, limit, before):
+            inside, norm = target.inside(inside, limit, before)
+        return target.projection(inside, norm_before=before, norm=norm)
     # The scaling itself carries the derivative; what `inside` still takes off is rounding.
-    norm = spectral_map.norm(held.kernel, held.torus, held.solve) * held.factor
-    xp = namespace(held.kernel)
+    norm = functions.norm(target.kernel, target.torus, target.solve) * target.factor
+    xp = namespace(target.kernel)
     # At the limit the derivative is that of the inside, wherever rounding put the norm.
     over = norm > limit * (1 + 64 * float(xp.finfo(norm.dtype).eps))
     factor = xp.where(over, limit / xp.where(over, norm, 1 + norm), 1 + 0 * norm)
-    inside, after = held.inside(held.kernel * factor, limit)
-    return held.projection(inside, norm=after)
+    inside, after = target.inside(target.kernel * factor, limit)
+    return target.projection(inside, norm=after)

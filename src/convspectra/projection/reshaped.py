@@ -6,14 +6,14 @@ import math
 from concurrent.futures import Executor
 from typing import Any
 
-from .. import spectral_map
+from .. import functions
 from .._compat import Array, namespace
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
+from ..functions import solving
 from ..geometry import ConvGeometry, Correlation
+from ..guarantee import Guarantee, check_limit, target_of
 from ..results import Projection
-from ..spectral_map import solving
-from .promise import Guarantee, check_limit, promise
 
 
 def clip_reshaped_kernel(
@@ -46,12 +46,12 @@ def clip_reshaped_kernel(
     Reference: Yoshida and Miyato (2017); Sedghi, Gupta and Long (2019), Section 4.4.
     """
     limit = check_limit("max_reshaped_norm", max_reshaped_norm)
-    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
-    flat, pointwise = as_pointwise(held.kernel, held.torus)
-    moved = spectral_map.lowered(flat, pointwise, limit, held.solve)
+    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    flat, pointwise = as_pointwise(target.kernel, target.torus)
+    moved = functions.lowered(flat, pointwise, limit, target.solve)
     fields: dict[str, Any] = {} if measure else {"norm_before": None, "norm": None}
-    found = namespace(flat).reshape(flat - moved, held.kernel.shape)
-    return held.projection(found, iterations=1, **fields)
+    found = namespace(flat).reshape(flat - moved, target.kernel.shape)
+    return target.projection(found, iterations=1, **fields)
 
 
 def as_pointwise(kernel: Array, correlation: Correlation) -> tuple[Array, Correlation]:

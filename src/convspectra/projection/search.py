@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from .._solvers import choice, native, pool, threshold
+from ..functions import Solve
 from ..geometry import Correlation
-from ..spectral_map import Solve
 from ..spectrum import top_block
 from ..symbol import frequency_grid, symbol_adjoint, symbol_blocks, tap_copies
 

@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from .. import spectral_map
+from .. import functions
 from .._compat import Array, is_concrete, is_tracked, namespace, to_numpy, untracked
 from .._solvers.choice import Solver
 from .._solvers.pool import DEFAULT_MEMORY
 from ..errors import InputError
+from ..functions import SpectralFunction, solving
 from ..geometry import ConvGeometry
+from ..guarantee import Guarantee, Target, check_limit, in_doubles, target_of
 from ..results import Projection, Spectrum
 from ..rounding import norm_error
-from ..spectral_map import SpectralFunction, solving
 from ..spectrum import spectrum_of
-from .promise import Guarantee, Promise, check_limit, in_doubles, promise
 
 
 def soft_threshold(
@@ -53,8 +53,10 @@ def soft_threshold(
     Reference: Cai, Candes and Shen (2010), Theorem 2.1.
     """
     level = check_limit("threshold", threshold)
-    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
-    return held.projection(spectral_map.lowered(held.kernel, held.torus, level, held.solve), iterations=1)
+    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    return target.projection(
+        functions.lowered(target.kernel, target.torus, level, target.solve), iterations=1
+    )
 
 
 def low_rank(
@@ -90,10 +92,10 @@ def low_rank(
     """
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
         raise ValueError(f"rank must be an integer of at least 0; got {rank!r}")
-    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
-    values = _all_values(held, "low_rank")
+    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    values = _all_values(target, "low_rank")
     if rank >= values.count:
-        return held.projection(held.kernel)
+        return target.projection(target.kernel)
     flat, counts, order = _descending(values)
     dropped = np.searchsorted(np.cumsum(counts[order]), rank, side="right")  # the first that does not fit
     level = float(flat[order][dropped])
@@ -107,7 +109,9 @@ def low_rank(
         return namespace(sigma).where(sigma > level, 1 + 0 * sigma, 0 * sigma)
 
     function = SpectralFunction(kept, slope)
-    return held.projection(spectral_map.mapped(held.kernel, held.torus, function, held.solve), iterations=2)
+    return target.projection(
+        functions.mapped(target.kernel, target.torus, function, target.solve), iterations=2
+    )
 
 
 def orthogonalise(
@@ -142,9 +146,11 @@ def orthogonalise(
     Reference: Fan and Hoffman (1955); Higham (2008), Functions of Matrices, Theorem 8.4.
     """
     level = check_limit("value", value)
-    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
+    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
     function = SpectralFunction(lambda sigma: level + 0 * sigma, lambda sigma: 0 * sigma)
-    return held.projection(spectral_map.mapped(held.kernel, held.torus, function, held.solve), iterations=1)
+    return target.projection(
+        functions.mapped(target.kernel, target.torus, function, target.solve), iterations=1
+    )
 
 
 def project_schatten(
@@ -188,14 +194,14 @@ def project_schatten(
         raise ValueError(f"p must be 1, 2 or math.inf; got {p!r}")
     if is_tracked(kernel):
         raise InputError("project_schatten gives no gradient: detach the kernel and call it outside jax.jit")
-    held = promise(kernel, geometry, guarantee, solving(executor, memory, solver))
-    limit = limit / held.factor
-    values = _all_values(held, "project_schatten")
-    if _schatten(held.kernel, held, p) <= limit:
-        return held.projection(held.kernel)
-    found = held.kernel
+    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    limit = limit / target.factor
+    values = _all_values(target, "project_schatten")
+    if _schatten(target.kernel, target, p) <= limit:
+        return target.projection(target.kernel)
+    found = target.kernel
     if p == math.inf:
-        found = found - spectral_map.lowered(found, held.torus, limit, held.solve)
+        found = found - functions.lowered(found, target.torus, limit, target.solve)
     elif p == 1:
         flat, counts, order = _descending(values)
         # The threshold t with sum counts max(sigma - t, 0) = radius.
@@ -204,29 +210,29 @@ def project_schatten(
         # The largest value exceeds its threshold by the radius, which its rounding may be larger than.
         survivors = np.flatnonzero(sigma > thresholds)
         level = float(thresholds[survivors[-1] if survivors.size else 0])
-        found = spectral_map.lowered(found, held.torus, level, held.solve)
+        found = functions.lowered(found, target.torus, level, target.solve)
     margin = 64 * float(np.finfo(to_numpy(found).dtype).eps)
-    while (size := _schatten(found, held, p)) > limit:
+    while (size := _schatten(found, target, p)) > limit:
         found = found * (limit / size * (1 - margin))
         margin = min(1.0, 4 * margin)  # at worst the kernel ends at zero
-    return held.projection(found, iterations=2)
+    return target.projection(found, iterations=2)
 
 
-def _schatten(kernel: Array, held: Promise, p: float) -> float:
+def _schatten(kernel: Array, target: Target, p: float) -> float:
     """Proven: the Schatten norm of these very entries is at most this."""
     wide = in_doubles(kernel)
-    values = spectrum_of(wide, held.torus, **held.solve)
+    values = spectrum_of(wide, target.torus, **target.solve)
     if not float(namespace(wide).max(abs(wide))) > 0:
         return 0.0
-    error = norm_error(wide, held.torus, values.norm) * values.count ** (1 / p)
+    error = norm_error(wide, target.torus, values.norm) * values.count ** (1 / p)
     eps = float(np.finfo(np.float64).eps)
     return float(float(values.schatten_norm(p)) + error) * (1 + eps * (math.log2(values.count) + 64))
 
 
-def _all_values(held: Promise, name: str) -> Spectrum:
-    if not is_concrete(held.kernel):
+def _all_values(target: Target, name: str) -> Spectrum:
+    if not is_concrete(target.kernel):
         raise InputError(f"{name} looks at all singular values: call it outside jax.jit and jax.grad")
-    return spectrum_of(untracked(held.kernel), held.torus, **held.solve)
+    return spectrum_of(untracked(target.kernel), target.torus, **target.solve)
 
 
 def _descending(values: Spectrum) -> tuple[Any, Any, Any]:

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import torch
 
-from .. import spectral_map
+from .. import functions
 from .._compat import Array
 from ..geometry import ConvGeometry
+from ..guarantee import Target, target_of
 from ..projection import Guarantee, clip, clip_reshaped_kernel, project, rescale
-from ..projection.promise import Promise, promise
 from ..results import Projection
 
 Method = Literal["clip", "project", "rescale", "reshaped"]
@@ -119,25 +119,25 @@ def hold(
 
 def norm_of(weight: torch.Tensor, use: Use, guarantee: Guarantee) -> float:
     """What is known of the operator's norm for this use."""
-    held = _promised(weight, use, guarantee)
-    return float(held.norm(held.kernel))
+    target = _promised(weight, use, guarantee)
+    return float(target.norm(target.kernel))
 
 
 def is_kept(weight: torch.Tensor, use: Use, max_norm: float, guarantee: Guarantee) -> bool:
     """Whether the weight, as it stands, is proven to keep the promise for this use."""
-    held = _promised(weight, use, guarantee)
-    return held.keeps(held.kernel, max_norm)
+    target = _promised(weight, use, guarantee)
+    return target.keeps(target.kernel, max_norm)
 
 
-def _promised(weight: torch.Tensor, use: Use, guarantee: Guarantee) -> Promise:
+def _promised(weight: torch.Tensor, use: Use, guarantee: Guarantee) -> Target:
     kernel = _scaled(_computed_in(weight, [use]), use)
-    return promise(_given(kernel), use.geometry, guarantee, spectral_map.DEFAULT)
+    return target_of(_given(kernel), use.geometry, guarantee, functions.DEFAULT)
 
 
 def torus_of(weight: torch.Tensor, use: Use, guarantee: Guarantee) -> tuple[int, ...]:
     """The sizes of the torus that the promise is held on; of a transposed layer, on its output's side."""
     one = torch.zeros(_computed_in(weight, [use]).shape, dtype=torch.float64)
-    return promise(_given(one), use.geometry, guarantee, spectral_map.DEFAULT).torus.input_shape
+    return target_of(_given(one), use.geometry, guarantee, functions.DEFAULT).torus.input_shape
 
 
 def cost_of(weight: torch.Tensor, uses: list[Use]) -> float:

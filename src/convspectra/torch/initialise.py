@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from ..errors import InputError
+from ..guarantee import check_limit
 from ..projection import Guarantee
-from ..projection.promise import check_limit
 from .holding import Use, norm_of
 from .layers import promised_geometry
 

@@ -17,8 +17,8 @@ from torch.nn.utils import parametrize
 
 from ..errors import GeometryError, InputError, KernelError
 from ..geometry import ConvGeometry
+from ..guarantee import check_guarantee, check_limit
 from ..projection import Guarantee, rescale
-from ..projection.promise import check_guarantee, check_limit
 from .holding import Use, is_kept, norm_of
 from .layers import promised_geometry
 

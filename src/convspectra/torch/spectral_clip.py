@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ..errors import InputError, KernelError
+from ..guarantee import check_limit
 from ..projection import Guarantee
-from ..projection.promise import check_limit
 from . import sharing
 from .holding import Dual, Held, Limits, Method, cost_of, hold, norm_of, torus_of
 from .jobs import Job, jobs_of, named, not_finite, refuse_promises, uses_of

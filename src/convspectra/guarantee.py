@@ -13,7 +13,7 @@
 so that whoever holds the norm of a torus at `max_norm / factor` keeps the promise. `torus` takes a
 zero-padded layer for the wrapped one, as the paper does; of a layer that pads by reflection or replication it
 says nothing and is refused, and one that wraps at sizes where it is not circulant is held as it wraps.
-Factors are proven in real arithmetic; what rounding adds is decided by `Promise.keeps`, and nowhere else.
+Factors are proven in real arithmetic; what rounding adds is decided by `Target.keeps`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .._compat import Array, is_concrete, is_on_gpu, is_torch, namespace, real_kernel, to_numpy, untracked
-from ..bounds.copy_count import copies_at_any_size, covering_tori
-from ..bounds.pfister2018 import sampling_torus
-from ..errors import GeometryError, InputError, RangeError
-from ..geometry import ConvGeometry, Correlation
-from ..results import Projection
-from ..rounding import norm_error
-from ..spectral_map import Solve
-from ..spectrum import exceeds, top_block
-from ..symbol import in_correlation_order
+from ._compat import Array, is_concrete, is_on_gpu, is_torch, namespace, real_kernel, to_numpy, untracked
+from .bounds.copy_count import copies_at_any_size, covering_tori
+from .bounds.pfister2018 import sampling_torus
+from .errors import GeometryError, InputError, RangeError
+from .functions import Solve
+from .geometry import ConvGeometry, Correlation
+from .results import Projection
+from .rounding import norm_error
+from .spectrum import exceeds, top_block
+from .symbol import in_correlation_order
 
 Guarantee = Literal["torus", "layer", "any_size"]
 
@@ -45,7 +45,7 @@ _EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
-class Promise:
+class Target:
     """A kernel in correlation order, the torus it is held to, and what that says of the operator."""
 
     kernel: Array
@@ -135,7 +135,7 @@ class Promise:
         return Projection(kernel=given, guarantee=self.guarantee, **fields)
 
 
-def promise(kernel: Array, geometry: ConvGeometry, guarantee: Guarantee, solve: Solve) -> Promise:
+def target_of(kernel: Array, geometry: ConvGeometry, guarantee: Guarantee, solve: Solve) -> Target:
     """The promise of a layer.
 
     Raises:
@@ -163,7 +163,7 @@ def promise(kernel: Array, geometry: ConvGeometry, guarantee: Guarantee, solve: 
         factor = 1 + 2 * _EPS  # proven, not exact: the layer is less than its torus
     if copies > 1:
         factor *= math.sqrt(copies) * (1 + 2 * _EPS)
-    return Promise(ready, geometry, torus, guarantee, factor, solve)
+    return Target(ready, geometry, torus, guarantee, factor, solve)
 
 
 def _wrapped(geometry: ConvGeometry, kernel_shape: tuple[int, ...]) -> ConvGeometry:

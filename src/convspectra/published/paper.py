@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ._compat import Array, like, namespace
-from .geometry import ConvGeometry
-from .projection import clip
-from .spectrum import singular_values as _singular_values
+from .._compat import Array, like, namespace
+from ..geometry import ConvGeometry
+from ..projection import clip
+from ..spectrum import singular_values as _singular_values
 
 
 def singular_values(kernel: Array, input_shape: Sequence[int]) -> Array:

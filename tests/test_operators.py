@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import convspectra as cs
-from convspectra import boundary
 from convspectra._compat import to_numpy
-from convspectra.reference import dense_operator
+from convspectra.operators import padded
+from convspectra.operators.reference import dense_operator
 from convspectra.spectrum import prepare
 from strategies import layers
 
@@ -21,7 +21,7 @@ ANY = st.sampled_from(["torus", *MODES]).flatmap(layers)
 
 
 def operator_of(kernel, geometry):
-    return boundary.operator(*prepare(kernel, geometry))
+    return padded.operator(*prepare(kernel, geometry))
 
 
 def dense_of(kernel, geometry):
@@ -82,7 +82,7 @@ def test_reads_are_counted(layer):
     matrix = matrix.T if geometry.transposed else matrix
     points = matrix.shape[1] // correlation.in_channels
     one_channel = matrix.reshape(correlation.out_channels, -1, correlation.in_channels, points)[0, :, 0]
-    assert one_channel.sum(axis=0).max() == boundary.read_count(correlation)
+    assert one_channel.sum(axis=0).max() == padded.read_count(correlation)
 
 
 @pytest.mark.parametrize("slab", [1, 40, 1000])
@@ -95,7 +95,7 @@ def test_large_maps_go_in_slabs(monkeypatch, slab):
         operator = operator_of(kernel, cs.ConvGeometry((9, 8), **options))
         x, y = pair(operator)
         expected = operator.apply(x), operator.adjoint(y)
-        monkeypatch.setattr(boundary, "_WINDOWS", slab)
+        monkeypatch.setattr(padded, "_WINDOWS", slab)
         np.testing.assert_allclose(operator.apply(x), expected[0], atol=1e-13)
         np.testing.assert_allclose(operator.adjoint(y), expected[1], atol=1e-13)
         monkeypatch.undo()

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ._compat import Array, to_numpy
-from .boundary import Operator, read_count
+from .._compat import Array, to_numpy
+from .padded import Operator, read_count
 
 NumpyArray = np.ndarray[Any, Any]
 

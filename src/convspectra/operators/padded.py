@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from ._compat import Array, is_torch, like, namespace
-from .cost import check_vectors
-from .errors import GeometryError
-from .geometry import Correlation
+from .._compat import Array, is_torch, like, namespace
+from ..cost import check_vectors
+from ..errors import GeometryError
+from ..geometry import Correlation
 
 NumpyArray = np.ndarray[Any, Any]
 Shape = tuple[int, ...]

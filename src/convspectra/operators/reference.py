@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ._compat import Array, to_numpy
-from .errors import CostError
-from .geometry import ConvGeometry
+from .._compat import Array, to_numpy
+from ..errors import CostError
+from ..geometry import ConvGeometry
 
 _LARGEST = 2**32
 _SPATIAL = {1: "W", 2: "HW", 3: "DHW"}

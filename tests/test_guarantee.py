@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import convspectra as cs
 from convspectra.bounds.copy_count import copies_at_any_size
-from convspectra.projection.promise import promise
-from convspectra.reference import dense_operator
-from convspectra.spectral_map import DEFAULT
+from convspectra.functions import DEFAULT
+from convspectra.guarantee import target_of
+from convspectra.operators.reference import dense_operator
 from strategies import layers
 
 MOVES = pytest.mark.parametrize("move", [cs.rescale, cs.project], ids=lambda move: move.__name__)
@@ -181,7 +181,7 @@ def test_one_function_decides_in_every_precision():
     rng = np.random.default_rng(3)
     for _ in range(40):
         kernel = rng.standard_normal((3, 4, 3)).astype(np.float32)
-        held = [promise(kernel.astype(d), torus(8), "torus", DEFAULT) for d in (np.float32, np.float64)]
+        held = [target_of(kernel.astype(d), torus(8), "torus", DEFAULT) for d in (np.float32, np.float64)]
         norm = float(held[1].norm(held[1].kernel))
         for limit in (norm * (1 - 1e-9), norm * (1 + 1e-9)):
             wide = held[1].keeps(held[1].kernel, limit)

@@ -1,0 +1,1 @@
+"""Layers as they run, whatever their boundary: apply and adjoint, Lanczos, the dense reference."""
