@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 from hypothesis import given, settings
@@ -87,3 +88,17 @@ def test_grids_are_kept_unless_they_are_large():
     )
     assert frequency_grid(small) is frequency_grid(small)
     assert frequency_grid(large) is not frequency_grid(large)
+
+
+def test_phases_of_a_few_frequencies_take_no_table_of_a_long_axis():
+    geometry = cs.ConvGeometry(2**18 - 1, padding=1, padding_mode="circular")
+    grid = frequency_grid(geometry.correlation((1, 1, 3)))
+    offsets = np.array([[0], [1], [2]])
+    tracemalloc.start()
+    try:
+        found = grid.phases(offsets, 1000, 1064)
+        assert tracemalloc.get_traced_memory()[1] < 2**18
+    finally:
+        tracemalloc.stop()
+    turns = np.multiply.outer(offsets[:, 0], np.arange(1000, 1064)) / (2**18 - 1)
+    assert np.array_equal(found, np.exp(2j * np.pi * turns))

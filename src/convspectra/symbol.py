@@ -107,11 +107,12 @@ class FrequencyGrid:
         """`exp(2 pi i g.u / N)`, shape (T, stop - start), for frequencies start to stop."""
         found = np.ones((len(offsets), stop - start), dtype=np.complex128)
         for axis, (period, repeat) in enumerate(zip(self.period, self.repeat, strict=True)):
-            # Few angles differ: a table of roots of unity, entered by integers that wrap exactly.
-            roots = np.exp(2j * np.pi * (np.arange(period) / period))
             steps, inverse = np.unique(offsets[:, axis] // repeat, return_inverse=True)
-            table = roots[np.multiply.outer(steps, self.index[start:stop, axis]) % period]
-            found *= table[inverse]
+            turns = np.multiply.outer(steps, self.index[start:stop, axis]) % period  # wrap exactly
+            # A table of roots of unity where angles repeat; not for each piece of a long axis.
+            few = period < turns.size
+            roots = np.exp(2j * np.pi * ((np.arange(period) if few else turns) / period))
+            found *= (roots[turns] if few else roots)[inverse]
         return found
 
     def at(self, places: IntArray | slice) -> FrequencyGrid:
