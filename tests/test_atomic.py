@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -159,3 +160,44 @@ def test_a_link_stays_and_its_file_is_written(tmp_path):
         written.write(b"new")
     assert link.is_symlink()
     assert file.read_text() == "new"
+
+
+def test_where_there_are_no_locks_only_what_is_old_is_swept(tmp_path, monkeypatch):
+    """As on Windows, which renames no open file and unlinks none."""
+    import convspectra.atomic as module
+
+    monkeypatch.setattr(module, "fcntl", None)
+    young, old = (tmp_path / f".{name}.0{module._SUFFIX}" for name in ("young", "old"))
+    young.touch()
+    old.touch()
+    os.utime(old, (1, 1))
+    renamed = []
+    replace = module.Path.replace
+
+    def of_a_closed_file(self, target):
+        renamed.append(opened.closed)
+        return replace(self, target)
+
+    monkeypatch.setattr(module.Path, "replace", of_a_closed_file)
+    with atomic(tmp_path / "r.json") as opened:
+        opened.write(b"new")
+    assert renamed == [True]
+    assert {path.name for path in tmp_path.iterdir()} == {"r.json", young.name}
+    with pytest.raises(ValueError, match="half"), atomic(tmp_path / "r.json") as opened:
+        _stop_half_way(opened, ValueError("half"))
+    assert {path.name for path in tmp_path.iterdir()} == {"r.json", young.name}
+    assert (tmp_path / "r.json").read_bytes() == b"new"
+
+
+def test_a_disk_that_is_full_only_when_the_file_ends_keeps_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "r.json"
+    path.write_bytes(b"old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="No space left"), atomic(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -129,6 +129,46 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(chain, tmp_p
     assert set(tmp_path.iterdir()) == {chain}
 
 
+def test_a_report_replaces_no_file_of_another_kind(chain, tmp_path):
+    content = chain.read_bytes()
+    link = tmp_path / "link"
+    link.symlink_to(chain)
+    for command in (["analyze", chain], ["compare", chain, chain], ["lipschitz", chain]):
+        for target in ("chain.onnx", "./chain.onnx", "link"):
+            refused(convspectra(*command, "--json", target, cwd=tmp_path), "is no .json file")
+    clip = ["clip", chain, "--max-norm", "1", "--output", "o.onnx", "--json", chain]
+    refused(convspectra(*clip, cwd=tmp_path), "is no .json file")
+    assert chain.read_bytes() == content
+    assert set(tmp_path.iterdir()) == {chain, link}
+    (tmp_path / "r.json").write_text("an older report")
+    assert convspectra("analyze", chain, "--json", "r.json", cwd=tmp_path).returncode == 0
+    assert json.loads((tmp_path / "r.json").read_text())["layers"]
+
+
+def test_the_folder_of_resume_is_no_report(chain, tmp_path):
+    refused(convspectra("analyze", chain, "--resume", "kept", "--json", "kept", cwd=tmp_path), "--resume")
+    refused(convspectra("analyze", chain, "--resume", chain, cwd=tmp_path), "--resume", "no folder")
+    assert set(tmp_path.iterdir()) == {chain}
+
+
+def test_names_that_no_file_can_have_are_refused_before_the_work(chain, tmp_path):
+    (tmp_path / "circle.json").symlink_to("circle.json")
+    (tmp_path / "circle").symlink_to("circle")
+    long = "n" * 300
+    files = ("circle.json", f"{long}.json", "chain.onnx/r.json", "/proc/r.json", "/dev/full/r.json")
+    for target in files:
+        refused(convspectra("analyze", chain, "--json", target, cwd=tmp_path), f"--json {target}")
+    for folder in ("circle", long, "chain.onnx/d", "/proc/d"):
+        for option in ("--svg", "--resume"):
+            refused(convspectra("analyze", chain, option, folder, cwd=tmp_path), f"{option} {folder}")
+    for target in ("circle.onnx", f"{long}.onnx", "/proc/o.onnx"):
+        (tmp_path / "circle.onnx").unlink(missing_ok=True)
+        (tmp_path / "circle.onnx").symlink_to("circle.onnx")
+        clip = ["clip", chain, "--max-norm", "1", "--output", target]
+        refused(convspectra(*clip, cwd=tmp_path), f"--output {target}")
+    assert {path.name for path in tmp_path.iterdir()} == {chain.name, "circle", "circle.json", "circle.onnx"}
+
+
 def test_unknown_layers_and_sizes_too_small_in_a_geometry_file_are_refused(tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy")
     weights = tmp_path / "weights.safetensors"

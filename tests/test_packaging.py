@@ -31,6 +31,20 @@ def test_importing_the_package_imports_numpy_and_nothing_heavier():
     assert brought <= {"convspectra", "numpy", "array_api_compat", "threadpoolctl"}
 
 
+def test_the_command_is_imported_where_there_are_no_locks_and_no_hangups():
+    """As on Windows."""
+    without = (
+        "import sys, signal, runpy; sys.modules['fcntl'] = None; sys.argv[1:] = ['--version']\n"
+        "for name in ('SIGHUP', 'SIGALRM', 'ITIMER_REAL', 'setitimer'): delattr(signal, name)\n"
+        "runpy.run_module('convspectra', run_name='__main__')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", without], capture_output=True, text=True, check=False, timeout=600
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("convspectra ")
+
+
 def test_the_public_face_is_small_and_documented():
     assert len(convspectra.__all__) <= 40
     assert convspectra.__all__ == sorted(convspectra.__all__)

@@ -72,6 +72,49 @@ def test_files_are_written_whatever_becomes_of_the_terminal(name, chain, tmp_pat
     assert b"Broken" not in done.stderr
 
 
+@pytest.mark.parametrize("name", ["analyze", "clip", "compare", "lipschitz"])
+def test_standard_output_is_one_report_and_nothing_else(name, chain, tmp_path):  # noqa: F811
+    arguments = COMMANDS[name][0].replace("r.json", "-").split()
+    done = command(arguments, tmp_path, stdout=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["layers" if name != "lipschitz" else "nodes"]
+    assert b"wrote -" not in done.stderr
+    assert not (tmp_path / "-").exists()
+    for redirect, status in ((">/dev/full", 3), (">&-", 3), ("| true", 0)):
+        line = f"'{sys.executable}' -m convspectra {' '.join(arguments)} {redirect}; exit ${{PIPESTATUS[0]}}"
+        if name == "clip":
+            line = line.replace("--output", "--overwrite --output")
+        options = {"cwd": tmp_path, "capture_output": True, "timeout": 300, "check": False}
+        done = subprocess.run(["bash", "-c", line], **options)
+        assert done.returncode == status, done.stderr
+        assert (b"standard output cannot be written" in done.stderr) == bool(status)
+        assert b"Traceback" not in done.stderr
+
+
+def test_standard_output_takes_every_format_of_one_file(chain, tmp_path):  # noqa: F811
+    for name, start in (("csv", b"name,kind"), ("npz", b"PK"), ("html", b"<!DOCTYPE html>")):
+        done = command(
+            ["analyze", "chain.onnx", f"--{name}", "-", "--json", "r.json"], tmp_path, stdout=subprocess.PIPE
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(start)
+        assert done.stderr == b"wrote r.json\n"
+    for options, word in (
+        (("--json", "-", "--csv", "-"), b"give two names"),
+        (("--svg", "-"), b"--svg -"),
+        (("--resume", "-"), b"--resume -"),
+    ):
+        done = command(["analyze", "chain.onnx", *options], tmp_path, stdout=subprocess.PIPE)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert word in done.stderr
+    done = command(
+        ["clip", "chain.onnx", "--max-norm", "1", "--output", "-"], tmp_path, stdout=subprocess.PIPE
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"--output -" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"chain.onnx", "r.json"}
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["info"], ["analyze", "--help"]])
 def test_a_full_disk_is_one_line(arguments, tmp_path):
     with open("/dev/full", "w") as full:  # noqa: PTH123

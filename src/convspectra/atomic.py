@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 from .errors import InputError
 
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 _SUFFIX = ".convspectra-partial"
+_QUIET = 60.0
+"""Seconds: without locks, a file that was written to less long ago may be a living process's."""
 
 
 @contextmanager
@@ -27,8 +37,8 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     Raises:
         InputError: the disk refuses.
     """
-    try:
-        if path.exists() and not (path.is_file() or path.is_dir()):
+    with _refusals(path):
+        if _is_device(path):
             with path.open("wb") as file:
                 yield file
             return
@@ -38,13 +48,35 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             try:
                 yield file
                 file.flush()
-                # While it is open and so locked, lest it be swept away as a dead process's.
+                # Some file systems say only now that they are full, and what was there must stay then.
+                os.fsync(file.fileno())
+                if fcntl is None:
+                    file.close()  # Windows renames no open file
+                # Elsewhere while it is open and so locked, lest it be swept away as a dead process's.
                 Path(file.name).replace(target)
             except BaseException:
-                Path(file.name).unlink(missing_ok=True)
+                _drop(file)
                 raise
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the work whether a file, or a folder with its parents, can be written.
+
+    Raises:
+        InputError: it cannot. Found out by writing: permissions do not tell of every file system.
+    """
+    with _refusals(path):
+        path.exists()  # raises where the name is too long
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, "permission denied")
+        if _is_device(path):
+            return
+        target = path.resolve()
+        folder = target if path.is_dir() else target.parent
+        while not folder.exists():
+            folder = folder.parent
+        with _partial(folder, target.name) as file:
+            _drop(file)
 
 
 def open_folder(folder: Path) -> Path:
@@ -53,13 +85,34 @@ def open_folder(folder: Path) -> Path:
     Raises:
         InputError: it cannot be made or written to.
     """
-    try:
+    with _refusals(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error.strerror}") from None
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{folder} cannot be written: permission denied")
+    check_writable(folder)
     return folder
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """What the file system refuses as an InputError that names the path as it was given."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+    except RuntimeError as error:
+        if not str(error).startswith("Symlink loop"):  # of `Path.resolve`, up to Python 3.12
+            raise
+        raise InputError(f"{path} cannot be written: its links go in a circle") from None
+
+
+def _is_device(path: Path) -> bool:
+    """Whether it is a device, a pipe or a socket: what is written into, never replaced."""
+    return path.exists() and not (path.is_file() or path.is_dir())
+
+
+def _drop(file: BinaryIO) -> None:
+    if fcntl is None:
+        file.close()  # Windows unlinks no open file
+    Path(file.name).unlink(missing_ok=True)
 
 
 def _partial(folder: Path, name: str) -> BinaryIO:
@@ -67,6 +120,8 @@ def _partial(folder: Path, name: str) -> BinaryIO:
     while True:
         path = folder / f".{name[:40]}.{secrets.token_hex(8)}{_SUFFIX}"
         file = path.open("xb")
+        if fcntl is None:
+            return file
         with suppress(OSError):  # a file system without locks: nothing is swept there either
             fcntl.flock(file, fcntl.LOCK_EX)
         # Between the two, another process may have taken it for a dead one's.
@@ -79,6 +134,11 @@ def _partial(folder: Path, name: str) -> BinaryIO:
 def _sweep(folder: Path) -> None:
     """Take away what processes that were killed left half written."""
     for path in folder.glob(f".*{_SUFFIX}"):
-        with suppress(OSError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where its process lives
-            path.unlink()
+        with suppress(OSError):
+            if fcntl is not None:
+                with path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where its process lives
+                    path.unlink()
+            # Windows unlinks no file that is open; between its end and its name it is young.
+            elif time.time() - path.stat().st_mtime > _QUIET:
+                path.unlink()

@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -36,15 +37,25 @@ _INTERRUPTED = "every file is whole, or as it was"
 class _Commands(TyperGroup):
     """All commands: errors of the user end in one line, and an interruption in another."""
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with _endings():
+            return super().make_context(*arguments, **options)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _endings():
             return super().invoke(ctx)
-        except InputError as error:
-            terminal.tell(f"convspectra: {error}")
-            raise typer.Exit(BAD_INPUT) from None
-        except KeyboardInterrupt as stop:
-            terminal.tell(f"convspectra: interrupted; {str(stop) or _INTERRUPTED}")
-            raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def _endings() -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        terminal.tell(f"convspectra: {error}")
+        raise typer.Exit(BAD_INPUT) from None
+    except KeyboardInterrupt as stop:
+        terminal.tell(f"convspectra: interrupted; {str(stop) or _INTERRUPTED}")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 app = typer.Typer(
@@ -120,7 +131,9 @@ _GUARANTEES: dict[GuaranteeName, Guarantee] = {
 }
 
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Self-contained page.")]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Everything as JSON.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Everything as JSON; - for standard output.")
+]
 Png = Annotated[Path | None, typer.Option("--png", metavar="DIR", help="The figures as PNG.")]
 Module = Annotated[
     str | None,
@@ -180,7 +193,7 @@ def analyze(
     from .report.files import check_targets
     from .report.text import render
 
-    check_targets(targets, folders)
+    check_targets(targets, {**folders, "resume": resume})
     read = read_model(model, input_shape=parse(input_shape), geometry=geometry, module=module)
     report = _analyze(
         read, dtype=dtype.value, fold_batch_norm=fold_batch_norm, solver=solver.value, resume=resume
@@ -603,22 +616,31 @@ def _analyze(model: Model, **options: Any) -> Report:
 
 
 def _deliver(record: Any, files: Targets, folders: Targets, render: Callable[[Console], None]) -> bool:
-    """Write the files, then print: what was computed hangs on no terminal. Whether all of it went well."""
-    from .report.files import write_all
+    """Write the files, then print: what was computed hangs on no terminal. Whether all of it went well.
+
+    Nothing is printed where standard output is one of the files.
+    """
+    from .report.files import STANDARD_OUTPUT, write_all
 
     whole = True
     for written in write_all(record, files, folders):
         failed = isinstance(written, InputError)
-        terminal.tell(f"convspectra: {written}" if failed else f"wrote {written}")
+        if failed or written != STANDARD_OUTPUT:
+            terminal.tell(f"convspectra: {written}" if failed else f"wrote {written}")
         whole = whole and not failed
-    return terminal.show(render) and whole
+    return whole if STANDARD_OUTPUT in files.values() else terminal.show(render) and whole
 
 
 def main() -> None:
     """Entry point of the `convspectra` command: the process is this command's, and so are its signals."""
-    ends = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    # Windows has the first two of them, and no timer.
+    ends = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     # What is ignored already stays so: `nohup`, and the background of a shell.
     ours = [one for one in ends if signal.getsignal(one) is not signal.SIG_IGN]
+    timer: Callable[[float], Any] | None = None
+    if hasattr(signal, "setitimer"):
+        ours.append(signal.SIGALRM)
+        timer = partial(signal.setitimer, signal.ITIMER_REAL)
     began: list[float] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -635,10 +657,11 @@ def main() -> None:
             sys.__unraisablehook__(dropped)
         elif began:
             began.clear()
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            if timer is not None:
+                timer(0.01)
 
     sys.unraisablehook = again
-    for one in (*ours, signal.SIGALRM):
+    for one in ours:
         signal.signal(one, interrupt)
     try:
         app()
@@ -651,5 +674,5 @@ def main() -> None:
         terminal.discard_output()
         raise SystemExit(1) from None
     finally:
-        for one in (*ours, signal.SIGALRM):  # what was to be done is done
+        for one in ours:  # what was to be done is done
             signal.signal(one, signal.SIG_IGN)

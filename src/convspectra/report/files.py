@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..atomic import atomic as atomic
-from ..atomic import open_folder
+from ..atomic import check_writable, open_folder
 from ..errors import InputError
+from .terminal import standard_output
 
 if TYPE_CHECKING:
     from ..analysis import Report
@@ -35,9 +35,12 @@ _WRITERS = {
     "LipschitzReport": {"json": "lipschitz_json", "png": "lipschitz_pictures", "svg": "lipschitz_pictures"},
 }
 _LIBRARIES = {"parquet": "pyarrow", "png": "matplotlib", "svg": "matplotlib"}
+_SUFFIXES = {"html": (".html", ".htm")}
 _EXTRAS = {"pyarrow": "parquet", "matplotlib": "figures", "torch": "torch"}
 
 Targets = Mapping[str, Path | None]
+STANDARD_OUTPUT = Path("-")
+"""As a file: one report goes there, and nothing else is printed."""
 
 
 def check_targets(files: Targets, folders: Targets) -> None:
@@ -47,32 +50,36 @@ def check_targets(files: Targets, folders: Targets) -> None:
         InputError: a file or folder that cannot be written, or a library that is missing; a file that is
             also another target.
     """
+    given = [(name, path) for name, path in (*files.items(), *folders.items()) if path is not None]
+    for name, path in given:
+        require(_LIBRARIES.get(name))
+        if name in files and path == STANDARD_OUTPUT:
+            continue
+        _check_path(name, path, folder=name in folders)
+        # A slip of the hand: the model, its external data, the points or the geometry would be lost.
+        if path.is_file() and path.suffix.lower() not in _SUFFIXES.get(name, (f".{name}",)):
+            raise InputError(f"--{name} {path} exists and is no .{name} file; give another name")
     taken: dict[Path, str] = {}
-    for name, path in (*files.items(), *folders.items()):
-        if path is not None:
-            other = taken.setdefault(path.resolve(), name)
-            if other != name and (other in files or name in files):
-                raise InputError(f"--{other} and --{name} are both {path}; give two names")
-    for name, path in files.items():
-        if path is None:
-            continue
-        require(_LIBRARIES.get(name))
-        if path.is_dir():
-            raise InputError(f"--{name} {path} is a folder; give a file name")
-        folder = path.absolute().parent
-        if not folder.is_dir():
-            raise InputError(f"--{name} {path} cannot be written: the folder {folder} does not exist")
-        if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-            raise InputError(f"--{name} {path} cannot be written: permission denied")
-    for name, path in folders.items():
-        if path is None:
-            continue
-        require(_LIBRARIES.get(name))
-        nearest = path.absolute()
-        while not nearest.exists():
-            nearest = nearest.parent
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise InputError(f"--{name} {path} cannot be written: {nearest} is no folder one can write to")
+    for name, path in given:
+        other = taken.setdefault(path.resolve(), name)
+        if other != name and (other in files or name in files):
+            raise InputError(f"--{other} and --{name} are both {path}; give two names")
+
+
+def _check_path(name: str, path: Path, folder: bool) -> None:
+    option = f"--{name} {path}"
+    if path == STANDARD_OUTPUT:
+        raise InputError(f"{option} would be standard output, where it cannot go; give a name")
+    try:
+        check_writable(path)
+    except InputError as error:
+        raise InputError(f"--{name} {error}") from None
+    if folder and path.exists() and not path.is_dir():
+        raise InputError(f"{option} is no folder; give another name")
+    if not folder and path.is_dir():
+        raise InputError(f"{option} is a folder; give a file name")
+    if not folder and not path.absolute().parent.is_dir():
+        raise InputError(f"{option} cannot be written: the folder {path.absolute().parent} does not exist")
 
 
 def check_output(output: Path, model: Path, overwrite: bool, others: Iterable[Path | None] = ()) -> Path:
@@ -87,19 +94,13 @@ def check_output(output: Path, model: Path, overwrite: bool, others: Iterable[Pa
     Raises:
         InputError: it cannot be; or it exists, or is the model itself, and nobody said to replace it.
     """
-    if output.is_dir():
-        raise InputError(f"--output {output} is a folder; give a file name")
+    _check_path("output", output, folder=False)
     if any(other is not None and other.resolve() == output.resolve() for other in others):
         raise InputError(f"--output {output} is also where a report goes; give two names")
     if output.exists() and not overwrite:
         what = "is the model itself" if model.exists() and output.samefile(model) else "exists"
         raise InputError(f"--output {output} {what}; give another name, or --overwrite to replace it")
-    target = output.resolve()
-    if not target.parent.is_dir():
-        raise InputError(f"--output {output} cannot be written: the folder {target.parent} does not exist")
-    if not os.access(target.parent, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
-        raise InputError(f"--output {output} cannot be written: permission denied")
-    return target
+    return output.resolve()
 
 
 def require(library: str | None) -> None:
@@ -121,11 +122,12 @@ def write_all(
     Yields the error of one that the disk refuses, and goes on: another may have room.
     """
     modules = _WRITERS[type(record).__name__]
-    for name, path in files.items():
+    # Standard output last: it may hang on another program.
+    for name, path in sorted(files.items(), key=lambda item: item[1] == STANDARD_OUTPUT):
         if path is None:
             continue
         try:
-            with atomic(path) as file:
+            with standard_output() if path == STANDARD_OUTPUT else atomic(path) as file:
                 import_module(f".{modules[name]}", __package__).write(record, file)
         except InputError as error:
             yield error

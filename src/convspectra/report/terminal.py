@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
-from typing import IO, TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
+
+from ..errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,6 +57,26 @@ def write(text: str) -> bool:
         discard_output()
         return isinstance(error, BrokenPipeError)
     return True
+
+
+@contextmanager
+def standard_output() -> Iterator[BinaryIO]:
+    """A file whose bytes go to standard output when the block ends well.
+
+    Raises:
+        InputError: they cannot be written. A reader that has gone away (`| head`) has what it wanted.
+    """
+    page = io.BytesIO()
+    yield page
+    if sys.stdout is None:
+        raise InputError("standard output cannot be written: it is closed")
+    try:
+        sys.stdout.buffer.write(page.getvalue())
+        sys.stdout.flush()
+    except OSError as error:
+        discard_output()
+        if not isinstance(error, BrokenPipeError):
+            raise InputError(f"standard output cannot be written: {error.strerror}") from None
 
 
 def discard_output() -> None:
