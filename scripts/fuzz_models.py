@@ -5,7 +5,8 @@
 File `i` of a seed is always the same (but for the path of the decoy). What is done is kept in `--out` after
 each chunk: stopped and started again with the same seed it goes on where it was. Counted by signature
 (format, exception, place): exceptions that are no `InputError`, code that ran, was compiled or was imported,
-files over 20 s or 2 GB, files opened outside of the model's folder (`fuzz_watch` says what may be opened).
+files over 20 s of processor time (400 s by the clock: a busy machine makes no file slow) or 2 GB, files
+opened outside of the model's folder (`fuzz_watch` says what may be opened).
 Exit status 1 if there was any.
 """
 
@@ -24,6 +25,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,9 @@ from convspectra.models import geometry_file, read_model
 from convspectra.models.graphs import read_graph
 
 SECONDS, MEMORY, CHUNK = 20, 2 * 2**30, 500
+HANG = 20 * SECONDS
+"""Seconds by the clock: what waits for ever takes no processor time."""
+
 # Of all files; formats that take milliseconds a file have fewer.
 SHARES = {
     "onnx": 0.15,
@@ -57,8 +62,8 @@ GRAPH_SHARE = 0.5
 FAULTS = ("foreign", "code", "slow", "memory", "outside")
 
 
-class _TooSlowError(BaseException):
-    pass
+class _TooSlowError(KeyboardInterrupt):
+    """An interruption, as readers turn any other exception into an error about the file."""
 
 
 def run(kind: str, folder: Path, files: Files, *, whole: bool, graph: bool) -> None:
@@ -84,25 +89,45 @@ def place(folder: Path, files: Files) -> None:
         (folder / name).write_bytes(data)
 
 
+@contextmanager
+def alarms() -> Iterator[None]:
+    """End what takes too long."""
+
+    def too_slow(*_: object) -> None:
+        raise _TooSlowError
+
+    timers = {signal.ITIMER_PROF: SECONDS, signal.ITIMER_REAL: HANG}
+    before = {alarm: signal.signal(alarm, too_slow) for alarm in (signal.SIGPROF, signal.SIGALRM)}
+    try:
+        for timer, seconds in timers.items():
+            signal.setitimer(timer, seconds)
+        yield
+    finally:
+        for timer in timers:
+            signal.setitimer(timer, 0)
+        for alarm, handler in before.items():
+            signal.signal(alarm, handler)
+
+
 def one(
     watch: Watch, kind: str, folder: Path, files: Files, **how: bool
 ) -> tuple[str, list[tuple[str, str]]]:
     """How one file ends: `read`, `refused` or a fault, and its faults with their signatures."""
     place(folder, files)
     forget_peak()
-    error, end, began = None, "read", time.perf_counter()
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    error, end, began, clock = None, "read", time.process_time(), time.monotonic()
     watch.begin()
     try:
-        run(kind, folder, files, **how)
+        with alarms():
+            run(kind, folder, files, **how)
     except InputError:
         end = "refused"
     except BaseException as raised:  # noqa: BLE001  # what is looked for
         error = raised
     finally:
         faults = list(watch.end())
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    if isinstance(error, _TooSlowError) or time.perf_counter() - began > SECONDS:
+    # Whatever became of the alarm.
+    if time.process_time() - began > SECONDS or time.monotonic() - clock > HANG:
         faults.append(("slow", _place(error)))
     elif error is not None:
         faults.append(("foreign", f"{type(error).__name__} {_place(error)}"))
@@ -131,10 +156,6 @@ def chunk(options: argparse.Namespace, start: int, stop: int, made: dict[str, Fi
         folder, decoy = opened(Path(name))
         watch, code = Watch(folder, (decoy,)), payloads(folder)
 
-        def too_slow(*_: object) -> None:
-            raise _TooSlowError
-
-        signal.signal(signal.SIGALRM, too_slow)
         kinds = [kind for kind in SHARES if kind in made]
         share = np.array([SHARES[kind] for kind in kinds])
         for index in range(start, stop):

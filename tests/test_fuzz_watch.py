@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -120,3 +123,36 @@ def test_ways_out_are_among_the_mutations(tmp_path, monkeypatch):
     for kind in outs.keys() & {"pytorch", "legacy", "pt2"}:
         for call in (b"system", b"PosixPath", b"planted_module", b"fromfile", b"marker", b"secret.bin"):
             assert call in outs[kind], (kind, call)
+
+
+@pytest.mark.skipif(not SCRIPTS.exists(), reason="the scripts are not beside the tests")
+@pytest.mark.parametrize(
+    ("reader", "limits", "slow"),
+    [
+        ("busy", (0.05, 60), True),
+        ("busy in a reader", (0.05, 60), True),
+        ("waits", (0.05, 60), False),
+        ("waits", (60, 0.05), True),
+    ],
+)
+def test_processor_time_makes_a_file_slow_and_the_clock_only_one_that_hangs(
+    reader, limits, slow, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import fuzz_models
+
+    from convspectra.models.reading import reading
+
+    def run(*_: object, **__: object) -> None:
+        if reader == "waits":
+            time.sleep(0.3)
+        else:
+            with reading(tmp_path) if reader == "busy in a reader" else nullcontext():
+                sum(i for i in range(10**8))
+
+    watch = SimpleNamespace(begin=lambda: None, end=lambda: ())
+    monkeypatch.setattr(fuzz_models, "run", run)
+    monkeypatch.setattr(fuzz_models, "SECONDS", limits[0])
+    monkeypatch.setattr(fuzz_models, "HANG", limits[1])
+    end, faults = fuzz_models.one(watch, "onnx", tmp_path, {"m.onnx": b""})
+    assert (end == "slow", [fault for fault, _ in faults]) == (slow, ["slow"] * slow)
