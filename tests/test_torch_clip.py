@@ -215,10 +215,9 @@ def test_several_sizes_are_held_at_each_and_said_once():
     assert clip.report()[0].input_shapes == ((5, 5), (8, 3), (4, 4), (6, 6))
 
 
-def test_any_size_needs_no_forward_pass_and_no_hook():
+def test_any_size_needs_no_forward_pass():
     module = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ConvTranspose2d(3, 3, 5, stride=2, padding=2))
     clip = SpectralClip(module, LIMIT, method="rescale", guarantee="any_size")
-    assert not any(part._forward_pre_hooks for part in module)
     clip.step()
     for size in [(3, 3), (4, 9), (11, 5)]:
         assert dense_norm(module[0], size) <= LIMIT * (1 + 1e-6)

@@ -60,7 +60,9 @@ def test_no_layer():
 
 def test_a_step_before_the_first_forward_pass():
     clip = SpectralClip(small(), 1.0)
-    with pytest.raises(InputError, match=r"no convolution has run yet.*run one forward pass"):
+    with pytest.raises(
+        InputError, match=r"none of 2 convolutions can be held yet: .* has not run yet.*run one forward"
+    ):
         clip.step()
     assert clip.steps == 0
 
@@ -91,3 +93,39 @@ def test_a_state_of_something_else():
     other = SpectralClip(nn.Sequential(nn.ReLU(), nn.Conv2d(1, 1, 1)), 1.0)
     with pytest.raises(InputError, match="state has layer '1', which this SpectralClip does not hold"):
         clip.load_state_dict(other.state_dict())
+
+
+def _in_inference_mode():
+    with torch.inference_mode():
+        return nn.Conv2d(2, 3, 3)
+
+
+def _with(weight):
+    module = nn.Conv2d(weight.shape[1], weight.shape[0], tuple(weight.shape[2:]))
+    module.weight = nn.Parameter(weight)
+    return module
+
+
+UNWRITABLE = {
+    "expanded view": lambda: _with(torch.randn(1, 2, 3, 3).expand(4, 2, 3, 3)),
+    "inference mode": _in_inference_mode,
+    "real floats of 16 bits": lambda: _with(torch.randn(4, 2, 3, 3).to(torch.float8_e4m3fn)),
+}
+
+
+@pytest.mark.parametrize("words", UNWRITABLE)
+def test_weights_that_cannot_be_written_are_named_before_any_is(words):
+    model = nn.Sequential(nn.Conv2d(2, 2, 3), UNWRITABLE[words]())
+    before = model[0].weight.detach().clone()
+    clip = SpectralClip(model, 0.01, method="rescale", guarantee="any_size")
+    with pytest.raises(InputError, match=f"layer '1': weight .*{words}"):
+        clip.act()
+    assert torch.equal(model[0].weight, before)
+
+
+def test_weights_in_one_memory_under_two_shapes_are_refused():
+    linear, pointwise = nn.Linear(3, 3), nn.Conv2d(3, 3, 1)
+    pointwise.weight = nn.Parameter(linear.weight.data.view(3, 3, 1, 1))
+    clip = SpectralClip(nn.Sequential(linear, pointwise), 0.1, method="rescale", guarantee="any_size")
+    with pytest.raises(InputError, match="memory of that of layer"):
+        clip.act()

@@ -70,10 +70,13 @@ def test_a_forward_of_its_own_is_never_held(name, guarantee):
 def test_a_class_of_its_own_that_computes_the_same_is_held():
     model = nn.Sequential(Renamed(4, 4, 3, padding=1))
     clip = SpectralClip(model, 0.1, method="rescale", guarantee="any_size")
-    with pytest.raises(InputError, match="no layer has run yet whose class has a forward of its own"):
+    with pytest.raises(InputError, match="has not run yet, and has a forward or hooks of its own"):
         clip.act()
-    model(torch.zeros(1, 4, 6, 6))  # says nothing
-    assert clip.report()[0].status == "never run"
+    for scale in (0.0, 1e-12):  # of the second, rounding hides all behind the bias
+        model(scale * torch.randn(1, 4, 6, 6))
+        assert clip.report()[0].status == "not compared"
+        with pytest.raises(InputError, match="'0' has a forward or hooks of its own, and no input showed"):
+            clip.act()
     model(torch.randn(1, 4, 6, 6))
     clip.act()
     assert clip.report()[0].status == "held"
@@ -123,6 +126,9 @@ def test_what_the_layers_of_pytorch_compute_is_known(name, dtype):
         assert computes_what_it_says(module, x, (y,), True) is False
         assert computes_what_it_says(module, x, y[..., :-1], True) is False
         assert computes_what_it_says(module, 0 * x, 0 * y, True) is None
+        with torch.no_grad():
+            tiny = module(x * torch.finfo(dtype).tiny)
+        assert computes_what_it_says(module, x * torch.finfo(dtype).tiny, tiny, True) is not False
         assert computes_what_it_says(module, x, y * float("nan"), True) is None
 
 
@@ -238,7 +244,70 @@ def _give_it_a_hook(module):
     module.register_forward_hook(lambda module, given, output: 5 * output)
 
 
-@pytest.mark.parametrize("change", [_give_it_a_forward, _give_it_a_hook])
+def _give_it_a_pre_hook(module):
+    module.register_forward_pre_hook(lambda module, given: (5 * given[0],))
+
+
+def _give_it_a_pre_hook_in_place(module):
+    module.register_forward_pre_hook(lambda module, given: given[0].mul_(5).numel() and None)
+
+
+CHANGES = [_give_it_a_forward, _give_it_a_hook, _give_it_a_pre_hook, _give_it_a_pre_hook_in_place]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_foreign_code_around_a_layer_is_seen(change, when):
+    model = nn.Sequential(nn.Conv2d(2, 2, 3))
+    if when == "before":
+        change(model[0])
+    clip = SpectralClip(model, 0.1, method="rescale", guarantee="any_size")
+    if when == "after":
+        change(model[0])
+        assert clip.report()[0].status == "never run"
+    model(torch.randn(1, 2, 7, 7))
+    assert clip.report()[0].status == "computes something else"
+
+
+def test_a_call_of_its_own_is_never_held():
+    class Called(nn.Conv2d):
+        def __call__(self, x):
+            return 5 * super().__call__(x)
+
+    model = nn.Sequential(Called(2, 2, 3))
+    clip = SpectralClip(model, 0.1, method="rescale", guarantee="any_size")
+    model(torch.randn(1, 2, 7, 7))
+    assert clip.report()[0].status != "held"
+
+
+def test_padding_that_was_set_after_it_was_made():
+    module = nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular")
+    module.padding = (0, 0)  # its forward pass pads as it did
+    clip = SpectralClip(nn.Sequential(module), 0.1, method="rescale")
+    module(torch.randn(1, 2, 7, 7))
+    assert clip.report()[0].status == "computes something else"
+
+
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_a_forward_that_changes_from_some_call_on_is_seen(before):
+    class Later(nn.Conv2d):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x) * (1 if self.calls <= before + 1 else 2)
+
+    model = nn.Sequential(Later(2, 2, 3))
+    clip = SpectralClip(model, 0.1, method="rescale", guarantee="any_size")
+    model(torch.randn(1, 2, 7, 7))
+    clip.act()
+    assert clip.report()[0].status == "held"
+    for _ in range(before + 1):
+        model(torch.randn(1, 2, 7, 7))
+    assert clip.report()[0].status == "computes something else"
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_layer_that_is_changed_after_it_was_compared_is_compared_again(change):
     model = nn.Sequential(nn.Conv2d(2, 2, 3))
     clip = SpectralClip(model, 0.1, method="rescale", guarantee="any_size")
@@ -249,3 +318,27 @@ def test_a_layer_that_is_changed_after_it_was_compared_is_compared_again(change)
     clip.report()
     model(torch.randn(1, 2, 7, 7))
     assert clip.report()[0].status == "computes something else"
+
+
+def test_two_parameters_of_the_same_numbers_are_moved_once_for_all_their_uses():
+    wrapped, plain = nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"), nn.Conv2d(3, 3, 3)
+    plain.weight = nn.Parameter(wrapped.weight.data)
+    clip = SpectralClip(nn.Sequential(wrapped, plain), 0.1, method="rescale", guarantee="layer")
+    clip._watch.model(torch.randn(1, 3, 6, 6))
+    clip.act()
+    assert [(record.name, record.shared_with) for record in clip.report()] == [("0", ("1",))]
+    wrapped.double().requires_grad_(False)
+    matrix = wrapped(torch.eye(108).reshape(108, 3, 6, 6).double()) - wrapped.bias[:, None, None]
+    assert 0.05 < float(torch.linalg.matrix_norm(matrix.reshape(108, -1), 2)) <= 0.1
+
+
+def test_hooks_let_transforms_through():
+    model = nn.Sequential(Renamed(2, 2, 3), nn.Conv2d(2, 2, 1))
+    SpectralClip(model, 0.1, method="rescale")
+    several = torch.func.stack_module_state([copy.deepcopy(model) for _ in range(2)])
+
+    def run(parameters, buffers):
+        return torch.func.functional_call(model, (parameters, buffers), (torch.ones(1, 2, 5, 5),))
+
+    assert torch.func.vmap(run)(*several).shape == (2, 1, 2, 3, 3)
+    torch.fx.symbolic_trace(model)

@@ -20,6 +20,7 @@ SCENARIOS = [
     "replicated-project",
     "sharded-rescale",
     "nan_on_one-rescale",
+    "differs_on_one-rescale",
     "failing_owner-rescale",
     "sizes_differ-rescale",
     "statistics_differ-rescale",

@@ -75,6 +75,26 @@ def replicated(method):
     assert all(torch.equal(ours["duals"][name][1], theirs["duals"][name][1]) for name in ours["duals"])
 
 
+class DoublesOnOne(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) * (1 + distributed.get_rank())
+
+
+def differs_on_one(method):
+    """A layer that computes something else in one process only is left alone in both."""
+    model = nn.Sequential(DoublesOnOne(2, 6, 3), nn.Conv2d(6, 2, 3))
+    for parameter in model.parameters():
+        distributed.broadcast(parameter.data, 0)
+    clip = SpectralClip(model, 0.1, method=method)
+    before = weights(model)
+    model(batch())
+    with pytest.warns(UserWarning, match="layer '0' computes something else"):
+        clip.step()
+    assert [record.status for record in clip.report()] == ["computes something else", "held"]
+    moved = [not torch.equal(a, b) for a, b in zip(before, weights(model), strict=True)]
+    assert moved == [False, False, True, False]
+
+
 def nan_on_one(method):
     model = network()
     clip = SpectralClip(model, 0.3, method=method)

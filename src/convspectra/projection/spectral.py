@@ -82,8 +82,7 @@ def low_rank(
         guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
 
     Raises:
-        ValueError: rank is negative or no integer.
-        InputError: a traced JAX array, whose values cannot be counted.
+        InputError: rank is negative or no integer; a traced JAX array, whose values cannot be counted.
         GeometryError, KernelError: as `singular_values`, or no such guarantee.
 
     Not guaranteed: the rank of the result, which the cut to `k^D` taps raises again.
@@ -91,7 +90,7 @@ def low_rank(
     Reference: Eckart and Young (1936).
     """
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
-        raise ValueError(f"rank must be an integer of at least 0; got {rank!r}")
+        raise InputError(f"rank must be an integer of at least 0; got {rank!r}")
     target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
     values = _all_values(target, "low_rank")
     if rank >= values.count:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import threading
+from collections.abc import Iterable
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -21,55 +23,117 @@ _ROWS = 64
 
 
 class Compared:
-    """A forward hook of one layer: at each new size the first sample, or rows of it, is computed again.
+    """Hooks of one layer: the first sample of an input, or rows of it, is computed again.
 
-    In training and in evaluation, which a forward of its own can tell apart.
+    Of each size and mode at the first call, the second, the fourth and so on, counted anew after each action.
+    The input is that which the caller gives, before any other hook; the output that which the caller gets.
 
     Attributes:
-        shapes: those compared so far, each with the mode, at most `most`; none of an input that says nothing
-            (zeros, NaN).
+        calls: how often each size was met, by the mode and the size, since the last action.
+        ran: whether there was any call.
+        agrees: whether an input showed that the layer computes what it says; inputs that show nothing
+            (zeros, NaN) leave it False.
         differs: whether one of them came out otherwise.
-        code: what ran when they were compared; see `code_of`.
+        code: what runs when the layer is called; see `code_of`.
     """
 
-    def __init__(self, own_padding: bool, most: int) -> None:
-        self.own_padding, self.most = own_padding, most
-        self.shapes: list[tuple[int | bool, ...]] = []
-        self.differs = False
-        self.code: list[str] = []
-        self.handle: RemovableHandle | None = None
+    def __init__(self, module: nn.Module, own_padding: bool) -> None:
+        self.own_padding = own_padding
+        self.calls: dict[tuple[int | bool, ...], int] = {}
+        self.ran = self.agrees = self.differs = False
+        self.code = code_of(module)
+        self._samples: dict[int, torch.Tensor] = {}  # by thread: those of DataParallel share the hooks
+        self._handles: list[RemovableHandle] = []
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        if torch.compiler.is_compiling() or tracing or len(self.shapes) >= self.most:
-            return
+    def attach(self, module: nn.Module) -> None:
+        """Register the hooks, before and after all others that the layer has by now."""
+        last = module.register_forward_hook(self.after, with_kwargs=True)
+        first = module.register_forward_pre_hook(self.before, with_kwargs=True, prepend=True)
+        self._handles = [first, last]
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The pre-hook: keeps a sample of what is given."""
         given = args[0] if args else kwargs.get("input")
-        shape = (module.training, *getattr(given, "shape", ())[1:])
-        if shape in self.shapes:
+        if not _has_values(given) or not _is_stock_call(module):
             return
-        agrees = computes_what_it_says(module, given, output, self.own_padding)
-        if agrees is not None:
-            self.shapes.append(shape)
-            self.differs = self.differs or not agrees
-            self.code = code_of(module)
+        self.ran = True
+        place = self._handles[1].id
+        if place in module._forward_hooks and next(reversed(module._forward_hooks)) != place:
+            module._forward_hooks.move_to_end(place)  # type: ignore[attr-defined]
+        size = (module.training, *given.shape[1:])
+        self.calls[size] = count = self.calls.get(size, 0) + 1
+        if count & (count - 1) == 0 or not self.agrees:
+            self._samples[threading.get_ident()] = _sample(module, given.detach()).clone()
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """The forward hook: computes the sample again."""
+        sample = None if torch.compiler.is_compiling() else self._samples.pop(threading.get_ident(), None)
+        if sample is not None:
+            agrees = computes_what_it_says(module, sample, output, self.own_padding)
+            self.agrees = self.agrees or agrees is True
+            self.differs = self.differs or agrees is False
+
+    @property
+    def shown(self) -> tuple[bool, bool, bool]:
+        """What passes have shown."""
+        return self.ran, self.agrees, self.differs
+
+    def learn(self, shown: Iterable[tuple[bool, bool, bool]]) -> None:
+        """Take over what passes in other processes have shown."""
+        self.ran, self.agrees, self.differs = map(any, zip(*shown, strict=True))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_samples": {}}
 
 
-def has_own_forward(module: nn.Module) -> bool:
-    """Whether it computes by other code than PyTorch's own layers, whose forward passes are known."""
-    code = [getattr(module, name) for name in ("forward", "_conv_forward") if hasattr(module, name)]
-    return not all(str(one.__module__).startswith("torch.nn.modules.") for one in code)
+def _has_values(given: Any) -> TypeGuard[torch.Tensor]:
+    """Whether an input is no stand-in, as of traced graphs and transformed functions."""
+    if not isinstance(given, torch.Tensor) or given.is_meta or torch.compiler.is_compiling():
+        return False
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    transformed: bool = torch._C._functorch.is_functorch_wrapped_tensor(given)
+    return not (tracing or transformed)
+
+
+def is_stock(module: nn.Module) -> bool:
+    """Whether only PyTorch's own code runs when the layer is called: then what it computes is known."""
+    hooks = _foreign_hooks(module)
+    return not hooks and _is_stock_call(module) and all(map(_is_of_layers, _functions(module)))
+
+
+def _is_stock_call(module: nn.Module) -> bool:
+    """Whether hooks see all of what a call does."""
+    return str(type(module).__call__.__module__).startswith("torch.")
 
 
 def code_of(module: nn.Module) -> list[str]:
-    """What runs when the module is called, by name: its functions, and hooks that are not this package's."""
-    functions = [getattr(module, name) for name in ("forward", "_conv_forward") if hasattr(module, name)]
-    hooks = [one for one in module._forward_hooks.values() if not _is_ours(one)]
-    named = [one if hasattr(one, "__qualname__") else type(one) for one in (*functions, *hooks)]
-    return [f"{one.__module__}.{one.__qualname__}" for one in named]
+    """What runs when the module is called, by name: functions and foreign hooks; and its settings."""
+    parts = (*_functions(module), type(module).__call__, *_foreign_hooks(module))
+    named = [one if hasattr(one, "__qualname__") else type(one) for one in parts]
+    return [*(f"{one.__module__}.{one.__qualname__}" for one in named), module.extra_repr()]
 
 
-def _is_ours(hook: object) -> bool:
-    return type(hook).__module__.startswith(f"{__package__}.")
+def _functions(module: nn.Module) -> list[Any]:
+    return [getattr(module, name) for name in ("forward", "_conv_forward") if hasattr(module, name)]
+
+
+def _is_of_layers(function: Any) -> bool:
+    return str(function.__module__).startswith("torch.nn.modules.")
+
+
+def _foreign_hooks(module: nn.Module) -> list[Any]:
+    """Neither this package's nor PyTorch's own, such as those of FSDP2."""
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return [one for one in hooks if not _home_of(one).startswith((f"{__package__}.", "torch."))]
+
+
+def _home_of(hook: Any) -> str:
+    owner = getattr(hook, "__self__", hook)
+    return str(owner.__module__ if hasattr(owner, "__qualname__") else type(owner).__module__)
 
 
 def computes_what_it_says(module: nn.Module, given: Any, output: Any, own_padding: bool) -> bool | None:
@@ -79,37 +143,46 @@ def computes_what_it_says(module: nn.Module, given: Any, output: Any, own_paddin
         own_padding: the output of a transposed layer must have the size that its `output_padding` says.
 
     Returns:
-        None where that cannot be told: the input is zero, or not finite, or the weight is cut up.
+        None where that cannot be told: the input is zero, or not finite, or so small that rounding hides it
+            behind the bias, or the weight is cut up.
     """
     if not isinstance(output, torch.Tensor):
         return False
-    weight, bias = module.weight, module.bias
-    if not isinstance(given, torch.Tensor) or given.is_complex() or is_cut_up(weight):  # type: ignore[arg-type]
+    if not (_has_values(given) and _has_values(output)) or given.is_complex():
+        return None
+    if is_cut_up(module.weight):  # type: ignore[arg-type]
         return None
     with torch.no_grad(), torch.autocast(given.device.type, enabled=False):
         precision = _precision(given, output)
         wide = torch.float64 if precision == torch.float64 else torch.float32
-        x, y = (_sample(module, part.detach()).to(wide) for part in (given, output))
-        w = weight.detach().to(wide)  # type: ignore[operator]
+        parts = _sample(module, given), module.weight, _sample(module, output)
+        x, w, y = (part.detach().to(wide) for part in parts)  # type: ignore[operator]
+        # Products of squares stay in range.
+        size_of_x, size_of_w = (float(part.abs().amax()) if part.numel() else 0.0 for part in (x, w))
+        unit = size_of_x * size_of_w
+        if not (unit > 0 and math.isfinite(unit)):
+            return None
+        x, w, y = x / size_of_x, w / size_of_w, y / unit
         expected = _linear_part(module, x, w)
         if isinstance(module, _ConvTransposeNd) and not own_padding:
             axes = tuple(map(min, expected.shape, y.shape))
             expected, y = (part[tuple(map(slice, axes))] for part in (expected, y))
         if expected.shape != y.shape:
             return False
-        products = _linear_part(module, x.square(), w.square()).clamp(min=0)
-        size = float(products.sum().sqrt())
-        if bias is not None:
-            last = expected.ndim - 1 if isinstance(module, nn.Linear) else -len(w.shape[2:]) - 1
-            shape = [-1 if axis == last % expected.ndim else 1 for axis in range(expected.ndim)]
-            expected = expected + bias.detach().to(wide).reshape(shape)  # type: ignore[operator]
-        away = float((y - expected).norm())
-        if not (size > 0 and math.isfinite(size + away)):
-            return None
-        tolerance = _TOLERANCE[precision]
+        size = float(_linear_part(module, x.square(), w.square()).clamp(min=0).sum().sqrt())
+        if module.bias is not None:
+            channel = expected.ndim - 1 if isinstance(module, nn.Linear) else expected.ndim - w.ndim + 1
+            shape = [-1 if axis == channel else 1 for axis in range(expected.ndim)]
+            expected = expected + (module.bias.detach().to(wide) / unit).reshape(shape)  # type: ignore[operator]
+        away, tolerance = float((y - expected).norm()), _TOLERANCE[precision]
         if given.device.type == "cuda" and precision == torch.float32:
             tolerance = _TF32
-        return away <= tolerance * (size + 1e-3 * float(expected.norm()))
+        limits = torch.finfo(precision)
+        least = limits.tiny * (limits.eps if precision == torch.float16 else 1)
+        rounding = limits.eps * float(expected.norm()) + least / unit * math.sqrt(expected.numel())
+        if not (size > 0 and rounding <= tolerance * size and math.isfinite(away)):
+            return None
+        return away <= tolerance * size + rounding
 
 
 def _precision(given: torch.Tensor, output: torch.Tensor) -> torch.dtype:
@@ -130,11 +203,27 @@ def _linear_part(module: nn.Module, x: torch.Tensor, weight: torch.Tensor) -> to
         return functional.linear(x, weight)
     assert isinstance(module, _ConvNd)
     axes = len(module.kernel_size)
-    if isinstance(module, _ConvTransposeNd):
-        convolve = getattr(functional, f"conv_transpose{axes}d")
-        more = (module.output_padding, module.groups, module.dilation)
-        found: torch.Tensor = convolve(x, weight, None, module.stride, module.padding, *more)
-        return found
-    stock: Any = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[axes]
-    correlated: torch.Tensor = stock._conv_forward(module, x, weight, None)
-    return correlated
+    transposed = isinstance(module, _ConvTransposeNd)
+    convolve = getattr(functional, f"conv{'_transpose' * transposed}{axes}d")
+    padding: Any = module.padding
+    if module.padding_mode != "zeros":
+        x, padding = functional.pad(x, _pads(module), mode=module.padding_mode), 0
+    more: tuple[Any, ...]
+    if transposed:
+        more = (module.stride, padding, module.output_padding, module.groups, module.dilation)
+    else:
+        more = (module.stride, padding, module.dilation, module.groups)
+    found: torch.Tensor = convolve(x, weight, None, *more)
+    return found
+
+
+def _pads(module: _ConvNd) -> list[int]:
+    """As `functional.pad` takes them, the last axis first, by what the settings say now."""
+    pads: list[int] = []
+    for axis in reversed(range(len(module.kernel_size))):
+        if module.padding == "same":
+            total = module.dilation[axis] * (module.kernel_size[axis] - 1)
+            pads += [total // 2, total - total // 2]
+        else:
+            pads += [0, 0] if module.padding == "valid" else [int(module.padding[axis])] * 2
+    return pads

@@ -10,6 +10,7 @@ import torch
 
 from .. import functions
 from .._compat import Array
+from ..errors import KernelError
 from ..geometry import ConvGeometry
 from ..guarantee import Target, target_of
 from ..projection import Guarantee, clip, clip_reshaped_kernel, project, rescale
@@ -146,6 +147,15 @@ def cost_of(weight: torch.Tensor, uses: list[Use]) -> float:
     side = min(shape[:2])
     points = sum(use.geometry.correlation(shape).points for use in uses)
     return float(points * shape[0] * shape[1] * side)
+
+
+def check_dtype(name: str, weight: torch.Tensor) -> None:
+    """Raise the KernelError of a weight that is not of real floats that can be computed with."""
+    if not weight.is_floating_point() or weight.dtype.itemsize < 2:
+        raise KernelError(
+            f"{name} must hold real floats of 16 bits or more; got {weight.dtype}: convert the module first, "
+            "or take the real and the imaginary part as channels of one real layer"
+        )
 
 
 def _computed_in(weight: torch.Tensor, uses: list[Use]) -> torch.Tensor:

@@ -15,7 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 from ..errors import InputError
 from ..projection import Guarantee
 from . import sharing
-from .holding import Use, torus_of
+from .holding import Use, check_dtype, torus_of
 from .layers import (
     Layer,
     Weight,
@@ -26,6 +26,11 @@ from .layers import (
     weights_of,
 )
 from .watching import Watch
+
+NOT_COMPARED = (
+    "has a forward or hooks of its own, and no input showed what it computes (zeros, NaN, or too small "
+    "beside its bias)"
+)
 
 
 @dataclass(frozen=True)
@@ -43,26 +48,60 @@ def jobs_of(layers: list[Layer], watch: Watch, guarantee: Guarantee, processes: 
         processes: with several, which all call this, batch norms scale by the most that one of them finds.
 
     Raises:
-        InputError: no convolution has run and one must have, or nothing is held.
+        InputError: no convolution has run and one must have; nothing is held; a weight that cannot be written
+            without changing another one, or not at all.
     """
     weights = weights_of(layers, guarantee)
-    held, idle = ([w for w in weights if w.status == status] for status in ("held", "never run"))
+    held = [weight for weight in weights if weight.status == "held"]
+    idle = [weight for weight in weights if weight.status in ("never run", "not compared")]
     sized = [weight for weight in (*held, *idle) if not isinstance(weight.layers[0].module, nn.Linear)]
-    if sized and all(weight in idle for weight in sized) and guarantee == "any_size":
-        raise InputError(
-            f"no layer has run yet whose class has a forward of its own (the first of {len(sized)} is "
-            f"{sized[0].name!r}), so what it computes is not known: run one forward pass first"
-        )
     if sized and all(weight in idle for weight in sized):
-        raise InputError(
-            f"no convolution has run yet, so input sizes are not known (the first of {len(sized)} is "
-            f"{sized[0].name!r}): run one forward pass before the first step, or observe(batch) where the "
-            "model was compiled after SpectralClip was made, or take guarantee='any_size'"
-        )
+        first = sized[0]
+        if first.status == "not compared":
+            why = f"{NOT_COMPARED}: run one forward pass on an input of ordinary size"
+        elif guarantee == "any_size":
+            why = "has not run yet, and has a forward or hooks of its own: run one forward pass first"
+        else:
+            why = (
+                "has not run yet, so its input size is not known: run one forward pass before the first "
+                "step, or observe(batch) where the model was compiled after SpectralClip was made, or take "
+                "guarantee='any_size'"
+            )
+        raise InputError(f"none of {len(sized)} convolutions can be held yet: {first.name!r} {why}")
     if not held:
         some = ", ".join(f"{weight.name!r} ({weight.status})" for weight in weights[:3])
         raise InputError(f"none of {len(weights)} weights can be held: {some}; see SpectralClip")
+    _refuse_unwritable(held)
     return [Job(weight, uses_of(weight, watch, guarantee, processes)) for weight in held]
+
+
+def _refuse_unwritable(weights: list[Weight]) -> None:
+    """Raise the InputError of a weight that cannot be written, or not without changing another one."""
+    before, end = "", ("", 0)
+    for weight in sorted(weights, key=lambda one: _memory(one.tensor)):
+        part = sharing.own_part(weight.tensor)
+        device, first, last = _memory(weight.tensor)
+        with named(weight.name):
+            if part.is_inference() and not torch.is_inference_mode_enabled():
+                raise InputError("weight was made in inference mode: give the layer a copy, weight.clone()")
+            if any(size > 1 and step == 0 for size, step in zip(part.shape, part.stride(), strict=True)):
+                raise InputError("weight is an expanded view: give the layer a copy, weight.clone()")
+            if (device, first) < end:
+                raise InputError(
+                    f"weight lies in the memory of that of layer {before!r}, so that moving one moves the "
+                    "other: exclude one of them, or give it a copy, weight.clone()"
+                )
+        if last > first:
+            before, end = weight.name, (device, last)
+
+
+def _memory(weight: torch.Tensor) -> tuple[str, int, int]:
+    """Where a weight lies in this process: the device, its first byte, and the one behind its last."""
+    part = sharing.own_part(weight)
+    if part.numel() == 0 or part.is_meta:
+        return "", 0, 0
+    reach = 1 + sum((size - 1) * step for size, step in zip(part.shape, part.stride(), strict=True))
+    return str(part.device), part.data_ptr(), part.data_ptr() + reach * part.itemsize
 
 
 def uses_of(weight: Weight, watch: Watch, guarantee: Guarantee, processes: int = 1) -> list[Use]:
@@ -110,10 +149,16 @@ def refuse_promises(layers: list[Layer], guarantee: Guarantee) -> None:
 
 
 def not_finite(layers: list[Layer]) -> str:
-    """What is wrong with the weights of this process, in one line; empty if nothing is."""
+    """What is wrong with the weights of this process, in one line; empty if nothing is.
+
+    Raises:
+        KernelError: a weight of complex numbers, or of too few bits.
+    """
     bad = []
     for weight in weights_of(layers, "any_size"):
         if weight.status == "held":
+            with named(weight.name):
+                check_dtype("weight", weight.tensor)
             count = int((~torch.isfinite(sharing.own_part(weight.tensor))).sum())
             if count:
                 bad.append(f"{weight.name!r} has {count}")

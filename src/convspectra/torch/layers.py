@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -16,9 +16,9 @@ from torch.nn.parameter import UninitializedParameter
 from ..errors import InputError
 from ..geometry import ConvGeometry
 from ..projection import Guarantee
-from .comparing import Compared, has_own_forward
+from .comparing import Compared, is_stock
 from .modules import geometry_of
-from .sharing import whole
+from .sharing import own_part, whole
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _WRAPPERS = (
@@ -36,6 +36,7 @@ Status = Literal[
     "frozen",
     "computed",
     "never run",
+    "not compared",
     "computes something else",
     "replaced",
     "added later",
@@ -64,6 +65,8 @@ class SeenSizes:
         if torch.compiler.is_exporting() or tracing:
             return
         given = args[0] if args else kwargs["input"]
+        if not isinstance(given, torch.Tensor):  # that of a symbolic trace
+            return
         size = tuple(given.shape[-self.axes :])
         if torch.compiler.is_compiling():
             self.in_graph = size  # nothing is read here, so that there is nothing to guard
@@ -110,9 +113,9 @@ class Weight:
 
     Attributes:
         status: `"held"`, or why it is left alone: `"frozen"` takes no gradient, `"computed"` from other
-            parameters (parametrizations, weight norm, pruning), `"never run"` (nor compared, where a class
-            has a forward pass of its own), `"computes something else"` than weight and geometry say,
-            `"replaced"` by another module.
+            parameters (parametrizations, weight norm, pruning), `"never run"`, `"not compared"` (other code
+            than PyTorch's own runs, and no input showed what it computes), `"computes something else"` than
+            weight and geometry say, `"replaced"` by another module.
     """
 
     layers: list[Layer]
@@ -229,11 +232,11 @@ def _matched(patterns: str | Sequence[str], layers: list[Layer]) -> list[Layer]:
 
 def weights_of(layers: Iterable[Layer], guarantee: Guarantee) -> list[Weight]:
     """The layers by their weight: those that share a parameter stand together, at the first one's place."""
-    found: dict[int, Weight] = {}
+    found: dict[Hashable, Weight] = {}
     for layer in layers:
         # In `_parameters`, because a weight that is computed is made anew whenever it is asked for.
         parameter = layer.module._parameters.get("weight")
-        key = id(layer) if parameter is None else id(parameter)
+        key = id(layer) if parameter is None else _place(parameter)
         if key in found:
             found[key].layers.append(layer)
             continue
@@ -252,16 +255,27 @@ def weights_of(layers: Iterable[Layer], guarantee: Guarantee) -> list[Weight]:
             weight.status = "replaced"
         elif any(layer.compared and layer.compared.differs for layer in weight.layers):
             weight.status = "computes something else"
-        elif any(map(_is_unknown, weight.layers)) or (
-            guarantee != "any_size" and not any(map(has_geometry, weight.layers))
-        ):
+        elif guarantee != "any_size" and not any(map(has_geometry, weight.layers)):
             weight.status = "never run"
+        elif unknown := [layer for layer in weight.layers if _is_unknown(layer)]:
+            ran = any(layer.compared and layer.compared.ran for layer in unknown)
+            weight.status = "not compared" if ran else "never run"
     return list(found.values())
+
+
+def _place(parameter: torch.Tensor) -> Hashable:
+    """Equal for parameters that are the same numbers, though maybe other objects."""
+    if isinstance(parameter, UninitializedParameter):
+        return id(parameter)
+    part = own_part(parameter)
+    if part.is_meta or part.data_ptr() == 0:
+        return id(parameter)
+    return part.device, part.data_ptr(), part.shape, part.stride()
 
 
 def _is_unknown(layer: Layer) -> bool:
     """Whether only a forward pass can tell what the layer computes, and none did."""
-    return has_own_forward(layer.module) and not (layer.compared and layer.compared.shapes)
+    return not (is_stock(layer.module) or (layer.compared and layer.compared.agrees))
 
 
 def has_geometry(layer: Layer) -> bool:

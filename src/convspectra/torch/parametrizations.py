@@ -15,11 +15,11 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
-from ..errors import GeometryError, InputError, KernelError
+from ..errors import GeometryError, InputError
 from ..geometry import ConvGeometry
 from ..guarantee import check_guarantee, check_limit
 from ..projection import Guarantee, rescale
-from .holding import Use, is_kept, norm_of
+from .holding import Use, check_dtype, is_kept, norm_of
 from .layers import promised_geometry
 
 
@@ -290,11 +290,7 @@ def _check_weight(module: nn.Module, name: str, kind: type[nn.Module]) -> None:
         raise InputError(
             f"name must be that of a parameter of two or more axes; got {name!r}, and the module has {names}"
         )
-    if not found.is_floating_point() or found.dtype.itemsize < 2:
-        raise KernelError(
-            f"{name} must hold real floats of 16 bits or more; got {found.dtype}: convert the module first, "
-            "or take the real and the imaginary part as channels of one real layer"
-        )
+    check_dtype(name, found)
     if _has(module, name, kind):
         raise InputError(
             f"{name} of {type(module).__name__} already has {kind.__name__}: remove it first, by "

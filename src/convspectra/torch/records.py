@@ -16,8 +16,10 @@ class LayerRecord:
         name: of the layer, without what wrappers put before it.
         shared_with: the other layers that use the same weight.
         status: `"held"`, or why it is left alone: `"frozen"`; `"computed"` (from other parameters);
-            `"never run"`; `"computes something else"` than weight and geometry say, as its forward pass
-            showed; `"replaced"` by another module; `"added later"`, a module that came after; `"quantised"`;
+            `"never run"`; `"not compared"`, as other code than PyTorch's own runs (a forward or hooks of its
+            own) and no input showed what it computes; `"computes something else"` than weight and geometry
+            say, as a forward pass showed; `"replaced"` by another module; `"added later"`, a module that
+            came after; `"quantised"`;
             `"no layer"`, a parameter of two or more axes that belongs to no convolution or linear layer (of
             raw functional calls, attention, recurrent layers, embeddings).
         input_shapes: the spatial sizes at which its layers ran, in the order of their coming.

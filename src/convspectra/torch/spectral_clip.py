@@ -14,12 +14,18 @@ from ..guarantee import check_limit
 from ..projection import Guarantee
 from . import sharing
 from .holding import Dual, Held, Limits, Method, cost_of, hold, norm_of, torus_of
-from .jobs import Job, jobs_of, named, not_finite, refuse_promises, uses_of
-from .layers import MOST_SIZES, Weight, find_layers, is_chosen, not_held, weights_of
+from .jobs import NOT_COMPARED, Job, jobs_of, named, not_finite, refuse_promises, uses_of
+from .layers import MOST_SIZES, Status, Weight, find_layers, is_chosen, not_held, weights_of
 from .records import LayerRecord
 from .watching import Watch
 
 Log = Callable[[dict[str, float], int], object]
+
+_NOT_HELD: dict[Status, str] = {
+    "computes something else": "computes something else than its weight and geometry say",
+    "replaced": "is replaced by another module",
+    "not compared": NOT_COMPARED,
+}
 
 
 class SpectralClip:
@@ -33,8 +39,10 @@ class SpectralClip:
     (see `holding.hold`). All new weights are computed before the first is written.
 
     Left alone, and reported: weights without `requires_grad`; weights that are computed from other parameters
-    (parametrizations, weight norm, pruning); layers that never ran; layers whose first forward pass was not
-    what weight and geometry say (a forward of their own, quantisation); modules that were replaced.
+    (parametrizations, weight norm, pruning); layers that never ran; layers that compute something else than
+    weight and geometry say (a forward or hooks of their own, quantisation), or of which no input showed it;
+    modules that were replaced. PyTorch's own layers are compared at their first pass; those with code of
+    their own at each size and mode, at the first call after an action, the second, the fourth, and so on.
 
     Weights are those of the optimizer: with
     AMP the float32 ones; float16 and bfloat16 weights are computed in float32 and rounded so that the promise
@@ -220,7 +228,7 @@ class SpectralClip:
     def _look_again(self) -> None:
         """Which modules are still there, and at which sizes they ran in compiled graphs."""
         there = set(self._watch.model.modules())
-        self._watch.compare_again(self.layers)
+        self._watch.compare_again()
         for layer in self.layers:
             layer.gone = layer.module not in there
             if layer.seen and layer.seen.learn_from_graph() and "graph" not in self._warned:
@@ -235,26 +243,25 @@ class SpectralClip:
 
     def _warn_of_others(self) -> None:
         """Once of each: what was meant to be held, and is not."""
-        found = [(one.name, one.status) for one in weights_of(self.layers, self.limits.guarantee)]
-        for name, status in found:
-            if status in ("computes something else", "replaced") and f"{status} {name}" not in self._warned:
-                self._warned.add(f"{status} {name}")
-                text = "is replaced by another module"
-                if status != "replaced":
-                    text = "computes something else than its weight and geometry say"
-                warnings.warn(f"layer {name!r} {text}, and is not held; see report()", stacklevel=5)
+        for one in weights_of(self.layers, self.limits.guarantee):
+            said = f"{one.status} {one.name}"
+            if one.status in _NOT_HELD and said not in self._warned:
+                self._warned.add(said)
+                text = f"layer {one.name!r} {_NOT_HELD[one.status]}, and is not held; see report()"
+                warnings.warn(text, stacklevel=5)
 
     def _agree(self, processes: int) -> bool:
-        """All processes: the same layers, every size that one of them saw; whether anyone logs norms.
+        """All processes: the same layers, what one of them saw; whether anyone logs norms.
 
         Raises:
             InputError: on all of them, if a weight of one is not finite.
         """
         sizes = {layer.name: layer.seen.sizes if layer.seen else [] for layer in self.layers}
         norms = self._watch.pairing.norms if self._watch.pairing else {}
-        mine = (not_finite(self.layers), sizes, norms, self.log is not None)
+        shown = {layer.name: layer.compared.shown for layer in self.layers if layer.compared}
+        mine = (not_finite(self.layers), sizes, norms, self.log is not None, shown)
         everyone = sharing.gathered(mine) if processes > 1 else [mine]
-        for rank, (problem, their_sizes, _, _) in enumerate(everyone):
+        for rank, (problem, their_sizes, *_) in enumerate(everyone):
             if problem:
                 raise KernelError(problem + (f" (process {rank})" if processes > 1 else ""))
             if list(their_sizes) != list(sizes):
@@ -268,6 +275,8 @@ class SpectralClip:
                 for theirs in everyone:
                     for size in theirs[1][layer.name]:
                         layer.seen.add(size)
+            if layer.compared and processes > 1:
+                layer.compared.learn(theirs[4][layer.name] for theirs in everyone)
         if self._watch.pairing and processes > 1:
             found = {name for theirs in everyone for name in theirs[2]}
             self._watch.pairing.norms = {
@@ -325,7 +334,8 @@ class SpectralClip:
         return found
 
     def _record(self, weight: Weight) -> LayerRecord:
-        uses = [] if weight.status == "never run" else uses_of(weight, self._watch, self.limits.guarantee)
+        unknown = weight.status in ("never run", "not compared")
+        uses = [] if unknown else uses_of(weight, self._watch, self.limits.guarantee)
         norm, tori, guarantee = None, [], self.limits.guarantee
         if uses:
             with torch.no_grad(), named(weight.name):

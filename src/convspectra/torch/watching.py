@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from .comparing import Compared, code_of, has_own_forward
+from .comparing import Compared, code_of, is_stock
 from .layers import BATCH_NORMS, MOST_SIZES, Layer, SeenSizes, names_of, spatial_axes
 
 
@@ -83,16 +83,19 @@ class Watch:
         self.model = model
         self.pairing = Pairing() if pairs else None
         self._hooks: list[RemovableHandle] = []
+        self._removed = False
         self._pairing_hooks: list[RemovableHandle] = []
-        self._compared: list[Compared] = []
+        self._layers = layers
         self._rehearsed: list[str] = []
         self._rehearsing = False
         if sizes:
             self._watch_sizes(layers)
         if self.pairing:
             self._watch_pairs(layers, self.pairing)
-        self._compare(layers, own_padding)
-        if sizes or pairs:
+        for layer in layers:
+            layer.compared = Compared(layer.module, own_padding)
+            layer.compared.attach(layer.module)
+        if sizes or pairs or not all(is_stock(layer.module) for layer in layers):
             self._hooks.extend(
                 part.register_forward_pre_hook(self._before_compiled, with_kwargs=True)
                 for part in model.modules()
@@ -111,10 +114,15 @@ class Watch:
         self._rehearse(self.model, args, kwargs)
 
     def end_pairing(self) -> None:
-        """Take the hooks off that keep tensors until the end of a pass, and those that have seen enough."""
-        for compared in self._compared:
-            if compared.handle is not None and compared.shapes:
-                compared.handle.remove()
+        """Take the hooks off that keep tensors until the end of a pass, and those that have seen enough.
+
+        PyTorch's own layers compute the same at every size and time; others are compared again.
+        """
+        for layer in self._layers:
+            if layer.compared and layer.compared.agrees and is_stock(layer.module):
+                layer.compared.remove()
+            elif layer.compared:
+                layer.compared.calls.clear()
         for handle in self._pairing_hooks:
             handle.remove()
         self._pairing_hooks = []
@@ -125,7 +133,10 @@ class Watch:
         self.end_pairing()
         for handle in self._hooks:
             handle.remove()
-        self._hooks = []
+        for layer in self._layers:
+            if layer.compared:
+                layer.compared.remove()
+        self._hooks, self._removed = [], True
 
     def _watch_sizes(self, layers: list[Layer]) -> None:
         for layer in layers:
@@ -133,22 +144,15 @@ class Watch:
                 layer.seen = SeenSizes(spatial_axes(layer.module))
                 self._hooks.append(layer.module.register_forward_pre_hook(layer.seen, with_kwargs=True))
 
-    def compare_again(self, layers: list[Layer]) -> None:
-        """At their next pass, the layers whose forward or hooks are others than those that were compared."""
-        for layer in layers:
+    def compare_again(self) -> None:
+        """Anew, at their next pass, the layers whose code, hooks or settings have changed."""
+        for layer in self._layers:
             known = layer.compared
-            if known and known.shapes and known.code != code_of(layer.module):
-                self._compare([layer], known.own_padding)
-
-    def _compare(self, layers: list[Layer], own_padding: bool) -> None:
-        for layer in layers:
-            layer.compared = Compared(own_padding, 2 * MOST_SIZES)
-            handle = layer.module.register_forward_hook(layer.compared, with_kwargs=True)
-            self._hooks.append(handle)
-            # PyTorch's own layers compute the same at every size.
-            if not has_own_forward(layer.module):
-                layer.compared.handle = handle
-                self._compared.append(layer.compared)
+            if known and known.code != code_of(layer.module):
+                known.remove()
+                layer.compared = Compared(layer.module, known.own_padding)
+                if not self._removed:
+                    layer.compared.attach(layer.module)
 
     def _watch_pairs(self, layers: list[Layer], pairing: Pairing) -> None:
         hooks = [layer.module.register_forward_hook(Returned(pairing, layer.name)) for layer in layers]
