@@ -76,7 +76,7 @@ def run(kind: str, folder: Path, files: Files, *, whole: bool, graph: bool) -> N
         return
     model = read_model(path, input_shape=None if kind in ("onnx", "external", "pt2") else (2, 6, 6))
     if whole:
-        analyze(model, executor=None)
+        analyze(model)
 
 
 def place(folder: Path, files: Files) -> None:

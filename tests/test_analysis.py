@@ -56,7 +56,7 @@ def test_order_is_the_models_and_executor_and_precision_change_no_number():
     layers = [layer((2 + i, 3, 3, 3), name=f"layer{i}") for i in range(7)]
     one = analyze(model(*layers))
     with ThreadPoolExecutor(3) as executor:
-        other = analyze(model(*layers), executor=executor, dtype="kernel")
+        other = analyze(model(*layers), compute=cs.Compute(executor), dtype="kernel")
     assert [report.name for report in one.layers] == [f"layer{i}" for i in range(7)]
     assert [report.torus for report in one.layers] == [report.torus for report in other.layers]
     narrow = analyze(model(*layers), dtype="float32")

@@ -220,7 +220,10 @@ def test_gram_iteration_tends_to_the_norm_at_the_rate_it_says():
     assert without_size == sorted(without_size, reverse=True)
     assert without_size[-1] < 1.12
     # It takes the steps that the memory has room for.
-    assert bounds.delattre2024(kernel, geometry, steps=5, memory=1).upper / sup == without_size[0]
+    assert (
+        bounds.delattre2024(kernel, geometry, steps=5, compute=cs.Compute(memory=1)).upper / sup
+        == without_size[0]
+    )
 
 
 @settings(max_examples=60, deadline=None)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import convspectra as cs
 from convspectra.bounds.copy_count import copies_at_any_size
-from convspectra.functions import DEFAULT
+from convspectra.compute import DEFAULT
 from convspectra.guarantee import target_of
 from convspectra.operators.reference import dense_operator
 from strategies import layers

@@ -184,7 +184,7 @@ def test_what_cannot_be_had_is_refused():
     with pytest.raises(ValueError, match=r"start must have the shape \(3, 40, 40\); got \(3, 40\)"):
         krylov.largest(kernel, geometry, start=np.ones((3, 40)))
     with pytest.raises(cs.InputError, match=r"3200 x 4800 take .* raise memory, take krylov.largest"):
-        krylov.smallest(kernel, geometry, memory=2**20)
+        krylov.smallest(kernel, geometry, compute=cs.Compute(memory=2**20))
     with pytest.raises(ValueError, match="probes must be an integer of at least 2; got 1"):
         krylov.density(kernel, geometry, probes=1)
     jax = pytest.importorskip("jax")

@@ -93,7 +93,7 @@ FLOORS = (
     ("atomic",),
     ("_compat",),
     ("geometry",),
-    ("cost",),
+    ("compute", "cost"),
     ("symbol", "operators"),
     ("_native",),
     ("_solvers",),

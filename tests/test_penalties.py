@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import convspectra as cs
 from convspectra import penalties
 from convspectra._compat import to_numpy
-from convspectra.functions import solving
+from convspectra.compute import DEFAULT
 from convspectra.operators.reference import dense_operator
 from convspectra.penalties.gram import by_autocorrelation, by_frequencies
 from convspectra.spectrum import prepare
@@ -73,7 +73,7 @@ def test_both_ways_to_orthogonality_agree(layer):
     kernel, geometry = layer
     ready, correlation = prepare(kernel, geometry)
     shifts = by_autocorrelation(ready, correlation)
-    np.testing.assert_allclose(by_frequencies(ready, correlation, solving()), shifts, rtol=1e-10, atol=1e-9)
+    np.testing.assert_allclose(by_frequencies(ready, correlation, DEFAULT), shifts, rtol=1e-10, atol=1e-9)
     squares = np.linalg.svd(dense_operator(kernel, geometry), compute_uv=False) ** 2
     np.testing.assert_allclose(shifts, np.sum((squares - 1) ** 2), rtol=1e-10, atol=1e-9)
 

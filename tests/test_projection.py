@@ -158,7 +158,9 @@ def test_the_promise_is_kept_to_the_last_bit(layer, share, dtype):
     ):
         assert kept.kernel.dtype == dtype
         assert float(cs.operator_norm(kept.kernel, geometry).upper) == float(kept.norm) <= limit
-        assert float(cs.operator_norm(kept.kernel, geometry, solver="lapack").upper) <= limit
+        assert (
+            float(cs.operator_norm(kept.kernel, geometry, compute=cs.Compute(solver="lapack")).upper) <= limit
+        )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -348,9 +350,9 @@ def test_every_solver_gives_the_same(solver):
     limit = 0.5 * float(cs.operator_norm(kernel, geometry).upper)
     for method in (cs.clip, cs.soft_threshold, cs.rescale):
         expected = method(kernel, geometry, limit)
-        found = method(kernel, geometry, limit, solver=solver)
+        found = method(kernel, geometry, limit, compute=cs.Compute(solver=solver))
         np.testing.assert_allclose(found.kernel, expected.kernel, atol=1e-12)
-    found = cs.project(kernel, geometry, limit, solver=solver)
+    found = cs.project(kernel, geometry, limit, compute=cs.Compute(solver=solver))
     np.testing.assert_allclose(found.kernel, cs.project(kernel, geometry, limit).kernel, atol=1e-6)
 
 
@@ -459,7 +461,13 @@ def test_the_gap_stays_a_proof_however_long_a_method_runs(method, solver):
     nearest = cs.project(kernel, geometry, limit, tolerance=1e-8)
     for most in (10, 100, 1000):
         found = cs.project(
-            kernel, geometry, limit, tolerance=1e-15, max_iterations=most, method=method, solver=solver
+            kernel,
+            geometry,
+            limit,
+            tolerance=1e-15,
+            max_iterations=most,
+            method=method,
+            compute=cs.Compute(solver=solver),
         )
         away = np.linalg.norm(found.kernel - nearest.kernel)
         assert away <= found.distance_to_nearest + nearest.distance_to_nearest

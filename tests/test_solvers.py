@@ -240,13 +240,13 @@ def test_all_solvers_agree(solver, name, dtype):
     if solver == "torch":
         pytest.importorskip("torch")
     kernel, geometry = case(name, dtype)
-    expected = cs.singular_values(kernel.astype(np.float64), geometry, solver="lapack")
-    found = cs.singular_values(kernel, geometry, solver=solver)
+    expected = cs.singular_values(kernel.astype(np.float64), geometry, compute=cs.Compute(solver="lapack"))
+    found = cs.singular_values(kernel, geometry, compute=cs.Compute(solver=solver))
     assert type(found.values) is np.ndarray
     assert found.values.dtype == dtype
     error = np.abs(found.sorted() - expected.sorted()).max() / expected.norm
     assert error <= TOLERANCE[np.dtype(dtype)]
-    bound = cs.operator_norm(kernel, geometry, solver=solver)
+    bound = cs.operator_norm(kernel, geometry, compute=cs.Compute(solver=solver))
     assert abs(bound.upper - expected.norm) <= TOLERANCE[np.dtype(dtype)] * expected.norm
 
 
@@ -288,7 +288,7 @@ def test_norms_over_many_frequencies(kind):
         kernel, groups = kernel[:, :4] * np.repeat([1.0, 3.0, 2.0], 4)[:, None, None, None], 3
     for dtype in (np.float32, np.float64):
         geometry = cs.ConvGeometry((48, 40), groups=groups, padding="same", padding_mode="circular")
-        expected = cs.singular_values(kernel, geometry, solver="lapack").norm
+        expected = cs.singular_values(kernel, geometry, compute=cs.Compute(solver="lapack")).norm
         bound = cs.operator_norm(kernel.astype(dtype), geometry)
         assert type(bound.upper) is dtype
         assert abs(bound.upper - expected) <= TOLERANCE[np.dtype(dtype)] * expected
@@ -298,7 +298,9 @@ def test_norms_over_many_frequencies(kind):
 def test_kernels_at_the_ends_of_the_range(scale):
     kernel, geometry = case("plain", np.float64)
     small = (kernel * scale).astype(np.float32)
-    expected = cs.singular_values(small.astype(np.float64), geometry, solver="lapack").sorted()
+    expected = cs.singular_values(
+        small.astype(np.float64), geometry, compute=cs.Compute(solver="lapack")
+    ).sorted()
     found = cs.singular_values(small, geometry).sorted()
     # A subnormal number has an absolute precision only; the core scales, LAPACK adds 54 products of them.
     unit = np.finfo(np.float32).smallest_subnormal
@@ -309,11 +311,13 @@ def test_kernels_at_the_ends_of_the_range(scale):
 @needs_native
 def test_threads_do_not_disturb_each_other():
     kernels = [case(name, dtype) for name in GEOMETRIES for dtype in (np.float32, np.float64)]
-    alone = [cs.singular_values(*one, solver="native").values for one in kernels]
+    alone = [cs.singular_values(*one, compute=cs.Compute(solver="native")).values for one in kernels]
     with ThreadPoolExecutor(8) as threads:
         for _ in range(5):
             together = list(
-                threads.map(lambda one: cs.singular_values(*one, solver="native").values, kernels)
+                threads.map(
+                    lambda one: cs.singular_values(*one, compute=cs.Compute(solver="native")).values, kernels
+                )
             )
             for first, second in zip(alone, together, strict=True):
                 np.testing.assert_array_equal(first, second)
@@ -322,8 +326,8 @@ def test_threads_do_not_disturb_each_other():
 @needs_native
 def test_pieces_do_not_change_the_values():
     kernel, geometry = case("plain", np.float32)
-    whole = cs.singular_values(kernel, geometry, solver="native")
-    pieces = cs.singular_values(kernel, geometry, solver="native", memory=2**14)
+    whole = cs.singular_values(kernel, geometry, compute=cs.Compute(solver="native"))
+    pieces = cs.singular_values(kernel, geometry, compute=cs.Compute(solver="native", memory=2**14))
     # A rest too small for the lanes is solved in the other layout: equal up to rounding.
     np.testing.assert_allclose(whole.values, pieces.values, atol=1e-6 * whole.norm)
 
@@ -350,21 +354,21 @@ print(peak() - before - values.nbytes / 2**20)
 def test_choosing_says_what_is_wrong(monkeypatch):
     kernel, geometry = case("plain", np.float32)
     with pytest.raises(ValueError, match="solver must be one of auto, native, lapack, torch; got 'eigen'"):
-        cs.singular_values(kernel, geometry, solver="eigen")
+        cs.singular_values(kernel, geometry, compute=cs.Compute(solver="eigen"))
     monkeypatch.setattr(native, "why_unavailable", lambda: "it was not built")
-    assert choice.choose("auto", kernel, (8, 6), 60) == "namespace"
+    assert choice.choose(cs.Compute(solver="auto"), kernel, (8, 6), 60) == "namespace"
     assert "lapack" in choice.describe()
     with pytest.raises(cs.InputError, match="solver='native' is not available: it was not built"):
-        cs.singular_values(kernel, geometry, solver="native")
+        cs.singular_values(kernel, geometry, compute=cs.Compute(solver="native"))
 
 
 def test_gradients_keep_their_library():
     torch = pytest.importorskip("torch")
     kernel, geometry = case("plain", np.float64)
     tensor = torch.tensor(kernel, requires_grad=True)
-    assert choice.choose("auto", tensor, (8, 6), 60) == "namespace"
+    assert choice.choose(cs.Compute(solver="auto"), tensor, (8, 6), 60) == "namespace"
     with pytest.raises(cs.InputError, match="detach the kernel"):
-        cs.singular_values(tensor, geometry, solver="lapack")
+        cs.singular_values(tensor, geometry, compute=cs.Compute(solver="lapack"))
     found = cs.singular_values(tensor.detach(), geometry)
     assert isinstance(found.values, torch.Tensor)
     expected = cs.singular_values(kernel, geometry).values

@@ -229,7 +229,7 @@ def test_any_executor_and_any_memory_give_the_same_numbers(executor):
     geometry = torus((12, 12))
     alone = cs.singular_values(kernel, geometry)
     with executor(2) as workers:
-        shared = cs.singular_values(kernel, geometry, executor=workers, memory=2**18)
+        shared = cs.singular_values(kernel, geometry, compute=cs.Compute(workers, 2**18))
     np.testing.assert_allclose(alone.values, shared.values, atol=1e-12)
 
 
@@ -247,7 +247,7 @@ def test_memory_bounds_the_blocks_in_flight(monkeypatch):
     monkeypatch.setattr(module, "symbol_blocks", recording)
     kernel = np.random.default_rng(7).standard_normal((16, 16, 3, 3))
     with ThreadPoolExecutor(2) as workers:
-        cs.singular_values(kernel, torus((32, 32)), executor=workers, memory=2**20, solver="lapack")
+        cs.singular_values(kernel, torus((32, 32)), compute=cs.Compute(workers, 2**20, "lapack"))
     assert max(sizes) <= 2**20 // 2
 
 
@@ -282,7 +282,7 @@ def test_what_is_no_real_array_is_refused():
     with pytest.raises(cs.KernelError, match="real numbers"):
         cs.singular_values(np.ones((1, 1, 1, 1), dtype=complex), torus((4, 4)))
     with pytest.raises(ValueError, match="memory"):
-        cs.singular_values(np.ones((1, 1, 1, 1)), torus((4, 4)), memory=0)
+        cs.Compute(memory=0)
     with pytest.raises(ValueError, match="at least 1"):
         cs.singular_values(np.ones((1, 1, 1, 1)), torus((4, 4))).schatten_norm(0.5)
     with pytest.raises(ValueError, match=r"\[0, 1\]"):

@@ -3,6 +3,7 @@
 from . import bounds, krylov, penalties, published
 from ._version import __version__
 from .bounds import operator_norm
+from .compute import Compute
 from .errors import GeometryError, InputError, KernelError, ModelError
 from .geometry import ConvGeometry
 from .projection import (
@@ -21,6 +22,7 @@ from .spectrum import Decomposition, singular_values, svd
 
 __all__ = [
     "Bound",
+    "Compute",
     "ConvGeometry",
     "Decomposition",
     "GeometryError",

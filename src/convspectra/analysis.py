@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,11 +14,11 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from . import bounds, checkpoint
-from ._solvers.choice import Solver
-from ._solvers.pool import DEFAULT_MEMORY, available_cores, single_threaded_blas
+from ._solvers.pool import available_cores, single_threaded_blas
 from ._version import __version__
 from .atomic import open_folder
 from .bounds.tori import repeats_inputs
+from .compute import DEFAULT, Compute
 from .errors import CostError, GeometryError, InputError, KernelError, RangeError
 from .geometry import ConvGeometry, Pads
 from .models.records import ConvLayer, Model, Unread
@@ -129,9 +129,7 @@ def analyze(
     *,
     dtype: Precision = "float64",
     fold_batch_norm: bool = False,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
     progress: Progress | None = None,
     resume: Path | None = None,
 ) -> Report:
@@ -142,9 +140,7 @@ def analyze(
         dtype: precision of the computation; `"kernel"` takes each kernel's own (at least float32).
         fold_batch_norm: scale the output channels of a convolution by the batch norm that follows
             it, where the reader found one: the two together are one convolution at inference.
-        executor: where blocks are solved; default a thread pool of this call's own.
-        memory: bytes of symbol blocks in flight at once, over all layers together.
-        solver: as for `singular_values`.
+        compute: how, over all layers together; see `Compute`. Default: a thread pool of this call's own.
         progress: called from worker threads.
         resume: folder in which finished layers are kept, and from which those that are there are
             taken: an analysis that was stopped goes on where it was.
@@ -168,9 +164,7 @@ def analyze(
         found = analyze_layer(
             layers[index],
             folded=fold_batch_norm,
-            executor=solvers,
-            memory=memory,
-            solver=solver,
+            compute=shared,
             resume=resume,
         )
         with lock:
@@ -181,9 +175,10 @@ def analyze(
 
     # Two pools: these threads wait for a layer's blocks, which the other pool solves; so blocks of
     # several layers are in flight together, and a layer of many blocks still gets every core.
-    solvers = executor or ThreadPoolExecutor(available_cores())
+    solvers = compute.executor or ThreadPoolExecutor(available_cores())
+    shared = replace(compute, executor=solvers)
     waiting = ThreadPoolExecutor(available_cores())
-    with single_threaded_blas(), _telling_of_kept(layers, solver, resume):
+    with single_threaded_blas(), _telling_of_kept(layers, compute, resume):
         try:
             longest_first = sorted(range(len(layers)), key=lambda index: -work[index])
             futures = {index: waiting.submit(report_layer, index) for index in longest_first}
@@ -191,7 +186,7 @@ def analyze(
         finally:
             # What has not started is dropped, and what runs is waited for: nothing goes on behind.
             waiting.shutdown(wait=False, cancel_futures=True)
-            if executor is None:
+            if compute.executor is None:
                 solvers.shutdown(cancel_futures=True)
             waiting.shutdown()
     return Report(
@@ -210,7 +205,7 @@ def analyze(
 
 
 @contextmanager
-def _telling_of_kept(layers: Sequence[ConvLayer], solver: Solver, resume: Path | None) -> Iterator[None]:
+def _telling_of_kept(layers: Sequence[ConvLayer], compute: Compute, resume: Path | None) -> Iterator[None]:
     """An interruption says how many layers need not be computed again."""
     try:
         yield
@@ -218,7 +213,7 @@ def _telling_of_kept(layers: Sequence[ConvLayer], solver: Solver, resume: Path |
         if resume is None:
             raise
         kept = sum(
-            checkpoint.path_of(resume, layer.kernel, layer.geometry, solver).exists()
+            checkpoint.path_of(resume, layer.kernel, layer.geometry, compute).exists()
             for layer in layers
             if layer.geometry is not None
         )
@@ -229,9 +224,7 @@ def analyze_layer(
     layer: ConvLayer,
     *,
     folded: bool = False,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
     resume: Path | None = None,
 ) -> LayerReport:
     """The report of one layer, its kernel taken as it is: `folded` only says what was done to it."""
@@ -239,16 +232,15 @@ def analyze_layer(
     if contradiction:
         return replace(_facts(replace(layer, geometry=None), folded), status="failed", reason=contradiction)
     known = _facts(layer, folded)
-    solve = {"executor": executor, "memory": memory, "solver": solver}
     try:
         if layer.geometry is None:
-            return replace(known, status="skipped", any_size=_any_size_without_geometry(layer, solve))
+            return replace(known, status="skipped", any_size=_any_size_without_geometry(layer, compute))
         measured = None
         if resume is not None:
-            kept = checkpoint.path_of(resume, layer.kernel, layer.geometry, solver)
+            kept = checkpoint.path_of(resume, layer.kernel, layer.geometry, compute)
             measured = checkpoint.load(kept, layer.kernel, layer.geometry)
         if measured is None:
-            measured = _measure(layer.kernel, layer.geometry, solve)
+            measured = _measure(layer.kernel, layer.geometry, compute)
             if resume is not None:
                 checkpoint.save(kept, measured)
     except RangeError as error:
@@ -267,25 +259,23 @@ def analyze_layer(
     )
 
 
-def _measure(
-    kernel: np.ndarray[Any, Any], geometry: ConvGeometry, solve: dict[str, Any]
-) -> checkpoint.Measured:
+def _measure(kernel: np.ndarray[Any, Any], geometry: ConvGeometry, compute: Compute) -> checkpoint.Measured:
     correlation = geometry.correlation(kernel.shape)
     as_padded = any_size = spectrum = None
     errors: list[tuple[str, InputError]] = []
     if not repeats_inputs(correlation):
         try:
-            any_size = as_floats(bounds.pfister2018(kernel, geometry, **solve))
+            any_size = as_floats(bounds.pfister2018(kernel, geometry, compute=compute))
         except (CostError, RangeError) as error:
             errors.append(("no bound for any size", error))
     try:
-        as_padded = as_floats(bounds.operator_norm(kernel, geometry, **solve))
+        as_padded = as_floats(bounds.operator_norm(kernel, geometry, compute=compute))
         if any_size is not None and correlation.padding_mode == "zeros":
             as_padded = _least_upper(as_padded, any_size)
     except (GeometryError, CostError, RangeError) as error:
         errors.append(("no bound as it pads", error))
     try:
-        spectrum = singular_values(kernel, geometry.on_torus(), **solve)
+        spectrum = singular_values(kernel, geometry.on_torus(), compute=compute)
         if not math.isfinite(summarize(spectrum).nuclear_norm):
             errors.append(("no nuclear norm", RangeError("the sum is beyond the range of float64")))
     except (GeometryError, CostError, RangeError) as error:
@@ -344,14 +334,14 @@ def anywhere(layer: ConvLayer) -> ConvGeometry:
     return ConvGeometry((1,) * (layer.kernel.ndim - 2), padding="same", layout=layer.layout)
 
 
-def _any_size_without_geometry(layer: ConvLayer, solve: dict[str, Any]) -> Bound:
+def _any_size_without_geometry(layer: ConvLayer, compute: Compute) -> Bound:
     """An upper bound that holds whatever the sizes, stride, dilation and groups are.
 
     A strided operator consists of rows of the one with stride 1, dilation only stretches the
     frequency axis, a transposed layer is an adjoint, and with groups each group's rows act on inputs
     of their own: the operator of all rows stacked, with one group and stride 1, is no smaller.
     """
-    bound = as_floats(bounds.pfister2018(layer.kernel, anywhere(layer), **solve))
+    bound = as_floats(bounds.pfister2018(layer.kernel, anywhere(layer), compute=compute))
     assumes = f"{bound.assumes}; any stride, dilation and groups"
     return replace(bound, lower=None, exact=False, assumes=assumes)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from ._version import __version__
 from .atomic import atomic
+from .compute import Compute
 from .geometry import ConvGeometry
 from .results import Bound, Spectrum
 from .spectrum import prepare, spectrum_from
@@ -25,10 +26,10 @@ Measured = tuple[Spectrum | None, Bound | None, Bound | None, str, str]
 """Torus spectrum, bound as it pads, any-size bound; the layer's status, and why a number is missing."""
 
 
-def path_of(folder: Path, kernel: np.ndarray[Any, Any], geometry: ConvGeometry, solver: str) -> Path:
+def path_of(folder: Path, kernel: np.ndarray[Any, Any], geometry: ConvGeometry, compute: Compute) -> Path:
     """Where the numbers of this kernel under this geometry, by this solver, are kept."""
     digest = hashlib.sha256()
-    for part in (__version__, solver, str(kernel.dtype), str(kernel.shape), str(geometry)):
+    for part in (__version__, compute.solver, str(kernel.dtype), str(kernel.shape), str(geometry)):
         digest.update(part.encode() + b"\0")
     digest.update(np.ascontiguousarray(kernel).tobytes())
     return folder / f"{digest.hexdigest()}.npz"

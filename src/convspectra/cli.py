@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from ._version import __version__
+from .compute import Compute
 from .errors import InputError
 from .report import terminal
 
@@ -196,7 +197,11 @@ def analyze(
     check_targets(targets, {**folders, "resume": resume})
     read = read_model(model, input_shape=parse(input_shape), geometry=geometry, module=module)
     report = _analyze(
-        read, dtype=dtype.value, fold_batch_norm=fold_batch_norm, solver=solver.value, resume=resume
+        read,
+        dtype=dtype.value,
+        fold_batch_norm=fold_batch_norm,
+        compute=Compute(solver=solver.value),
+        resume=resume,
     )
     whole = _deliver(report, targets, folders, partial(render, report))
     _exit(whole and report.complete)
@@ -261,7 +266,13 @@ def clip(
     read = read_model(model, input_shape=parse(input_shape), geometry=geometry, module=module)
     with progress_bar() as progress:
         report = clip_file(
-            read, model, target, limit, layers=layers or (), solver=solver.value, progress=progress
+            read,
+            model,
+            target,
+            limit,
+            layers=layers or (),
+            compute=Compute(solver=solver.value),
+            progress=progress,
         )
     terminal.tell(f"wrote {output}")
     whole = _deliver(report, {"json": json}, {}, partial(clip_text.render, report))
@@ -302,7 +313,7 @@ def compare(
             progress=progress,
             dtype=dtype.value,
             fold_batch_norm=fold_batch_norm,
-            solver=solver.value,
+            compute=Compute(solver=solver.value),
         )
     whole = _deliver(found, files, folders, partial(compare_text.render, found))
     _exit(whole and found.complete)

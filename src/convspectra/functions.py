@@ -23,10 +23,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -42,26 +41,11 @@ from ._compat import (
     with_vjp,
 )
 from ._solvers import array_api, choice, native, threshold
-from ._solvers.choice import Engine, Solver
-from ._solvers.pool import DEFAULT_MEMORY
+from ._solvers.choice import Engine
+from .compute import DEFAULT, Compute
 from .geometry import Correlation
 from .spectrum import TopBlock, over_grid, spectrum_of, top_block
 from .symbol import FrequencyGrid, frequency_grid, polyphase, symbol_adjoint, symbol_blocks, tap_scale
-
-
-class Solve(TypedDict):
-    """How the decompositions are done: the arguments that every function here passes on."""
-
-    executor: Executor | None
-    memory: int
-    solver: Solver
-
-
-def solving(executor: Executor | None = None, memory: int = DEFAULT_MEMORY, solver: Solver = "auto") -> Solve:
-    return {"executor": executor, "memory": memory, "solver": solver}
-
-
-DEFAULT = solving()
 
 ROUNDING = 8
 """Singular values of at most so many epsilons times the norm are what rounding made of zero."""
@@ -81,16 +65,16 @@ class SpectralFunction:
     slope: Callable[[Array], Array]
 
 
-def norm(kernel: Array, correlation: Correlation, solve: Solve = DEFAULT) -> Array:
+def norm(kernel: Array, correlation: Correlation, compute: Compute = DEFAULT) -> Array:
     """The operator norm, with the gradient `S* [ u v^H ]` of one singular pair that reaches it.
 
     Where several do, that is one of the subgradients; for the zero operator it is zero.
     """
     if not is_concrete(kernel):  # which pair cannot be looked up: the library's own derivative of eigenvalues
-        return top_block(kernel, correlation, **solve).norm
+        return top_block(kernel, correlation, compute=compute).norm
 
     def forward(given: Array) -> tuple[Array, Array]:
-        top = top_block(given, correlation, **solve)
+        top = top_block(given, correlation, compute=compute)
         return top.norm, (given, top)
 
     def backward(saved: tuple[Array, TopBlock], cotangent: Array) -> Array:
@@ -100,16 +84,16 @@ def norm(kernel: Array, correlation: Correlation, solve: Solve = DEFAULT) -> Arr
     return with_vjp(forward, backward, kernel)
 
 
-def smallest(kernel: Array, correlation: Correlation, solve: Solve = DEFAULT) -> Array:
+def smallest(kernel: Array, correlation: Correlation, compute: Compute = DEFAULT) -> Array:
     """The smallest singular value, with the gradient `S* [ u v^H ]` of one singular pair that has it.
 
     Where several do it is that of one of them; where the value is zero, so is the gradient.
     """
     if not is_concrete(kernel):
-        return spectrum_of(kernel, correlation, **solve).smallest
+        return spectrum_of(kernel, correlation, compute=compute).smallest
 
     def forward(given: Array) -> tuple[Array, Array]:
-        values = spectrum_of(given, correlation, **solve).values[:, -1]
+        values = spectrum_of(given, correlation, compute=compute).values[:, -1]
         place = int(to_numpy(values).argmin())
         return values[place], (given, divmod(place, correlation.groups))
 
@@ -144,7 +128,7 @@ def rank_with_taps(correlation: Correlation) -> int:
 
 
 def mapped(
-    kernel: Array, correlation: Correlation, function: SpectralFunction, solve: Solve = DEFAULT
+    kernel: Array, correlation: Correlation, function: SpectralFunction, compute: Compute = DEFAULT
 ) -> Array:
     """`S^+ [ U f(sigma) V^H ]`, axes in the order of `Correlation`; differentiable."""
 
@@ -154,20 +138,20 @@ def mapped(
         def relative(sigma: Array) -> Array:
             return function.of(in_range_again(sigma, power)) / power
 
-        found = adjoint_of_function(kernel, correlation, relative, solve)[0]
+        found = adjoint_of_function(kernel, correlation, relative, compute)[0]
         return _over_scale(found, correlation) * power, given
 
-    return with_vjp(forward, partial(_derivative, correlation, function, solve), kernel)
+    return with_vjp(forward, partial(_derivative, correlation, function, compute), kernel)
 
 
-def lowered(kernel: Array, correlation: Correlation, level: float, solve: Solve = DEFAULT) -> Array:
+def lowered(kernel: Array, correlation: Correlation, level: float, compute: Compute = DEFAULT) -> Array:
     """`S^+ [ U max(sigma - level, 0) V^H ]`: what of a layer is above `level`; differentiable."""
 
     def forward(given: Array) -> tuple[Array, Array]:
-        return excess(given, correlation, level, solve).kernel, given
+        return excess(given, correlation, level, compute).kernel, given
 
     function = SpectralFunction(partial(lower, level), partial(is_above, level))
-    return with_vjp(forward, partial(_derivative, correlation, function, solve), kernel)
+    return with_vjp(forward, partial(_derivative, correlation, function, compute), kernel)
 
 
 def total(
@@ -175,24 +159,24 @@ def total(
     correlation: Correlation,
     value: Callable[[Array], Array],
     slope: Callable[[Array], Array],
-    solve: Solve = DEFAULT,
+    compute: Compute = DEFAULT,
 ) -> Array:
     """`sum multiplicity g(sigma)` over all singular values that columns with taps have; differentiable."""
 
     def forward(given: Array) -> tuple[Array, Array]:
-        gradient, number = adjoint_of_function(given, correlation, slope, solve, value)
+        gradient, number = adjoint_of_function(given, correlation, slope, compute, value)
         return number, gradient
 
     return with_vjp(forward, lambda gradient, cotangent: cotangent * gradient, kernel)
 
 
 def total_squares_above(
-    kernel: Array, correlation: Correlation, level: float, solve: Solve = DEFAULT
+    kernel: Array, correlation: Correlation, level: float, compute: Compute = DEFAULT
 ) -> Array:
     """`sum multiplicity max(sigma - level, 0)^2`; differentiable."""
 
     def forward(given: Array) -> tuple[Array, Array]:
-        found = excess(given, correlation, level, solve, squares=True)
+        found = excess(given, correlation, level, compute, squares=True)
         return like(found.squares, given, given.dtype), 2 * found.adjoint
 
     return with_vjp(forward, lambda gradient, cotangent: cotangent * gradient, kernel)
@@ -215,19 +199,17 @@ class Excess:
 
 
 def excess(
-    kernel: Array, correlation: Correlation, level: float, solve: Solve = DEFAULT, squares: bool = False
+    kernel: Array, correlation: Correlation, level: float, compute: Compute = DEFAULT, squares: bool = False
 ) -> Excess:
     """What lies above `level`, without a derivative; blocks inside are not decomposed."""
     grid, (kernel, power) = frequency_grid(correlation), in_range(kernel)
     level = min(level / power, 2.0**90) if is_concrete(kernel) else level / power  # beyond that nothing is
-    engine = choice.choose(solve["solver"], kernel, grid.block_shape, len(grid.index))
+    engine = choice.choose(compute, kernel, grid.block_shape, len(grid.index))
     taken = choice.taken_by(engine, kernel)
     source = native.prepare(taken, correlation) if engine == "native" else taken
     mostly = engine == "native" and threshold.is_mostly_outside(source, grid, level)
     task = partial(_excess, engine, source, taken, correlation, grid, level, mostly, squares)
-    parts = over_grid(
-        task, taken, correlation, grid, solve["executor"], solve["memory"], engine, makes_blocks=True
-    )
+    parts = over_grid(task, taken, correlation, grid, compute, engine, makes_blocks=True)
     adjoint = _back(_sum([part[0] for part in parts]), kernel)
     total = _sum([part[1] for part in parts]) if squares else None
     top = namespace(parts[0][2]).max(namespace(parts[0][2]).stack([part[2] for part in parts]))
@@ -267,12 +249,12 @@ def adjoint_of_function(
     kernel: Array,
     correlation: Correlation,
     function: Callable[[Array], Array],
-    solve: Solve,
+    compute: Compute,
     value: Callable[[Array], Array] | None = None,
 ) -> tuple[Array, Array]:
     """`S* [ U f(sigma) V^H ]` and `sum multiplicity g(sigma)`, by SVDs of all blocks."""
     grid, given = frequency_grid(correlation), kernel
-    kernel, power = in_range(_decomposed_as(kernel, solve))
+    kernel, power = in_range(_decomposed_as(kernel, compute))
 
     def task(start: int, stop: int) -> tuple[Array, Array]:
         part = grid.at(slice(start, stop))
@@ -283,22 +265,22 @@ def adjoint_of_function(
         weights = like(part.multiplicity[:, None, None], sigma, sigma.dtype)
         return adjoint, xp.sum(weights * (new if value is None else value(sigma)))
 
-    parts = over_grid(task, kernel, correlation, grid, solve["executor"], solve["memory"])
+    parts = over_grid(task, kernel, correlation, grid, compute)
     adjoint, number = (_sum([part[i] for part in parts]) for i in range(2))
     return _back(adjoint, given), _back(number, given)
 
 
 def _derivative(
-    correlation: Correlation, function: SpectralFunction, solve: Solve, kernel: Array, cotangent: Array
+    correlation: Correlation, function: SpectralFunction, compute: Compute, kernel: Array, cotangent: Array
 ) -> Array:
     """The adjoint of the derivative of `mapped`, applied to a kernel."""
     grid, given = frequency_grid(correlation), kernel
-    kernel = _decomposed_as(kernel, solve)
+    kernel = _decomposed_as(kernel, compute)
     direction = _over_scale(
         like(to_numpy(cotangent), kernel) if kernel is not given else cotangent, correlation
     )
     kernel, power = in_range(kernel)
-    level = rounding_level(in_range_again(top_block(kernel, correlation, **solve).norm, power))
+    level = rounding_level(in_range_again(top_block(kernel, correlation, compute=compute).norm, power))
 
     def task(start: int, stop: int) -> Array:
         part = grid.at(slice(start, stop))
@@ -307,7 +289,7 @@ def _derivative(
         moved = frechet(left, sigma, right, level, function, symbol_blocks(direction, correlation, part))
         return symbol_adjoint(moved, correlation, part)
 
-    return _back(_sum(over_grid(task, kernel, correlation, grid, solve["executor"], solve["memory"])), given)
+    return _back(_sum(over_grid(task, kernel, correlation, grid, compute)), given)
 
 
 def frechet(
@@ -349,9 +331,9 @@ def frechet(
     return found
 
 
-def _decomposed_as(kernel: Array, solve: Solve) -> Array:
+def _decomposed_as(kernel: Array, compute: Compute) -> Array:
     """The kernel as the kind of array whose library finds singular vectors fastest."""
-    return to_numpy(kernel) if solve["solver"] != "torch" and is_untracked_on_cpu(kernel) else kernel
+    return to_numpy(kernel) if compute.solver != "torch" and is_untracked_on_cpu(kernel) else kernel
 
 
 def _back(array: Array, kernel: Array) -> Array:

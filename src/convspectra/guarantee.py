@@ -28,8 +28,8 @@ import numpy as np
 from ._compat import Array, is_concrete, is_on_gpu, is_torch, namespace, real_kernel, to_numpy, untracked
 from .bounds.copy_count import copies_at_any_size, covering_tori
 from .bounds.pfister2018 import sampling_torus
+from .compute import Compute
 from .errors import GeometryError, InputError, RangeError
-from .functions import Solve
 from .geometry import ConvGeometry, Correlation
 from .results import Projection
 from .rounding import norm_error
@@ -53,7 +53,7 @@ class Target:
     torus: Correlation
     guarantee: Guarantee
     factor: float
-    solve: Solve
+    compute: Compute
 
     def norm(self, kernel: Array) -> Array:
         """The operator's norm: exact up to rounding where the factor is 1, else an upper bound.
@@ -61,7 +61,7 @@ class Target:
         Raises:
             RangeError: it is too large for the precision, so that nothing can be promised.
         """
-        norm = top_block(untracked(kernel), self.torus, **self.solve).norm
+        norm = top_block(untracked(kernel), self.torus, compute=self.compute).norm
         if self.factor != 1:
             with np.errstate(over="ignore"):
                 norm = (norm + norm_error(kernel, self.torus, norm)) * self.factor
@@ -95,7 +95,7 @@ class Target:
         wide = in_doubles(kernel)
         level = max_norm if self.factor == 1 else max_norm / self.factor * (1 - 4 * _EPS)
         level -= norm_error(wide, self.torus, level)
-        if wide.dtype != kernel.dtype and not exceeds(wide, self.torus, level, **self.solve):
+        if wide.dtype != kernel.dtype and not exceeds(wide, self.torus, level, compute=self.compute):
             return True
         return _is_at_most_by_sums(
             to_numpy(wide), self.torus.groups, Fraction(max_norm) / Fraction(self.factor)
@@ -135,7 +135,7 @@ class Target:
         return Projection(kernel=given, guarantee=self.guarantee, **fields)
 
 
-def target_of(kernel: Array, geometry: ConvGeometry, guarantee: Guarantee, solve: Solve) -> Target:
+def target_of(kernel: Array, geometry: ConvGeometry, guarantee: Guarantee, compute: Compute) -> Target:
     """The promise of a layer.
 
     Raises:
@@ -163,7 +163,7 @@ def target_of(kernel: Array, geometry: ConvGeometry, guarantee: Guarantee, solve
         factor = 1 + 2 * _EPS  # proven, not exact: the layer is less than its torus
     if copies > 1:
         factor *= math.sqrt(copies) * (1 + 2 * _EPS)
-    return Target(ready, geometry, torus, guarantee, factor, solve)
+    return Target(ready, geometry, torus, guarantee, factor, compute)
 
 
 def _wrapped(geometry: ConvGeometry, kernel_shape: tuple[int, ...]) -> ConvGeometry:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from ._compat import Array, in_range, in_range_again, is_concrete, to_numpy
-from ._solvers.pool import DEFAULT_MEMORY
 from .bounds.tori import enclosing_tori
 from .bounds.wave_packet import packet
+from .compute import DEFAULT, Compute
 from .errors import InputError
 from .geometry import ConvGeometry
 from .operators.lanczos import Triplets, bidiagonal, largest_triplets, start_vector
@@ -88,12 +88,12 @@ def largest(
     return replace(found, values=np.maximum(values - least, 0.0), residuals=residuals + 2 * least)
 
 
-def all_values(kernel: Array, geometry: ConvGeometry, *, memory: int = DEFAULT_MEMORY) -> NumpyArray:
+def all_values(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> NumpyArray:
     """All singular values of a small operator, descending: its matrix, decomposed group by group.
 
     Arguments:
         kernel, geometry: any boundary.
-        memory: bytes that the matrix and its making may take.
+        compute: its `memory` is what the matrix and its making may take.
 
     Returns:
         Shape (count,), `count` the smaller side of the matrix of a group times the groups; exact up to
@@ -110,10 +110,10 @@ def all_values(kernel: Array, geometry: ConvGeometry, *, memory: int = DEFAULT_M
     layer, power = _in_range(kernel, geometry)
     rows, columns = layer.sides
     needed = bytes_of_all(kernel, geometry)
-    if needed > memory:
+    if needed > compute.memory:
         raise InputError(
             f"all singular values of an operator of {rows} x {columns} take {needed / 2**20:.0f} MiB, memory "
-            f"allows {memory / 2**20:.0f}: raise memory, take krylov.largest or krylov.density, or "
+            f"allows {compute.memory / 2**20:.0f}: raise memory, take krylov.largest or krylov.density, or "
             "singular_values(kernel, geometry.on_torus()) for the wrapped layer"
         )
     values = in_range_again(np.linalg.svd(layer.matrix(), compute_uv=False), power)
@@ -127,9 +127,7 @@ def bytes_of_all(kernel: Array, geometry: ConvGeometry) -> int:
     return 8 * layer.correlation.groups * (3 * rows * columns + min(rows, columns) ** 2)
 
 
-def smallest(
-    kernel: Array, geometry: ConvGeometry, k: int = 1, *, memory: int = DEFAULT_MEMORY
-) -> NumpyArray:
+def smallest(kernel: Array, geometry: ConvGeometry, k: int = 1, *, compute: Compute = DEFAULT) -> NumpyArray:
     """The k smallest singular values, ascending, by the full decomposition.
 
     There is no proven way without it: a Krylov space converges to the small end last, its values approach it
@@ -142,7 +140,7 @@ def smallest(
     """
     layer, _ = _in_range(kernel, geometry)
     _check_count("k", k, 1, min(layer.sides) * layer.correlation.groups)
-    return all_values(kernel, geometry, memory=memory)[::-1][:k]
+    return all_values(kernel, geometry, compute=compute)[::-1][:k]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -23,8 +22,8 @@ from ._compat import (
     to_numpy,
 )
 from ._solvers import array_api, choice, native, pool, products
-from ._solvers.choice import Engine, Solver
-from ._solvers.pool import DEFAULT_MEMORY
+from ._solvers.choice import Engine
+from .compute import DEFAULT, Compute
 from .geometry import ConvGeometry, Correlation
 from .results import Spectrum
 from .rounding import norm_error
@@ -44,9 +43,7 @@ def singular_values(
     kernel: Array,
     geometry: ConvGeometry,
     *,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Spectrum:
     """All singular values of a block-circulant convolution.
 
@@ -58,11 +55,7 @@ def singular_values(
             the same. Half precision is computed in float32.
         geometry: with a wrapped boundary, or none that is ever read. `geometry.on_torus()` is the
             circular version of any layer.
-        executor: any `concurrent.futures.Executor` for NumPy arrays; default a thread pool of this
-            process. Other arrays run where they are.
-        memory: bytes of symbol blocks in flight at once (at least one block a worker).
-        solver: "native" (the C++ core: arrays on the CPU, no gradient), "lapack" (through NumPy: the
-            same), "torch", or "auto": native where it applies, else the array's own library.
+        compute: the executor, the bytes in flight, the solver; see `Compute`.
 
     Returns:
         `Spectrum`, exact up to rounding: its `error` bounds that of each value.
@@ -82,7 +75,7 @@ def singular_values(
     array([2.      , 1.414214, 1.414214, 0.      ])
     """
     kernel, correlation = prepare(kernel, geometry)
-    return spectrum_of(kernel, correlation, executor=executor, memory=memory, solver=solver)
+    return spectrum_of(kernel, correlation, compute=compute)
 
 
 def prepare(kernel: Array, geometry: ConvGeometry) -> tuple[Array, Correlation]:
@@ -96,15 +89,13 @@ def spectrum_of(
     kernel: Array,
     correlation: Correlation,
     *,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Spectrum:
     """`singular_values` of what `prepare` returns."""
     grid = frequency_grid(correlation)
-    engine = choice.choose(solver, kernel, grid.block_shape, len(grid.index))
+    engine = choice.choose(compute, kernel, grid.block_shape, len(grid.index))
     scaled, power = in_range(kernel)
-    values = _solved(_values, scaled, correlation, grid, executor, memory, engine)
+    values = _solved(_values, scaled, correlation, grid, compute, engine)
     values = in_range_again(values, power)
     return spectrum_from(values, kernel, correlation)
 
@@ -143,9 +134,7 @@ def top_block(
     kernel: Array,
     correlation: Correlation,
     *,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> TopBlock:
     """The operator norm of what `prepare` returns, and where it is reached.
 
@@ -153,15 +142,13 @@ def top_block(
         RangeError: it is beyond the range of the kernel's precision.
     """
     kernel, power = in_range(kernel)
-    found = _top_block(kernel, correlation, executor, memory, solver)
+    found = _top_block(kernel, correlation, compute)
     return replace(found, norm=in_range_again(found.norm, power))
 
 
-def _top_block(
-    kernel: Array, correlation: Correlation, executor: Executor | None, memory: int, solver: Solver
-) -> TopBlock:
+def _top_block(kernel: Array, correlation: Correlation, compute: Compute) -> TopBlock:
     grid = frequency_grid(correlation)
-    engine = choice.choose(solver, kernel, grid.block_shape, len(grid.index))
+    engine = choice.choose(compute, kernel, grid.block_shape, len(grid.index))
     if engine == "native" and native.pays_to_certify(correlation, len(grid.index)):
         taken = choice.taken_by(engine, kernel)
         source = native.prepare(taken, correlation)
@@ -171,11 +158,11 @@ def _top_block(
         spread = grid.at(slice(None, None, every))
         norm, frequency, group = native.largest(source, spread, 0, len(spread.index), 0.0)
         task = partial(native.largest, source, grid, floor=norm)
-        found = max(over_grid(task, taken, correlation, grid, executor, memory, engine))
+        found = max(over_grid(task, taken, correlation, grid, compute, engine))
         norm, frequency, group = found if found[1] >= 0 else (norm, frequency * every, group)
         scalar = like([norm], kernel, kernel.dtype)[0]
         return TopBlock(scalar, max(frequency, 0), max(group, 0))
-    largest = _solved(_largest, kernel, correlation, grid, executor, memory, engine)
+    largest = _solved(_largest, kernel, correlation, grid, compute, engine)
     norm = namespace(kernel).max(largest)
     if not is_concrete(largest):
         return TopBlock(norm, -1, -1)
@@ -188,13 +175,11 @@ def exceeds(
     correlation: Correlation,
     level: float,
     *,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> bool:
     """Whether a computed singular value is above a level: cheaper than which, where none is."""
     grid = frequency_grid(correlation)
-    engine = choice.choose(solver, kernel, grid.block_shape, len(grid.index))
+    engine = choice.choose(compute, kernel, grid.block_shape, len(grid.index))
     kernel, power = in_range(kernel)
     level /= power
     if level > _BEYOND:
@@ -202,9 +187,9 @@ def exceeds(
     if level > 0 and engine == "native":
         taken = choice.taken_by(engine, kernel)
         task = partial(native.largest, native.prepare(taken, correlation), grid, floor=level)
-        parts = over_grid(task, taken, correlation, grid, executor, memory, engine)
+        parts = over_grid(task, taken, correlation, grid, compute, engine)
         return any(frequency >= 0 for _, frequency, _ in parts)
-    return float(_top_block(kernel, correlation, executor, memory, solver).norm) > level
+    return float(_top_block(kernel, correlation, compute).norm) > level
 
 
 _BEYOND = 2.0**90
@@ -216,15 +201,14 @@ def _solved(
     kernel: Array,
     correlation: Correlation,
     grid: FrequencyGrid,
-    executor: Executor | None,
-    memory: int,
+    compute: Compute,
     engine: Engine,
 ) -> Array:
     """`task` over all blocks by an engine, as an array of the kernel's kind."""
     taken = choice.taken_by(engine, kernel)
     source = native.prepare(taken, correlation) if engine == "native" else taken
     ranged = partial(task, engine, source, correlation, grid)
-    parts = over_grid(ranged, taken, correlation, grid, executor, memory, engine)
+    parts = over_grid(ranged, taken, correlation, grid, compute, engine)
     values = namespace(taken).concat(parts, axis=0)
     return values if taken is kernel else like(to_numpy(values), kernel, kernel.dtype)
 
@@ -234,8 +218,7 @@ def over_grid(
     kernel: Array,
     correlation: Correlation,
     grid: FrequencyGrid,
-    executor: Executor | None,
-    memory: int,
+    compute: Compute,
     engine: Engine = "namespace",
     makes_blocks: bool = False,
 ) -> list[Result]:
@@ -243,8 +226,6 @@ def over_grid(
 
     `makes_blocks`: the native engine's blocks stand in memory, which they do not for values only.
     """
-    if not (isinstance(memory, int) and memory > 0):
-        raise ValueError(f"memory must be a positive number of bytes; got {memory!r}")
     rows, columns = grid.block_shape
     entries = correlation.groups * rows * columns
     taps = math.prod(correlation.kernel_size)
@@ -261,10 +242,10 @@ def over_grid(
         # Blocks, their parts before joining, the solver's copy and its vectors; phases and their index.
         bytes_each = 8 * real_bytes * entries + 48 * taps
         unit, seconds_each = 1, multiply_adds / 2e9
-    workers = pool.workers_of(executor) if is_numpy(kernel) else 1
-    pieces = pool.ranges(len(grid.index), workers, bytes_each, seconds_each, memory, unit)
+    workers = pool.workers_of(compute.executor) if is_numpy(kernel) else 1
+    pieces = pool.ranges(len(grid.index), workers, bytes_each, seconds_each, compute.memory, unit)
     if is_numpy(kernel):
-        return pool.run(task, pieces, executor, uses_blas=engine != "native" or makes_blocks)
+        return pool.run(task, pieces, compute.executor, uses_blas=engine != "native" or makes_blocks)
     return [task(start, stop) for start, stop in pieces]
 
 

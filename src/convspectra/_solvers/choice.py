@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from .._compat import Array, is_torch, is_untracked_on_cpu, to_numpy, to_torch
+from ..compute import Compute
 from ..errors import InputError
 from . import native
 
-Solver = Literal["auto", "native", "lapack", "torch"]
 Engine = Literal["native", "lapack", "torch", "namespace"]
 
 
-def choose(solver: Solver, kernel: Array, block_shape: tuple[int, int], blocks: int) -> Engine:
+def choose(compute: Compute, kernel: Array, block_shape: tuple[int, int], blocks: int) -> Engine:
     """The engine for `blocks` different blocks of this shape.
 
     `auto` is `native` for arrays on the CPU that need no gradient, where there are several blocks of a
     side it is good at; anything else is solved by the array's own library.
 
     Raises:
-        ValueError: an unknown solver.
         InputError: the solver is not installed, or the array is traced or needs a gradient that
             the solver does not give.
     """
-    if solver not in get_args(Solver):
-        raise ValueError(f"solver must be one of {', '.join(get_args(Solver))}; got {solver!r}")
-    plain = is_untracked_on_cpu(kernel)
+    solver, plain = compute.solver, is_untracked_on_cpu(kernel)
     side = min(block_shape)
     if solver == "auto":
         suits = plain and 1 < side <= native.LARGEST_SIDE and blocks > 1

@@ -16,9 +16,6 @@ import threadpoolctl
 
 Result = TypeVar("Result")
 
-DEFAULT_MEMORY = 256 * 2**20
-"""Working set in bytes that the blocks in flight may take together."""
-
 # Below this many seconds a range is not worth a task of its own.
 _SMALLEST_TASK = 1e-3
 

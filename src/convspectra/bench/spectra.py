@@ -25,6 +25,7 @@ import numpy as np
 
 from .._solvers import pool
 from ..bounds import operator_norm
+from ..compute import Compute
 from ..geometry import ConvGeometry
 from ..operators.reference import dense_operator
 from ..results import Spectrum
@@ -88,7 +89,7 @@ def two_lines_torch(kernel: NumpyArray, geometry: ConvGeometry) -> NumpyArray:
 
 def half_grid_lapack(kernel: NumpyArray, geometry: ConvGeometry) -> NumpyArray:
     """`singular_values` through NumPy's LAPACK: half of the frequencies, threads over blocks."""
-    return np.asarray(singular_values(kernel, geometry, solver="lapack").values)
+    return np.asarray(singular_values(kernel, geometry, compute=Compute(solver="lapack")).values)
 
 
 def native_core(kernel: NumpyArray, geometry: ConvGeometry) -> NumpyArray:
@@ -207,7 +208,7 @@ def measure(case: Case, rate: float, rounds: int = 5, limit: float = 8.0) -> lis
         limit: no further round begins after so many seconds.
     """
     kernel, geometry = case.kernel(), case.geometry
-    exact = singular_values(kernel.astype(np.float64), geometry, solver="lapack")
+    exact = singular_values(kernel.astype(np.float64), geometry, compute=Compute(solver="lapack"))
     flops = case.flops()
     rows = []
     for kind, methods in (("spectrum", spectrum_methods(case)), ("norm", norm_methods(case))):
@@ -255,7 +256,7 @@ def scaling(small: bool) -> Iterator[dict[str, Any]]:
     threads = 1
     while threads <= pool.available_cores():
         with ThreadPoolExecutor(threads) as executor:
-            call = partial(singular_values, kernel, geometry, executor=executor)
+            call = partial(singular_values, kernel, geometry, compute=Compute(executor=executor))
             yield {
                 "what": f"{len(kernel)} channels, {n}x{n}, threads: {threads}",
                 "seconds": min(seconds_of(call) for _ in range(3)),

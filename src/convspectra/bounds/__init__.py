@@ -1,7 +1,6 @@
 """Bounds on the operator norm: one file a method, one signature, one result.
 
-`method(kernel, geometry, *, executor=None, memory=...,
-solver="auto") -> Bound`. To add one: a file here, an
+`method(kernel, geometry, *, compute=...) -> Bound`. To add one: a file here, an
 export, a row in the table of `tests/test_bounds_published.py`.
 """
 

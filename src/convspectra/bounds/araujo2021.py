@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
 
 from .._compat import Array, namespace
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
+from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry, Correlation
 from ..results import Bound
 from ..rounding import homogeneous, root, rounded_up, symbol_error, widened
@@ -26,9 +24,7 @@ def araujo2021(
     *,
     oversampling: int = 8,
     together: bool = True,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Bound:
     """The sup of the symbol's Frobenius norm, certified from its samples.
 
@@ -48,7 +44,7 @@ def araujo2021(
             not matter.
         oversampling: samples per unit of degree, as for `pfister2018`.
         together: all rows at each frequency, or each at its own.
-        executor, memory: as for `singular_values`. `solver` is not used.
+        compute: how; see `Compute`.
 
     Raises:
         GeometryError: padding that repeats the input otherwise; kernel and geometry do not fit.
@@ -76,7 +72,7 @@ def araujo2021(
     refuse_repeated_inputs("araujo2021", correlation)
     wide = widened(kernel)
     torus, factor = sampling_torus(correlation, oversampling)
-    squares = _largest_squares(wide, torus, together, executor, memory)
+    squares = _largest_squares(wide, torus, together, compute)
     # A Frobenius norm, and root of that many blocks' errors, with those of its own sums.
     rows, columns = frequency_grid(torus).block_shape
     off = symbol_error(wide, correlation) * math.sqrt(min(rows, columns))
@@ -85,9 +81,7 @@ def araujo2021(
     return Bound(None, upper, method="araujo2021", assumes=ASSUMES)
 
 
-def _largest_squares(
-    kernel: Array, torus: Correlation, together: bool, executor: Executor | None, memory: int
-) -> Array:
+def _largest_squares(kernel: Array, torus: Correlation, together: bool, compute: Compute) -> Array:
     """For each group the largest sum of squares, or the sum of each row's or column's largest."""
     xp, grid = namespace(kernel), frequency_grid(torus)
     rows, columns = grid.block_shape
@@ -99,5 +93,5 @@ def _largest_squares(
             return xp.max(xp.sum(squares, axis=(2, 3)), axis=0)[:, None]
         return xp.max(xp.sum(squares, axis=3 if rows <= columns else 2), axis=0)
 
-    found = xp.stack(over_grid(task, kernel, torus, grid, executor, memory))
+    found = xp.stack(over_grid(task, kernel, torus, grid, compute))
     return xp.sum(xp.max(found, axis=0), axis=-1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
@@ -15,8 +14,7 @@ import numpy as np
 
 from .._compat import Array, is_tracked, like, namespace, to_numpy
 from .._solvers import array_api
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
+from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry, Correlation
 from ..operators.lanczos import largest_triplets, start_vector
 from ..operators.padded import operator, read_count
@@ -49,9 +47,7 @@ def operator_norm(
     tolerance: float | None = None,
     seconds: float | None = None,
     start: Array | None = None,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Bound:
     """The largest factor by which a convolution can stretch its input (Euclidean norms): any boundary.
 
@@ -68,7 +64,7 @@ def operator_norm(
     and never the circular value in disguise.
 
     Arguments:
-        kernel, executor, memory, solver: as for `singular_values`. Derivatives are those of the certificate;
+        kernel: as for `singular_values`. Derivatives are those of the certificate;
             nothing that has none is tried for a kernel whose derivative is wanted, or that JAX traces.
         geometry: any.
         method: `"auto"`, all of that; or the name of one method of `convspectra.bounds`, whose result then
@@ -81,6 +77,7 @@ def operator_norm(
             what is done in the end depends on how fast the machine is.
         start: shape (channels, *input_shape) of the layer's input: from where the Krylov method goes, for
             example a right singular vector found before. Only the lower bound depends on it.
+        compute: how; see `Compute`.
 
     Raises:
         ValueError: a negative tolerance, seconds that are not positive, a start of another shape, an
@@ -107,18 +104,17 @@ def operator_norm(
     ):
         if number is not None and not (isinstance(number, Real) and holds(number)):
             raise ValueError(f"{name} must be a number, {words}; got {number!r}")
-    solve: dict[str, Any] = {"executor": executor, "memory": memory, "solver": solver}
     if method != "auto":
         if not tolerance is seconds is start is None:
             raise ValueError(f"tolerance, seconds and start are for method='auto'; method is {method!r}")
-        return _named(method)(kernel, geometry, **solve)
+        return _named(method)(kernel, geometry, compute=compute)
     ready, correlation = prepare(kernel, geometry)
     layer = operator(ready, correlation)
     first = None if start is None else start_vector(start, layer.input_shape)
     if correlation.is_circulant:
-        norm = top_block(ready, correlation, **solve).norm
+        norm = top_block(ready, correlation, compute=compute).norm
         return around(norm, norm_error(ready, correlation, norm), "symbol")
-    certified = _certified(kernel, geometry, ready, correlation, solve)
+    certified = _certified(kernel, geometry, ready, correlation, compute)
     if is_tracked(ready):
         return certified
     # Without a clock the same work is done, with the same result, however fast the machine is.
@@ -134,7 +130,7 @@ def operator_norm(
         upper=math.inf if certified.upper is None else float(certified.upper),
         method=certified.method,
     )
-    for expected, refine in search.refinements(kernel, geometry, first, solve):
+    for expected, refine in search.refinements(kernel, geometry, first, compute):
         if search.upper <= search.lower * (1 + tolerance):
             break
         if expected <= min(left, end - time.monotonic()):
@@ -154,13 +150,13 @@ def _named(method: str) -> Callable[..., Bound]:
 
 
 def _certified(
-    kernel: Array, geometry: ConvGeometry, ready: Array, correlation: Correlation, solve: dict[str, Any]
+    kernel: Array, geometry: ConvGeometry, ready: Array, correlation: Correlation, compute: Compute
 ) -> Bound:
     """What plain array operations give: the interval of a traced or differentiated kernel."""
     if correlation.padding_mode == "zeros" or not any(map(any, correlation.padding)):
-        return circulant_embedding(kernel, geometry, **solve)
+        return circulant_embedding(kernel, geometry, compute=compute)
     every = reads_upper(ready, correlation)
-    copied = copy_count(kernel, geometry, **solve)
+    copied = copy_count(kernel, geometry, compute=compute)
     upper = namespace(ready).minimum(copied.upper, every)
     return Bound(copied.lower, upper, method="copy_count", assumes="the geometry's padding and input size")
 
@@ -197,25 +193,25 @@ class _Search:
         kernel: Array,
         geometry: ConvGeometry,
         start: np.ndarray[Any, Any] | None,
-        solve: dict[str, Any],
+        compute: Compute,
     ) -> Iterator[tuple[float, Callable[[], None]]]:
         """What can be tried, the cheapest first, and how many seconds it takes, roughly."""
         each, torus = self.seconds_each(), self.seconds_a_torus()
-        yield each * 24, partial(self.krylov, start, solve, 24)
-        uppers = self.group_uppers(solve)
-        whole = self.seconds_to_decompose(uppers, solve)
+        yield each * 24, partial(self.krylov, start, compute, 24)
+        uppers = self.group_uppers(compute)
+        whole = self.seconds_to_decompose(uppers, compute)
         if whole <= _QUICK / 2:
             yield whole, partial(self.decompose, uppers)
         if not self.copies:
-            yield self.seconds_any_size(8), partial(self.any_size, kernel, geometry, 8, solve)
+            yield self.seconds_any_size(8), partial(self.any_size, kernel, geometry, 8, compute)
         if whole > _QUICK / 2:
             yield whole, partial(self.decompose, uppers)
         for applications in (100, 400):
-            yield each * applications, partial(self.krylov, start, solve, applications)
+            yield each * applications, partial(self.krylov, start, compute, applications)
         for sizes in (4, 8):
-            yield torus * sizes, partial(self.more_tori, kernel, geometry, sizes, solve)
+            yield torus * sizes, partial(self.more_tori, kernel, geometry, sizes, compute)
         if not self.copies:
-            yield self.seconds_any_size(32), partial(self.any_size, kernel, geometry, 32, solve)
+            yield self.seconds_any_size(32), partial(self.any_size, kernel, geometry, 32, compute)
 
     @property
     def copies(self) -> bool:
@@ -244,19 +240,19 @@ class _Search:
         rows, columns = c.out_channels // c.groups, c.in_channels * math.prod(c.stride) // c.groups
         return 1e-3 + frequencies * c.groups * rows * columns * (1e-8 + min(rows, columns) / 1e10)
 
-    def group_uppers(self, solve: dict[str, Any]) -> np.ndarray[Any, Any]:
+    def group_uppers(self, compute: Compute) -> np.ndarray[Any, Any]:
         """An upper bound for each group."""
         c = self.correlation
         if c.groups == 1 or self.copies:
             return np.full(c.groups, self.upper)
         torus = enclosing_tori(c, 1)[0]
-        values = to_numpy(spectrum_of(self.kernel, torus, **solve).values).astype(np.float64)
+        values = to_numpy(spectrum_of(self.kernel, torus, compute=compute).values).astype(np.float64)
         largest = values.max(axis=1).reshape(-1, c.groups).max(axis=0)
         above = largest + [norm_error(self.kernel, c, float(norm)) for norm in largest]
         return np.asarray(np.minimum(above * (1 + 1e-15), self.upper))
 
-    def seconds_to_decompose(self, uppers: np.ndarray[Any, Any], solve: dict[str, Any]) -> float:
-        if dense.bytes_needed(self.correlation) > solve["memory"]:
+    def seconds_to_decompose(self, uppers: np.ndarray[Any, Any], compute: Compute) -> float:
+        if dense.bytes_needed(self.correlation) > compute.memory:
             return math.inf
         return int((uppers > self.lower).sum()) * dense.seconds_a_group(self.correlation)
 
@@ -267,14 +263,14 @@ class _Search:
         # Not exact if the lower bound stays that of a group that needed no decomposition.
         self.exact = self.upper <= self.lower * (1 + 1e-9)
 
-    def krylov(self, start: np.ndarray[Any, Any] | None, solve: dict[str, Any], applications: int) -> None:
+    def krylov(self, start: np.ndarray[Any, Any] | None, compute: Compute, applications: int) -> None:
         """From the start, or from a packet, of its group alone where no copies disturb the others."""
         if start is not None:
             whole = to_numpy(self.kernel).astype(np.float64)
             layer, first = operator(whole, self.correlation), start
         else:
             torus = enclosing_tori(self.correlation, 1)[0]
-            top = top_block(self.kernel, torus, **solve)
+            top = top_block(self.kernel, torus, compute=compute)
             if not float(top.norm) > 0:
                 return
             layer = forward_of_group(self.kernel, self.correlation, top.group)
@@ -285,16 +281,14 @@ class _Search:
         found = largest_triplets(layer, first, tolerance=1e-9, applications=applications)
         self.raise_to(float(found.values[0]), "krylov")
 
-    def more_tori(self, kernel: Array, geometry: ConvGeometry, sizes: int, solve: dict[str, Any]) -> None:
+    def more_tori(self, kernel: Array, geometry: ConvGeometry, sizes: int, compute: Compute) -> None:
         if self.copies:
-            self.take(copy_count(kernel, geometry, sizes=sizes, **solve))
+            self.take(copy_count(kernel, geometry, sizes=sizes, compute=compute))
         else:
-            self.take(circulant_embedding(kernel, geometry, sizes=sizes, **solve))
+            self.take(circulant_embedding(kernel, geometry, sizes=sizes, compute=compute))
 
-    def any_size(
-        self, kernel: Array, geometry: ConvGeometry, oversampling: int, solve: dict[str, Any]
-    ) -> None:
-        found = pfister2018(kernel, geometry, oversampling=oversampling, **solve)
+    def any_size(self, kernel: Array, geometry: ConvGeometry, oversampling: int, compute: Compute) -> None:
+        found = pfister2018(kernel, geometry, oversampling=oversampling, compute=compute)
         off = norm_error(self.kernel, self.correlation, found.upper) if found.exact else 0.0
         if found.upper is not None:
             self.take(replace(found, upper=float(found.upper) + off))

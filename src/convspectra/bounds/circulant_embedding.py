@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
-
 from .._compat import Array, is_concrete, like, namespace
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
+from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
 from ..results import Bound
 from ..rounding import homogeneous, norm_error, rounded_down, widened
@@ -24,9 +21,7 @@ def circulant_embedding(
     geometry: ConvGeometry,
     *,
     sizes: int = 2,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Bound:
     """An interval for the norm of a convolution with zero or no padding.
 
@@ -41,7 +36,7 @@ def circulant_embedding(
     Arguments:
         kernel, geometry: as for `singular_values`; `padding_mode` "zeros".
         sizes: how many tori to try, from the smallest that holds the operator.
-        executor, memory, solver: as for `singular_values`.
+        compute: how; see `Compute`.
 
     Raises:
         GeometryError: another padding mode with padding that is read.
@@ -60,7 +55,7 @@ def circulant_embedding(
     refuse_other_boundaries("circulant_embedding", correlation)
     xp = namespace(kernel)
     tori = enclosing_tori(correlation, sizes)
-    tops = [top_block(kernel, torus, executor=executor, memory=memory, solver=solver) for torus in tori]
+    tops = [top_block(kernel, torus, compute=compute) for torus in tori]
     upper = xp.min(xp.stack([top.norm for top in tops]))
     upper = upper + norm_error(kernel, correlation, upper)
     lower = rounded_down(row_norm_below(widened(kernel), correlation), 1.0, kernel)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
 from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 
 from .._compat import Array, namespace
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
+from ..compute import DEFAULT, Compute
 from ..errors import GeometryError
 from ..geometry import ConvGeometry, Correlation
 from ..operators.padded import sources
@@ -28,9 +26,7 @@ def copy_count(
     geometry: ConvGeometry,
     *,
     sizes: int = 2,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Bound:
     """An interval for any padding: reflection, replication, wrapping of any width and stride, zeros.
 
@@ -45,9 +41,10 @@ def copy_count(
     as in `reshaped_kernel`, taps added that read the same input point.
 
     Arguments:
-        kernel, executor, memory, solver: as for `singular_values`.
+        kernel: as for `singular_values`.
         geometry: any, of every padding mode.
         sizes: how many tori to try, from the smallest that holds the padded input.
+        compute: how; see `Compute`.
 
     Raises:
         GeometryError: kernel and geometry do not fit, or reflect padding of a single point.
@@ -70,7 +67,7 @@ def copy_count(
     """
     kernel, correlation = prepare(kernel, geometry)
     tori, count = covering_tori(correlation, sizes)
-    norms = [top_block(kernel, torus, executor=executor, memory=memory, solver=solver).norm for torus in tori]
+    norms = [top_block(kernel, torus, compute=compute).norm for torus in tori]
     norm = namespace(kernel).min(namespace(kernel).stack(norms))
     slack = math.sqrt(count) * (1 + 4 * float(namespace(kernel).finfo(kernel.dtype).eps))
     upper = (norm + norm_error(kernel, correlation, norm)) * slack

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
-
 from .._compat import Array, namespace
 from .._solvers.array_api import smaller_gram, with_entries_near_one
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
+from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry, Correlation
 from ..results import Bound
 from ..rounding import (
@@ -34,9 +31,7 @@ def delattre2023(
     *,
     steps: int = 6,
     sizes: int = 1,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Bound:
     """An upper bound without any decomposition; both sides where the operator is circulant.
 
@@ -53,7 +48,7 @@ def delattre2023(
         geometry: zero or no padding, or circular padding that wraps no further than around.
         steps: Gram iterations.
         sizes: how many holding tori to try, from the smallest.
-        executor, memory: as for `singular_values`. `solver` is not used.
+        compute: how; see `Compute`.
 
     Returns:
         `lower` is `upper` divided by the factor above for a circulant operator, else None.
@@ -80,7 +75,7 @@ def delattre2023(
     tori = holding_tori("delattre2023", correlation, sizes)
     xp = namespace(kernel)
     wide = widened(kernel)
-    norm = xp.min(xp.stack([_largest(wide, torus, steps, executor, memory) for torus in tori]))
+    norm = xp.min(xp.stack([_largest(wide, torus, steps, compute) for torus in tori]))
     rows, columns = frequency_grid(tori[0]).block_shape
     slack, off = matrix_allowance(wide, rows, columns), symbol_error(wide, correlation)
     upper = rounded_up(norm * slack + off, 1.0, kernel)
@@ -91,14 +86,14 @@ def delattre2023(
     return Bound(lower, upper, method="delattre2023", assumes=ASSUMES)
 
 
-def _largest(kernel: Array, torus: Correlation, steps: int, executor: Executor | None, memory: int) -> Array:
+def _largest(kernel: Array, torus: Correlation, steps: int, compute: Compute) -> Array:
     """The bound on one torus."""
     xp, grid = namespace(kernel), frequency_grid(torus)
 
     def task(start: int, stop: int) -> Array:
         return xp.max(gram_iteration(symbol_blocks(kernel, torus, grid, start, stop), steps))
 
-    return xp.max(xp.stack(over_grid(task, kernel, torus, grid, executor, memory)))
+    return xp.max(xp.stack(over_grid(task, kernel, torus, grid, compute)))
 
 
 def gram_iteration(blocks: Array, steps: int) -> Array:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
 
 from .._compat import Array, namespace
 from .._solvers.array_api import smaller_gram
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
+from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
 from ..results import Bound
 from ..rounding import homogeneous, length, rounded_up, widened
@@ -25,9 +23,7 @@ def delattre2024(
     geometry: ConvGeometry,
     *,
     steps: int = 4,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Bound:
     """An upper bound without decompositions or input size, by autocorrelation of the kernel.
 
@@ -46,9 +42,8 @@ def delattre2024(
         geometry: zero or no padding, or circular padding that wraps no further than around; sizes do
             not matter.
         steps: Gram iterations; the last kernel has `2^steps (k - 1) + 1` taps an axis.
-        memory: fewer steps are taken if the next kernel would not fit in so many bytes (never fewer
-            than one). The bound holds after any number.
-        executor, solver: not used.
+        compute: of its `memory` alone: fewer steps are taken if the next kernel would not fit in so many
+            bytes (never fewer than one). The bound holds after any number.
 
     Raises:
         GeometryError: padding that repeats the input otherwise; kernel and geometry do not fit.
@@ -77,7 +72,7 @@ def delattre2024(
     wide = widened(kernel)
     current = plain_kernel(wide, correlation)
     logarithm, done = 0 * xp.max(wide), 0
-    while done < steps and (done == 0 or _bytes_of_step(current) <= memory):
+    while done < steps and (done == 0 or _bytes_of_step(current) <= compute.memory):
         current, size = _unit(current)
         logarithm = logarithm + xp.log(size) / 2**done
         current = _autocorrelation(current)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
 
 import numpy as np
 
 from .._compat import Array, like, namespace, untracked
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
+from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry, Correlation
 from ..operators.padded import NumpyArray, reads
 from ..results import Bound
@@ -24,9 +22,7 @@ def frobenius(
     kernel: Array,
     geometry: ConvGeometry,
     *,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Bound:
     """An interval from sums of squares.
 
@@ -43,7 +39,7 @@ def frobenius(
     Arguments:
         kernel: as for `singular_values`, computed in double precision where the library has it.
         geometry: any, of every padding mode.
-        executor, memory, solver: not used.
+        compute: how; see `Compute`.
 
     Raises:
         GeometryError: kernel and geometry do not fit, or reflect padding of a single point.

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
 
 from .._compat import Array, in_range, is_concrete, like, namespace, to_numpy
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
+from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
 from ..results import Bound
 from ..rounding import homogeneous, less, matrix_allowance, norm_error, rounded_down, rounded_up, widened
@@ -30,9 +28,7 @@ def grishina2024(
     *,
     starts: int = 1,
     sweeps: int = 30,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Bound:
     """An interval from the tensor spectral norm, by a value below it and a norm above it.
 
@@ -58,7 +54,7 @@ def grishina2024(
             NumPy (None while JAX traces).
         geometry: zero or no padding, or circular padding that wraps no further than around.
         starts, sweeps: of alternating maximisation, from random vectors of a fixed seed.
-        executor, memory, solver: not used.
+        compute: how; see `Compute`.
 
     Raises:
         GeometryError: padding that repeats the input otherwise; kernel and geometry do not fit.

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
 
 import numpy as np
 
 from .._compat import Array, like, namespace
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
+from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
 from ..operators.padded import NumpyArray, reads
 from ..results import Bound
@@ -22,9 +20,7 @@ def holder(
     kernel: Array,
     geometry: ConvGeometry,
     *,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Bound:
     """`sqrt(||A||_1 ||A||_inf)`, from the largest column and row sums of moduli of the operator.
 
@@ -39,7 +35,7 @@ def holder(
     Arguments:
         kernel: as for `singular_values`, computed in double precision where the library has it.
         geometry: any, of every padding mode.
-        executor, memory, solver: not used.
+        compute: how; see `Compute`.
 
     Raises:
         GeometryError: kernel and geometry do not fit, or reflect padding of a single point.

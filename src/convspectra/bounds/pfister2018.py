@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
 
 import numpy as np
 
 from .._compat import Array, namespace
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
+from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry, Correlation
 from ..results import Bound
 from ..rounding import around, homogeneous, less, norm_error
@@ -26,9 +24,7 @@ def pfister2018(
     geometry: ConvGeometry,
     *,
     oversampling: int = 8,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Bound:
     """An interval for the largest norm that a convolution has on any input size.
 
@@ -44,7 +40,7 @@ def pfister2018(
         kernel, geometry: as for `singular_values`; sizes and padding of the geometry do not matter.
         oversampling: samples per unit of degree: the gap is a factor of
             `cos(pi / (2 oversampling))` an axis, 1.9 % at 8.
-        executor, memory, solver: as for `singular_values`.
+        compute: how; see `Compute`.
 
     Raises:
         ValueError: oversampling below 2, where the certificate is void.
@@ -66,7 +62,7 @@ def pfister2018(
     kernel, correlation = prepare(kernel, geometry)
     refuse_repeated_inputs("pfister2018", correlation)
     torus, factor = sampling_torus(correlation, oversampling)
-    norm = top_block(kernel, torus, executor=executor, memory=memory, solver=solver).norm
+    norm = top_block(kernel, torus, compute=compute).norm
     error = norm_error(kernel, correlation, norm)
     if factor == 1.0:  # the symbol is constant: one block says it all
         return around(norm, error, "pfister2018", ASSUMES)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
 
 import numpy as np
 
 from .._compat import Array, like, namespace
 from .._solvers import array_api
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
+from ..compute import DEFAULT, Compute
 from ..errors import GeometryError
 from ..geometry import ConvGeometry, Correlation
 from ..operators.padded import NumpyArray, read_count, reads
@@ -24,9 +22,7 @@ def reshaped_kernel(
     kernel: Array,
     geometry: ConvGeometry,
     *,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Bound:
     """An interval from the kernel reshaped to a matrix, `C_out x (C_in prod k)`.
 
@@ -45,7 +41,7 @@ def reshaped_kernel(
     Arguments:
         kernel: as for `singular_values`, computed in double precision where the library has it.
         geometry: zero, no or circular padding, of any width, stride and dilation.
-        executor, memory, solver: not used.
+        compute: how; see `Compute`.
 
     Raises:
         GeometryError: reflect or replicate padding; kernel and geometry do not fit.

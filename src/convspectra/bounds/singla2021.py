@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from concurrent.futures import Executor
 
 from .._compat import Array, namespace
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
+from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
 from ..results import Bound
 from ..rounding import homogeneous, matrix_allowance, rounded_up, widened
@@ -24,9 +22,7 @@ def singla2021(
     kernel: Array,
     geometry: ConvGeometry,
     *,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Bound:
     """The least of `2^D` reshaped kernels' norms, times the root of the number of taps.
 
@@ -43,7 +39,7 @@ def singla2021(
         kernel: as for `singular_values`, computed in double precision where the library has it.
         geometry: zero or no padding, or circular padding that wraps no further than around; sizes do
             not matter.
-        executor, memory, solver: not used.
+        compute: how; see `Compute`.
 
     Raises:
         GeometryError: padding that repeats the input otherwise; kernel and geometry do not fit.

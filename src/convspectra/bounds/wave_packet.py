@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from .._compat import Array, is_concrete, like, to_numpy
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
+from ..compute import DEFAULT, Compute
 from ..errors import GeometryError
 from ..geometry import ConvGeometry, Correlation
 from ..operators.lanczos import proven_gains
@@ -30,9 +28,7 @@ def wave_packet(
     geometry: ConvGeometry,
     *,
     steps: int = 3,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Bound:
     """A lower bound for any boundary: `||A x|| / ||x||` for a well-chosen x.
 
@@ -41,10 +37,11 @@ def wave_packet(
     `steps` power iterations `x <- A^T A x` can only raise the quotient.
 
     Arguments:
-        kernel, executor, memory, solver: as for `singular_values`; computed in NumPy, in float64, without
+        kernel: as for `singular_values`; computed in NumPy, in float64, without
             gradient.
         geometry: any.
         steps: power iterations.
+        compute: how; see `Compute`.
 
     Raises:
         GeometryError: values that cannot be looked at (a traced JAX array); padding by reflection over an
@@ -60,7 +57,7 @@ def wave_packet(
     if not is_concrete(ready):
         raise GeometryError("wave_packet needs concrete values; call it outside jax.jit")
     torus = enclosing_tori(correlation, 1)[0]
-    top = top_block(ready, torus, executor=executor, memory=memory, solver=solver)
+    top = top_block(ready, torus, compute=compute)
     lower = packet_norm(ready, correlation, torus, top, steps)
     return Bound(like(lower, ready, ready.dtype), None, method="wave_packet")
 

@@ -12,13 +12,12 @@ from typing import Literal
 
 import numpy as np
 
-from .._solvers.choice import Solver
 from .._solvers.pool import available_cores, single_threaded_blas
 from .._version import __version__
 from ..analysis import Progress, work_of
 from ..atomic import atomic
+from ..compute import DEFAULT, Compute
 from ..errors import InputError
-from ..functions import Solve, solving
 from ..models.names import matching
 from ..models.records import ConvLayer, Model
 from ..models.sniff import Format
@@ -34,7 +33,7 @@ def clip_file(
     limit: Limit,
     *,
     layers: Sequence[str] = (),
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
     progress: Progress | None = None,
 ) -> ClipReport:
     """Write a model file again, with the kernels that exceed a norm moved into the ball.
@@ -43,6 +42,7 @@ def clip_file(
         model: what `models.read_model` made of the file, with the geometry that holds.
         path, output: what is read and what is written, in the same format. Nothing else of it changes.
         layers: names or patterns of the layers that are held; default all.
+        compute: how; see `Compute`. Default: a thread pool of this call's own.
         progress: as for `analysis.analyze`.
 
     Returns:
@@ -65,8 +65,8 @@ def clip_file(
     writer = open_writer(path, kind)
     chosen = _chosen(model, layers)
     with single_threaded_blas(), ThreadPoolExecutor(available_cores()) as executor:
-        solve = solving(executor, solver=solver)
-        work = _Clipping(model, chosen, writer, limit, solve)
+        compute = replace(compute, executor=compute.executor or executor)
+        work = _Clipping(model, chosen, writer, limit, compute)
         moves = work.moves(progress)
         with _written(writer, kind, output, moves) as again:
             records = [work.record(one, moves, again) for one in work.concerned]
@@ -91,12 +91,14 @@ def clip_file(
 class _Clipping:
     """The layers of one file that are held, and the tensors that they lie in."""
 
-    def __init__(self, model: Model, chosen: set[str], writer: Writer, limit: Limit, solve: Solve) -> None:
+    def __init__(
+        self, model: Model, chosen: set[str], writer: Writer, limit: Limit, compute: Compute
+    ) -> None:
         self.limit = limit
         self.reasons: dict[str, str] = {}
         self.uses: dict[str, Use] = {}
         self.by_tensor: dict[str, list[Use]] = {}
-        held = [Held(layer, limit, solve) for layer in model.layers]
+        held = [Held(layer, limit, compute) for layer in model.layers]
         for one in held:
             try:
                 use = Use(one, home_of(one.layer, writer))

@@ -11,8 +11,8 @@ import numpy as np
 
 from .. import projection
 from ..analysis import anywhere, batch_norm_factor
+from ..compute import Compute
 from ..errors import GeometryError, InputError, KernelError
-from ..functions import Solve
 from ..guarantee import target_of
 from ..models.floats import EPSILON, rounded
 from ..models.records import ConvLayer
@@ -33,7 +33,7 @@ class Held:
 
     layer: ConvLayer
     limit: Limit
-    solve: Solve
+    compute: Compute
 
     @property
     def scale(self) -> NumpyArray:
@@ -52,7 +52,7 @@ class Held:
         if geometry is None and self.limit.guarantee != "any_size":
             raise InputError(f"layer {name!r}: {self.layer.reason}; or hold it with --guarantee any-size")
         try:
-            target = target_of(kernel, geometry or anywhere(self.layer), self.limit.guarantee, self.solve)
+            target = target_of(kernel, geometry or anywhere(self.layer), self.limit.guarantee, self.compute)
             norm = target.norm(target.kernel)
             return float(norm), target.keeps(target.kernel, self.limit.max_norm, norm)
         except KernelError as error:
@@ -63,7 +63,7 @@ class Held:
     def moved(self, plain: NumpyArray) -> tuple[NumpyArray, Projection]:
         """The kernel moved into the ball, as far as the method does; output channels of scale 0 stay."""
         scale, limit = self.scale, self.limit
-        options: dict[str, Any] = {"guarantee": limit.guarantee, **self.solve}
+        options: dict[str, Any] = {"guarantee": limit.guarantee, "compute": self.compute}
         if limit.method == "project":
             options["tolerance"] = limit.tolerance
         move = getattr(projection, limit.method)

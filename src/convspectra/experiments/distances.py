@@ -30,6 +30,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from .. import krylov
+from ..compute import Compute
 from ..geometry import ConvGeometry
 from ..spectrum import singular_values
 
@@ -102,7 +103,7 @@ def points(
     """
     torus = _torus_values(kernel, geometry, n)
     for padding in paddings:
-        values = krylov.all_values(kernel, padded(geometry, n, padding), memory=memory)
+        values = krylov.all_values(kernel, padded(geometry, n, padding), compute=Compute(memory=memory))
         yield Point(
             padding=padding,
             n=n,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
 
 from .. import functions
 from .._compat import Array, namespace
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
-from ..functions import ROUNDING, solving
+from ..compute import DEFAULT, Compute
+from ..functions import ROUNDING
 from ..geometry import ConvGeometry
 from ..guarantee import Guarantee, target_of
 
@@ -19,20 +17,19 @@ def operator_norm(
     geometry: ConvGeometry,
     *,
     guarantee: Guarantee = "torus",
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Array:
     """The exact operator norm `max sigma`, with a subgradient from the top singular pair.
 
         gradient = S* [ u v^H ],    u, v the singular vectors of a block that reaches the norm
 
     Arguments:
-        kernel, executor, memory, solver: as `singular_values`. Where several values share the norm, the
+        kernel: as `singular_values`. Where several values share the norm, the
             gradient is that of one of them (of their mean, where JAX traces); for the zero operator zero.
         geometry: any that has the guarantee.
         guarantee: which operator's norm: exact for `"torus"`, a proven upper bound for `"layer"` and
             `"any_size"`.
+        compute: how; see `Compute`.
 
     Raises:
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
@@ -46,8 +43,8 @@ def operator_norm(
     >>> float(operator_norm(twice, ConvGeometry((8, 8))))
     2.0
     """
-    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
-    return functions.norm(target.kernel, target.torus, target.solve) * target.factor
+    target = target_of(kernel, geometry, guarantee, compute)
+    return functions.norm(target.kernel, target.torus, target.compute) * target.factor
 
 
 def squared_norm(
@@ -55,9 +52,7 @@ def squared_norm(
     geometry: ConvGeometry,
     *,
     guarantee: Guarantee = "torus",
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Array:
     """The square of the exact operator norm, `max sigma^2`: spectral norm regularisation.
 
@@ -75,9 +70,7 @@ def squared_norm(
     >>> float(squared_norm(twice, ConvGeometry((8, 8))))
     4.0
     """
-    norm = operator_norm(
-        kernel, geometry, guarantee=guarantee, executor=executor, memory=memory, solver=solver
-    )
+    norm = operator_norm(kernel, geometry, guarantee=guarantee, compute=compute)
     return norm * norm
 
 
@@ -86,9 +79,7 @@ def condition_number(
     geometry: ConvGeometry,
     *,
     guarantee: Guarantee = "torus",
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Array:
     """`max sigma / min sigma` over all singular values, infinite for a singular operator.
 
@@ -97,10 +88,11 @@ def condition_number(
     from the pairs of the largest and the smallest value.
 
     Arguments:
-        kernel, executor, memory, solver: as `singular_values`. Where several values share an extreme,
+        kernel: as `singular_values`. Where several values share an extreme,
             the gradient is that of one of them. A singular operator has none: it is zero there.
         geometry: any that has the guarantee.
         guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+        compute: how; see `Compute`.
 
     A smallest value of at most 8 epsilons times the largest is taken for the zero that rounding moved: in
     float32 an operator that is worse conditioned than 1e6 counts as singular.
@@ -115,9 +107,9 @@ def condition_number(
     >>> float(condition_number(kernel, ConvGeometry((8, 8))))
     4.0
     """
-    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
-    largest = functions.norm(target.kernel, target.torus, target.solve)
-    smallest = functions.smallest(target.kernel, target.torus, target.solve)
+    target = target_of(kernel, geometry, guarantee, compute)
+    largest = functions.norm(target.kernel, target.torus, target.compute)
+    smallest = functions.smallest(target.kernel, target.torus, target.compute)
     xp = namespace(target.kernel)
     singular = smallest <= ROUNDING * float(xp.finfo(target.kernel.dtype).eps) * largest
     ratio = largest / xp.where(singular, 1 + 0 * smallest, smallest)

@@ -17,7 +17,6 @@ the input is: the cheaper one is taken.
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,9 +25,8 @@ import numpy as np
 
 from .._compat import Array, like, namespace
 from .._solvers.array_api import smaller_gram
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
-from ..functions import Solve, rank_with_taps, solving
+from ..compute import DEFAULT, Compute
+from ..functions import rank_with_taps
 from ..geometry import ConvGeometry, Correlation
 from ..guarantee import Guarantee, target_of
 from ..spectrum import over_grid
@@ -43,9 +41,7 @@ def orthogonality(
     geometry: ConvGeometry,
     *,
     guarantee: Guarantee = "torus",
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Array:
     """`sum (sigma^2 - 1)^2`: zero where the operator has orthonormal rows or columns.
 
@@ -57,8 +53,7 @@ def orthogonality(
             zero, since it is stationary there.
         geometry: any that has the guarantee.
         guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
-        executor, memory: as `singular_values`.
-        solver: not used.
+        compute: how; see `Compute`.
 
     Zero singular values count 1 each, also those of input that no tap reads: where there are such, the
     penalty cannot reach zero.
@@ -77,10 +72,10 @@ def orthogonality(
     >>> float(orthogonality(twice, ConvGeometry((8, 8))))  # 3 * 8 * 8 times (4 - 1)^2
     1728.0
     """
-    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    target = target_of(kernel, geometry, guarantee, compute)
     if _products_of_shifts(target.torus) <= _products_of_frequencies(target.torus):
         return by_autocorrelation(target.kernel, target.torus)
-    return by_frequencies(target.kernel, target.torus, target.solve)
+    return by_frequencies(target.kernel, target.torus, target.compute)
 
 
 @dataclass(frozen=True)
@@ -151,7 +146,7 @@ def by_autocorrelation(kernel: Array, correlation: Correlation) -> Array:
     return total
 
 
-def by_frequencies(kernel: Array, correlation: Correlation, solve: Solve) -> Array:
+def by_frequencies(kernel: Array, correlation: Correlation, compute: Compute) -> Array:
     """The penalty from the Gram matrices of the symbol's blocks."""
     grid = frequency_grid(correlation)
 
@@ -162,7 +157,7 @@ def by_frequencies(kernel: Array, correlation: Correlation, solve: Solve) -> Arr
         squares = xp.sum(xp.real(rest) ** 2 + xp.imag(rest) ** 2, axis=(1, 2, 3))
         return xp.sum(like(grid.multiplicity[start:stop], squares, squares.dtype) * squares)
 
-    parts = over_grid(task, kernel, correlation, grid, solve["executor"], solve["memory"])
+    parts = over_grid(task, kernel, correlation, grid, compute)
     total = parts[0] + _zeros(correlation)
     for part in parts[1:]:
         total = total + part

@@ -10,11 +10,10 @@ Reference: Yoshida and Miyato (2017); Sedghi, Gupta and Long (2019), Sections 1 
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from typing import TypedDict, Unpack
 
 from .._compat import Array
-from .._solvers.choice import Solver
+from ..compute import Compute
 from ..geometry import ConvGeometry
 from ..guarantee import check_limit
 from ..projection.reshaped import as_pointwise
@@ -25,9 +24,7 @@ from . import extremes, gram, sums
 class Options(TypedDict, total=False):
     """Keyword arguments of every function here, as `singular_values`."""
 
-    executor: Executor | None
-    memory: int
-    solver: Solver
+    compute: Compute
 
 
 def reshaped_norm(kernel: Array, geometry: ConvGeometry, **options: Unpack[Options]) -> Array:

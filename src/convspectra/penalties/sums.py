@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import Executor
 
 from .. import functions
 from .._compat import Array, is_tracked, like, namespace, with_vjp
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
-from ..functions import rounding_level, solving
+from ..compute import DEFAULT, Compute
+from ..functions import rounding_level
 from ..geometry import ConvGeometry
 from ..guarantee import Guarantee, Target, check_limit, target_of
 from ..spectrum import spectrum_of, top_block
@@ -27,9 +25,7 @@ def hinge(
     max_norm: float,
     *,
     guarantee: Guarantee = "torus",
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Array:
     """`sum max(0, sigma - c)^2`: zero inside the ball of radius `max_norm`, and smooth.
 
@@ -39,12 +35,13 @@ def hinge(
     Blocks inside are not decomposed.
 
     Arguments:
-        kernel, executor, memory, solver: as `singular_values`. The gradient is continuous: no exception
+        kernel: as `singular_values`. The gradient is continuous: no exception
             at ties, at zeros or at the limit.
         geometry: any that has the guarantee.
         max_norm: the limit `c`, positive. For `"any_size"` slightly less is used, as in `clip`.
         guarantee: which operator has a norm of at most `max_norm` where the penalty is zero; the
             singular values are those of its torus.
+        compute: how; see `Compute`.
 
     Raises:
         ValueError: max_norm is not positive and finite.
@@ -58,8 +55,8 @@ def hinge(
     48.0
     """
     limit = check_limit("max_norm", max_norm)
-    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
-    return functions.total_squares_above(target.kernel, target.torus, limit / target.factor, target.solve)
+    target = target_of(kernel, geometry, guarantee, compute)
+    return functions.total_squares_above(target.kernel, target.torus, limit / target.factor, target.compute)
 
 
 def nuclear_norm(
@@ -67,20 +64,19 @@ def nuclear_norm(
     geometry: ConvGeometry,
     *,
     guarantee: Guarantee = "torus",
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Array:
     """`sum sigma`: the nuclear norm of the operator, which drives it to low rank.
 
         subgradient = S* [ U V^H ]
 
     Arguments:
-        kernel, executor, memory, solver: as `singular_values`. Zero singular values have no part in the
+        kernel: as `singular_values`. Zero singular values have no part in the
             gradient (those of at most 8 epsilons times the norm), which makes it the shortest
             subgradient there; at ties it is the derivative.
         geometry: any that has the guarantee.
         guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+        compute: how; see `Compute`.
 
     Raises:
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
@@ -96,7 +92,7 @@ def nuclear_norm(
     >>> round(float(nuclear_norm(twice, ConvGeometry((8, 8)))), 9)
     384.0
     """
-    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    target = target_of(kernel, geometry, guarantee, compute)
     return _total(target, target.kernel, lambda sigma, _: sigma, _is_above)
 
 
@@ -106,21 +102,20 @@ def schatten_norm(
     p: float,
     *,
     guarantee: Guarantee = "torus",
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Array:
     """`(sum sigma^p)^(1/p)`: the nuclear norm at 1, Frobenius at 2, the operator norm at `math.inf`.
 
         gradient = S* [ U (sigma / norm)^(p - 1) V^H ]
 
     Arguments:
-        kernel, executor, memory, solver: as `singular_values`. The gradient exists for finite p > 1
+        kernel: as `singular_values`. The gradient exists for finite p > 1
             except at the zero operator, where it is zero; for p = 1 as `nuclear_norm`, for `math.inf` as
             `operator_norm`.
         geometry: any that has the guarantee.
         p: at least 1.
         guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+        compute: how; see `Compute`.
 
     Raises:
         ValueError: p is below 1.
@@ -138,10 +133,8 @@ def schatten_norm(
     if not p >= 1:
         raise ValueError(f"p must be at least 1 for a norm; got {p!r}")
     if math.isinf(p):
-        return operator_norm(
-            kernel, geometry, guarantee=guarantee, executor=executor, memory=memory, solver=solver
-        )
-    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+        return operator_norm(kernel, geometry, guarantee=guarantee, compute=compute)
+    target = target_of(kernel, geometry, guarantee, compute)
     slope = _is_above if p == 1 else lambda sigma, _: p * sigma ** (p - 1)
     # The norm of the scaled kernel times the scale: no power leaves the floating range. The scale is
     # without a derivative, and needs none.
@@ -158,9 +151,7 @@ def log_volume(
     geometry: ConvGeometry,
     *,
     guarantee: Guarantee = "torus",
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Array:
     """`sum log sigma`, which is `log |det|` for a square operator; -inf for a singular one.
 
@@ -169,11 +160,12 @@ def log_volume(
     Its negative is a barrier that keeps a layer invertible.
 
     Arguments:
-        kernel, executor, memory, solver: as `singular_values`. At ties the gradient is the derivative. A
+        kernel: as `singular_values`. At ties the gradient is the derivative. A
             singular operator has none: zero singular values (those of at most 8 epsilons times the norm)
             have no part in it there, so that it stays finite.
         geometry: any that has the guarantee.
         guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+        compute: how; see `Compute`.
 
     Raises:
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
@@ -188,7 +180,7 @@ def log_volume(
     >>> bool(np.isclose(volume, 192 * np.log(2)))
     True
     """
-    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    target = target_of(kernel, geometry, guarantee, compute)
     volume = _total(target, target.kernel, _log, _inverse)
     grid = frequency_grid(target.torus)
     if min(grid.block_shape) > functions.rank_with_taps(target.torus):
@@ -198,18 +190,18 @@ def log_volume(
 
 def _total(target: Target, kernel: Array, value: Summand, slope: Summand) -> Array:
     """`sum multiplicity value(sigma)` with the gradient `S* [ U slope(sigma) V^H ]`."""
-    torus, solve = target.torus, target.solve
+    torus, compute = target.torus, target.compute
     if not is_tracked(kernel):  # no vectors are needed
-        spectrum = spectrum_of(kernel, torus, **solve)
+        spectrum = spectrum_of(kernel, torus, compute=compute)
         sigma = spectrum.values
         weights = like(spectrum.multiplicity[:, None], sigma, sigma.dtype)
         xp = namespace(sigma)
         return xp.sum(weights * value(sigma, rounding_level(xp.max(sigma))))
 
     def forward(given: Array) -> tuple[Array, Array]:
-        level = rounding_level(top_block(given, torus, **solve).norm)
+        level = rounding_level(top_block(given, torus, compute=compute).norm)
         gradient, number = functions.adjoint_of_function(
-            given, torus, lambda sigma: slope(sigma, level), solve, lambda sigma: value(sigma, level)
+            given, torus, lambda sigma: slope(sigma, level), compute, lambda sigma: value(sigma, level)
         )
         return number, gradient
 

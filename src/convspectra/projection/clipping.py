@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from typing import Any
 
 from .. import functions
 from .._compat import Array, is_tracked, namespace
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
+from ..compute import DEFAULT, Compute
 from ..errors import InputError
-from ..functions import solving
 from ..geometry import ConvGeometry
 from ..guarantee import Guarantee, check_limit, target_of
 from ..results import Projection
@@ -24,9 +21,7 @@ def clip(
     min_value: float = 0.0,
     guarantee: Guarantee = "torus",
     measure: bool = True,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Projection:
     """One clip of the singular values to `[min_value, max_norm]`, cut back to the kernel's own taps.
 
@@ -37,13 +32,14 @@ def clip(
     and blocks inside the ball are not decomposed (unless there is a floor).
 
     Arguments:
-        kernel, executor, memory, solver: as `singular_values`. Differentiable, also where singular
+        kernel: as `singular_values`. Differentiable, also where singular
             values are repeated or zero (see `functions.py`); values at a limit move as those inside.
         geometry: any that has the guarantee.
         max_norm: the upper limit `c`, positive.
         min_value: the lower limit `a`, at most `c`: a floor for layers that must stay invertible. Zero
             singular values are raised along singular vectors that no rule determines.
         guarantee: which operator's values are clipped, on its torus: `"torus"`, `"layer"`, `"any_size"`.
+        compute: how; see `Compute`.
 
         measure: False leaves `norm` of a changed kernel None, and saves the time it takes.
 
@@ -69,17 +65,17 @@ def clip(
     min_value = min_value if min_value == 0 else check_limit("min_value", min_value)
     if min_value > limit:
         raise InputError(f"min_value must lie between 0 and max_norm={max_norm}; got {min_value}")
-    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    target = target_of(kernel, geometry, guarantee, compute)
     top, bottom = limit / target.factor, min_value / target.factor
     if bottom == 0 and not is_tracked(target.kernel):
-        over = functions.excess(target.kernel, target.torus, top, target.solve)
+        over = functions.excess(target.kernel, target.torus, top, target.compute)
         before = over.top * target.factor
         if bool(over.top <= top):  # nothing was taken off
             return target.projection(target.kernel, norm_before=before, norm=before, iterations=1)
         fields: dict[str, Any] = {} if measure else {"norm": None}
         return target.projection(target.kernel - over.kernel, norm_before=before, iterations=1, **fields)
     if bottom == 0:
-        moved = functions.lowered(target.kernel, target.torus, top, target.solve)
+        moved = functions.lowered(target.kernel, target.torus, top, target.compute)
         return target.projection(target.kernel - moved, iterations=1)
 
     def beyond(sigma: Array) -> Array:
@@ -93,5 +89,5 @@ def clip(
         return xp.where(outside, 1 + 0 * sigma, 0 * sigma)
 
     function = functions.SpectralFunction(beyond, slope)
-    moved = functions.mapped(target.kernel, target.torus, function, target.solve)
+    moved = functions.mapped(target.kernel, target.torus, function, target.compute)
     return target.projection(target.kernel - moved, iterations=1)

@@ -13,17 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from .._compat import Array, in_range, is_concrete, like, to_numpy, with_vjp
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
+from ..compute import DEFAULT, Compute
 from ..errors import InputError, KernelError
-from ..functions import solving
 from ..geometry import ConvGeometry
 from ..guarantee import Guarantee, Target, check_limit, target_of
 from ..results import Projection
@@ -53,9 +50,7 @@ def project(
     dual: Array | None = None,
     method: Method = "augmented_lagrangian",
     guarantee: Guarantee = "torus",
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Projection:
     """The nearest kernel with the same taps and operator norm at most `max_norm`.
 
@@ -65,7 +60,7 @@ def project(
     nearest one.
 
     Arguments:
-        kernel, executor, memory, solver: as `singular_values`; values that can be looked at.
+        kernel: as `singular_values`; values that can be looked at.
             Differentiable (see `implicit.py`; not with `"alternate"`): the derivative is that of the
             nearest kernel itself, which the tolerance decides how near this one comes to.
         geometry: any that has the guarantee.
@@ -79,6 +74,7 @@ def project(
             without momentum, and `"alternate"`, the paper's suggestion, which converges to another
             kernel of the ball.
         guarantee: which operator's norm: `"torus"`, `"layer"` or `"any_size"`.
+        compute: how; see `Compute`.
 
     Returns:
         `Projection`, `norm` at most `max_norm` in exact comparison. `gap` is about the nearest kernel
@@ -111,7 +107,7 @@ def project(
         raise InputError(f"max_iterations must be an integer of at least 1; got {max_iterations!r}")
     if method not in get_args(Method):
         raise InputError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
-    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    target = target_of(kernel, geometry, guarantee, compute)
     given, grid = target.kernel, frequency_grid(target.torus)
     shape = (len(grid.index), *symbol_blocks(0 * given, target.torus, grid, 0, 1).shape[1:])
     if dual is not None and tuple(dual.shape) != shape:
@@ -185,7 +181,7 @@ def _find(
     scaled, power = in_range(given)
     unit = limit / power / target.factor
     start = to_numpy(scaled).astype(np.float64) / unit
-    search = Search(start, target.torus, target.solve, tolerance, max_iterations)
+    search = Search(start, target.torus, target.compute, tolerance, max_iterations)
     state = _METHODS[method](search, None if dual is None else to_numpy(dual))
     best = search.kernel
     inside, norm = target.inside(like(best * unit, given, given.dtype) * power, limit)

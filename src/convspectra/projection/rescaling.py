@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
-
 from .. import functions
 from .._compat import Array, is_tracked, namespace
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
-from ..functions import solving
+from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
 from ..guarantee import Guarantee, check_limit, target_of
 from ..results import Projection
@@ -20,18 +16,17 @@ def rescale(
     max_norm: float,
     *,
     guarantee: Guarantee = "torus",
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Projection:
     """`W min(1, c / ||W||)`: the kernel divided by what its norm exceeds `max_norm` by, if it does.
 
     Arguments:
-        kernel, executor, memory, solver: as `singular_values`. Differentiable; at a norm that several
+        kernel: as `singular_values`. Differentiable; at a norm that several
             singular values share the gradient is that of one of them, at the limit that of the inside.
         geometry: any that has the guarantee.
         max_norm: the radius `c`, positive.
         guarantee: which operator's norm: `"torus"`, `"layer"` or `"any_size"`.
+        compute: how; see `Compute`.
 
     Returns:
         `Projection`, `norm` at most `max_norm` in exact comparison.
@@ -50,7 +45,7 @@ def rescale(
     (2.0, True, True)
     """
     limit = check_limit("max_norm", max_norm)
-    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    target = target_of(kernel, geometry, guarantee, compute)
     if not is_tracked(target.kernel):
         before = norm = target.norm(target.kernel)
         inside = target.kernel
@@ -58,7 +53,7 @@ def rescale(
             inside, norm = target.inside(inside, limit, before)
         return target.projection(inside, norm_before=before, norm=norm)
     # The scaling itself carries the derivative; what `inside` still takes off is rounding.
-    norm = functions.norm(target.kernel, target.torus, target.solve) * target.factor
+    norm = functions.norm(target.kernel, target.torus, target.compute) * target.factor
     xp = namespace(target.kernel)
     # At the limit the derivative is that of the inside, wherever rounding put the norm.
     over = norm > limit * (1 + 64 * float(xp.finfo(norm.dtype).eps))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
 from typing import Any
 
 from .. import functions
 from .._compat import Array, namespace
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
-from ..functions import solving
+from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry, Correlation
 from ..guarantee import Guarantee, check_limit, target_of
 from ..results import Projection
@@ -23,9 +20,7 @@ def clip_reshaped_kernel(
     *,
     guarantee: Guarantee = "torus",
     measure: bool = True,
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Projection:
     """Clip the singular values of the kernel reshaped to a `C_out x (C_in k^D)` matrix.
 
@@ -33,11 +28,12 @@ def clip_reshaped_kernel(
     up to `sqrt(prod(k))`: `norm` of the result is the operator's, and no limit to it is promised.
 
     Arguments:
-        kernel, executor, memory, solver: as `singular_values`. Differentiable.
+        kernel: as `singular_values`. Differentiable.
         geometry: any that has the guarantee. With groups each is a matrix of its own.
         max_reshaped_norm: the limit of the reshaped kernel's singular values, positive.
         guarantee: which operator's norm the record reports; the kernel does not depend on it.
         measure: False leaves both norms None, and saves most of the time.
+        compute: how; see `Compute`.
 
     Raises:
         ValueError: max_reshaped_norm is not positive and finite.
@@ -46,9 +42,9 @@ def clip_reshaped_kernel(
     Reference: Yoshida and Miyato (2017); Sedghi, Gupta and Long (2019), Section 4.4.
     """
     limit = check_limit("max_reshaped_norm", max_reshaped_norm)
-    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    target = target_of(kernel, geometry, guarantee, compute)
     flat, pointwise = as_pointwise(target.kernel, target.torus)
-    moved = functions.lowered(flat, pointwise, limit, target.solve)
+    moved = functions.lowered(flat, pointwise, limit, target.compute)
     fields: dict[str, Any] = {} if measure else {"norm_before": None, "norm": None}
     found = namespace(flat).reshape(flat - moved, target.kernel.shape)
     return target.projection(found, iterations=1, **fields)

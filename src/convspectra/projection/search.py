@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._solvers import choice, native, pool, threshold
-from ..functions import Solve
+from ..compute import Compute
 from ..geometry import Correlation
 from ..spectrum import top_block
 from ..symbol import frequency_grid, symbol_adjoint, symbol_blocks, tap_copies
@@ -32,12 +32,12 @@ class Search:
         self,
         given: NumpyArray,
         correlation: Correlation,
-        solve: Solve,
+        compute: Compute,
         tolerance: float,
         most_sweeps: int,
     ) -> None:
         grid = frequency_grid(correlation)
-        self.given, self._correlation, self._grid, self._solve = given, correlation, grid, solve
+        self.given, self._correlation, self._grid, self._compute = given, correlation, grid, compute
         self.weights = grid.multiplicity.astype(np.float64)[:, None, None, None]
         self.curvature = float(math.prod(grid.shape) * tap_copies(correlation).max())
         self.kernel, self.upper, self.lower = np.zeros_like(given), float(np.sum(given**2)) / 2, 0.0
@@ -62,7 +62,7 @@ class Search:
         """
         self.sweeps += 1
         lowered = np.zeros_like(blocks)
-        engine = choice.choose(self._solve["solver"], blocks.real, blocks.shape[-2:], len(blocks))
+        engine = choice.choose(self._compute, blocks.real, blocks.shape[-2:], len(blocks))
         engine = "lapack" if engine == "namespace" else engine
 
         def part(start: int, stop: int) -> tuple[float, float, int]:
@@ -73,10 +73,12 @@ class Search:
 
         rows, columns = blocks.shape[-2:]
         seconds_each = 30.0 * blocks[0].size * min(rows, columns) / (2e10 if engine == "native" else 4e9)
-        workers = pool.workers_of(self._solve["executor"])
-        unit, memory = native.taken_together(rows, columns), self._solve["memory"]
-        pieces = pool.ranges(len(blocks), workers, 1, seconds_each, memory, unit)
-        parts = pool.run(part, pieces, self._solve["executor"], uses_blas=engine != "native")
+        workers = pool.workers_of(self._compute.executor)
+        unit = native.taken_together(rows, columns)
+        # A block's Gram matrix, its decomposition and the lowered block, beside the two stacks.
+        bytes_each = 6 * 16 * blocks[0].size
+        pieces = pool.ranges(len(blocks), workers, bytes_each, seconds_each, self._compute.memory, unit)
+        parts = pool.run(part, pieces, self._compute.executor, uses_blas=engine != "native")
         # Blocks change little from one sweep to the next.
         self._mostly_outside = 2 * sum(outside for *_, outside in parts) > len(blocks) * blocks.shape[1]
         values = float(self.weights.sum()) * blocks.shape[1] * min(rows, columns)
@@ -97,7 +99,7 @@ class Search:
 
     def propose(self, kernel: NumpyArray) -> None:
         """An upper bound from any kernel, scaled into the ball."""
-        norm = float(top_block(kernel, self._correlation, **self._solve).norm)
+        norm = float(top_block(kernel, self._correlation, compute=self._compute).norm)
         inside = kernel / norm if norm > 1 else kernel
         upper = float(np.sum((inside - self.given) ** 2)) / 2
         if upper < self.upper:

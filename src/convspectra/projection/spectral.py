@@ -8,17 +8,15 @@ which scales its result into the ball.
 from __future__ import annotations
 
 import math
-from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
 
 from .. import functions
 from .._compat import Array, is_concrete, is_tracked, namespace, to_numpy, untracked
-from .._solvers.choice import Solver
-from .._solvers.pool import DEFAULT_MEMORY
+from ..compute import DEFAULT, Compute
 from ..errors import InputError
-from ..functions import SpectralFunction, solving
+from ..functions import SpectralFunction
 from ..geometry import ConvGeometry
 from ..guarantee import Guarantee, Target, check_limit, in_doubles, target_of
 from ..results import Projection, Spectrum
@@ -32,19 +30,18 @@ def soft_threshold(
     threshold: float,
     *,
     guarantee: Guarantee = "torus",
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Projection:
     """Every singular value lowered: `S^+ [ U max(sigma - t, 0) V^H ]`, the nuclear norm's proximal map.
 
     Before the cut to `k^D` taps it minimises `||X - A||_F^2 / 2 + t ||X||_nuclear` over operators X.
 
     Arguments:
-        kernel, executor, memory, solver: as `singular_values`. Differentiable.
+        kernel: as `singular_values`. Differentiable.
         geometry: any that has the guarantee.
         threshold: what is taken off, positive.
         guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+        compute: how; see `Compute`.
 
     Raises:
         ValueError: threshold is not positive and finite.
@@ -53,9 +50,9 @@ def soft_threshold(
     Reference: Cai, Candes and Shen (2010), Theorem 2.1.
     """
     level = check_limit("threshold", threshold)
-    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    target = target_of(kernel, geometry, guarantee, compute)
     return target.projection(
-        functions.lowered(target.kernel, target.torus, level, target.solve), iterations=1
+        functions.lowered(target.kernel, target.torus, level, target.compute), iterations=1
     )
 
 
@@ -65,9 +62,7 @@ def low_rank(
     rank: int,
     *,
     guarantee: Guarantee = "torus",
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Projection:
     """Only the `rank` largest singular values of the whole operator kept, the others set to zero.
 
@@ -75,11 +70,12 @@ def low_rank(
     the first one dropped go too, so that a pair of conjugate blocks is never divided.
 
     Arguments:
-        kernel, executor, memory, solver: as `singular_values`; concrete values. Differentiable where
+        kernel: as `singular_values`; concrete values. Differentiable where
             the last value kept and the first one dropped differ.
         geometry: any that has the guarantee.
         rank: how many to keep, of `Spectrum.count`; at least 0.
         guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+        compute: how; see `Compute`.
 
     Raises:
         InputError: rank is negative or no integer; a traced JAX array, whose values cannot be counted.
@@ -91,7 +87,7 @@ def low_rank(
     """
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
         raise InputError(f"rank must be an integer of at least 0; got {rank!r}")
-    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    target = target_of(kernel, geometry, guarantee, compute)
     values = _all_values(target, "low_rank")
     if rank >= values.count:
         return target.projection(target.kernel)
@@ -109,7 +105,7 @@ def low_rank(
 
     function = SpectralFunction(kept, slope)
     return target.projection(
-        functions.mapped(target.kernel, target.torus, function, target.solve), iterations=2
+        functions.mapped(target.kernel, target.torus, function, target.compute), iterations=2
     )
 
 
@@ -119,9 +115,7 @@ def orthogonalise(
     *,
     value: float = 1.0,
     guarantee: Guarantee = "torus",
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Projection:
     """All singular values set to `value`: `S^+ [ value U V^H ]`, the polar factor.
 
@@ -129,12 +123,13 @@ def orthogonalise(
     `value`). Zero singular values are raised along singular vectors that no rule determines.
 
     Arguments:
-        kernel, executor, memory, solver: as `singular_values`. Differentiable where no singular value
+        kernel: as `singular_values`. Differentiable where no singular value
             is zero; at zeros the derivative does not exist, and the part that belongs to them is taken as
             zero.
         geometry: any that has the guarantee.
         value: what they become, positive.
         guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+        compute: how; see `Compute`.
 
     Raises:
         ValueError: value is not positive and finite.
@@ -145,10 +140,10 @@ def orthogonalise(
     Reference: Fan and Hoffman (1955); Higham (2008), Functions of Matrices, Theorem 8.4.
     """
     level = check_limit("value", value)
-    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    target = target_of(kernel, geometry, guarantee, compute)
     function = SpectralFunction(lambda sigma: level + 0 * sigma, lambda sigma: 0 * sigma)
     return target.projection(
-        functions.mapped(target.kernel, target.torus, function, target.solve), iterations=1
+        functions.mapped(target.kernel, target.torus, function, target.compute), iterations=1
     )
 
 
@@ -159,9 +154,7 @@ def project_schatten(
     *,
     p: float = 1.0,
     guarantee: Guarantee = "torus",
-    executor: Executor | None = None,
-    memory: int = DEFAULT_MEMORY,
-    solver: Solver = "auto",
+    compute: Compute = DEFAULT,
 ) -> Projection:
     """Into the ball `(sum sigma^p)^(1/p) <= radius` of the operator: p = 1 is the nuclear norm.
 
@@ -169,12 +162,13 @@ def project_schatten(
     scaled into the ball where the cut left it.
 
     Arguments:
-        kernel, executor, memory, solver: as `singular_values`; concrete values, no gradient.
+        kernel: as `singular_values`; concrete values, no gradient.
         geometry: any that has the guarantee.
         radius: of the ball, positive.
         p: 1, 2 or `math.inf` (where it is `clip`, scaled).
         guarantee: whose singular values: `"torus"`, `"layer"`, or `"any_size"`: for `math.inf` the operator
             norm at every size, else those of the torus of samples.
+        compute: how; see `Compute`.
 
     Returns:
         `Projection`; its norms are operator norms, not those of the ball.
@@ -193,14 +187,14 @@ def project_schatten(
         raise ValueError(f"p must be 1, 2 or math.inf; got {p!r}")
     if is_tracked(kernel):
         raise InputError("project_schatten gives no gradient: detach the kernel and call it outside jax.jit")
-    target = target_of(kernel, geometry, guarantee, solving(executor, memory, solver))
+    target = target_of(kernel, geometry, guarantee, compute)
     limit = limit / target.factor
     values = _all_values(target, "project_schatten")
     if _schatten(target.kernel, target, p) <= limit:
         return target.projection(target.kernel)
     found = target.kernel
     if p == math.inf:
-        found = found - functions.lowered(found, target.torus, limit, target.solve)
+        found = found - functions.lowered(found, target.torus, limit, target.compute)
     elif p == 1:
         flat, counts, order = _descending(values)
         # The threshold t with sum counts max(sigma - t, 0) = radius.
@@ -209,7 +203,7 @@ def project_schatten(
         # The largest value exceeds its threshold by the radius, which its rounding may be larger than.
         survivors = np.flatnonzero(sigma > thresholds)
         level = float(thresholds[survivors[-1] if survivors.size else 0])
-        found = functions.lowered(found, target.torus, level, target.solve)
+        found = functions.lowered(found, target.torus, level, target.compute)
     margin = 64 * float(np.finfo(to_numpy(found).dtype).eps)
     while (size := _schatten(found, target, p)) > limit:
         found = found * (limit / size * (1 - margin))
@@ -220,7 +214,7 @@ def project_schatten(
 def _schatten(kernel: Array, target: Target, p: float) -> float:
     """Proven: the Schatten norm of these very entries is at most this."""
     wide = in_doubles(kernel)
-    values = spectrum_of(wide, target.torus, **target.solve)
+    values = spectrum_of(wide, target.torus, compute=target.compute)
     if not float(namespace(wide).max(abs(wide))) > 0:
         return 0.0
     error = norm_error(wide, target.torus, values.norm) * values.count ** (1 / p)
@@ -231,7 +225,7 @@ def _schatten(kernel: Array, target: Target, p: float) -> float:
 def _all_values(target: Target, name: str) -> Spectrum:
     if not is_concrete(target.kernel):
         raise InputError(f"{name} looks at all singular values: call it outside jax.jit and jax.grad")
-    return spectrum_of(untracked(target.kernel), target.torus, **target.solve)
+    return spectrum_of(untracked(target.kernel), target.torus, compute=target.compute)
 
 
 def _descending(values: Spectrum) -> tuple[Any, Any, Any]:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from .. import functions
 from .._compat import Array
+from ..compute import DEFAULT
 from ..errors import KernelError
 from ..geometry import ConvGeometry
 from ..guarantee import Target, target_of
@@ -132,13 +132,13 @@ def is_kept(weight: torch.Tensor, use: Use, max_norm: float, guarantee: Guarante
 
 def _promised(weight: torch.Tensor, use: Use, guarantee: Guarantee) -> Target:
     kernel = _scaled(_computed_in(weight, [use]), use)
-    return target_of(_given(kernel), use.geometry, guarantee, functions.DEFAULT)
+    return target_of(_given(kernel), use.geometry, guarantee, DEFAULT)
 
 
 def torus_of(weight: torch.Tensor, use: Use, guarantee: Guarantee) -> tuple[int, ...]:
     """The sizes of the torus that the promise is held on; of a transposed layer, on its output's side."""
     one = torch.zeros(_computed_in(weight, [use]).shape, dtype=torch.float64)
-    return target_of(_given(one), use.geometry, guarantee, functions.DEFAULT).torus.input_shape
+    return target_of(_given(one), use.geometry, guarantee, DEFAULT).torus.input_shape
 
 
 def cost_of(weight: torch.Tensor, uses: list[Use]) -> float:
