@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Beside busy processes an example may take any time: no deadline, no complaint that drawing one is slow.
+settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("tests")
 
 # Which skips are expected, by a part of their reason: CONVSPECTRA_SKIPS names the set, and any other
 # skip fails the run. Without it every skip is allowed.
@@ -67,11 +75,12 @@ def _note(report):
         _unexpected.append(f"{report.nodeid}: {reason}")
 
 
+@pytest.hookimpl(wrapper=True)
 def pytest_sessionfinish(session, exitstatus):
-    if _unexpected and exitstatus == 0:
-        session.exitstatus = 1
-
-
-def pytest_terminal_summary(terminalreporter):
+    """The unexpected skips are the last lines, so that they are in the tail of a log."""
+    result = yield  # the terminal's summary
+    if _unexpected and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
     for line in _unexpected:
-        terminalreporter.write_line(f"unexpected skip: {line}", red=True)
+        print(f"unexpected skip: {line}", file=sys.stderr)
+    return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from convspectra import ConvGeometry
@@ -34,8 +35,11 @@ def per_axis(low, high, axes):
 
 
 @st.composite
-def layers(draw, mode="torus", dtype=np.float64):
-    """`(kernel, geometry)`; mode "torus" (block-circulant) or a padding mode with explicit pads."""
+def layers(draw, mode="torus", dtype=np.float64, mirrored=True):
+    """`(kernel, geometry)`; mode "torus" (block-circulant) or a padding mode with explicit pads.
+
+    `mirrored=False` also draws reflected layers of one point, which has nothing to mirror.
+    """
     axes = draw(st.sampled_from([1, 1, 2, 2, 2, 3]))
     stride = draw(per_axis(1, 3, axes))
     dilation = draw(per_axis(1, 3, axes))
@@ -70,12 +74,15 @@ def layers(draw, mode="torus", dtype=np.float64):
         # A point more of output padding where the pads would eat the whole output.
         if min(points) < 1:
             pads = ((0, 0),) * axes
-        return kernel, ConvGeometry(outputs, padding=pads, padding_mode=mode, output_padding=extra, **options)
-    size = tuple(
-        max(1, r + 1 - a - b + draw(st.integers(0, LARGEST[axes])))
-        for r, (a, b) in zip(reach, pads, strict=True)
-    )
-    return kernel, ConvGeometry(size, padding=pads, padding_mode=mode, **options)
+        size, options["output_padding"] = outputs, extra
+    else:
+        size = tuple(
+            max(1, r + 1 - a - b + draw(st.integers(0, LARGEST[axes])))
+            for r, (a, b) in zip(reach, pads, strict=True)
+        )
+    geometry = ConvGeometry(size, padding=pads, padding_mode=mode, **options)
+    assume(not mirrored or mode != "reflect" or 1 not in geometry.correlation(shape).input_shape)
+    return kernel, geometry
 
 
 def plain_symbol(kernel, frequency, shape, dilation):

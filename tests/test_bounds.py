@@ -41,7 +41,7 @@ def true_norm(kernel, geometry):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("method", ZERO_PADDED)
 def test_holds_for_zero_and_no_padding(method, dtype):
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(layers(mode="zeros", dtype=dtype))
     def check(layer):
         kernel, geometry = layer
@@ -58,7 +58,7 @@ def test_holds_for_zero_and_no_padding(method, dtype):
     check()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(layers())
 def test_any_size_holds_on_every_torus(layer):
     kernel, geometry = layer
@@ -171,14 +171,11 @@ def test_holds_for_every_boundary(method, dtype, monkeypatch):
         monkeypatch.setattr(dense, "LARGEST_SIDE", 0)
     run = ANY_BOUNDARY[method] or functools.partial(bounds.operator_norm, tolerance=0.01)
 
-    @settings(max_examples=180, deadline=None)
+    @settings(max_examples=180)
     @given(st.sampled_from(["zeros", "circular", "reflect", "replicate"]).flatmap(lambda m: layers(m, dtype)))
     def check(layer):
         kernel, geometry = layer
-        try:
-            norm = true_norm(kernel, geometry)
-        except ValueError:
-            return
+        norm = true_norm(kernel, geometry)
         bound = run(kernel, geometry)
         if bound.method == "symbol":
             np.testing.assert_allclose(bound.upper, norm, rtol=20 * np.finfo(dtype).eps, atol=0)
@@ -243,9 +240,9 @@ def test_a_tolerance_buys_width_and_a_warm_start_the_lower_side():
     rows = np.linalg.svd(dense_operator(kernel, geometry))[2]
     started = bounds.operator_norm(kernel, geometry, start=rows[0].reshape(8, 11, 11))
     assert started.lower >= asked.lower * (1 - 1e-9)
-    with pytest.raises(ValueError, match=r"start must have the shape \(8, 11, 11\); got \(8, 11\)"):
+    with pytest.raises(cs.InputError, match=r"^start"):
         bounds.operator_norm(kernel, geometry, start=np.ones((8, 11)))
-    with pytest.raises(ValueError, match="tolerance must be a number, at least 0; got -1"):
+    with pytest.raises(cs.InputError, match=r"^tolerance"):
         bounds.operator_norm(kernel, geometry, tolerance=-1)
 
 
@@ -260,7 +257,7 @@ def test_seconds_buy_width():
     within = bounds.operator_norm(kernel, geometry, seconds=60, tolerance=0.5)
     assert not within.exact
     assert within.upper <= 1.5 * within.lower
-    with pytest.raises(ValueError, match="seconds must be a number, positive; got 0"):
+    with pytest.raises(cs.InputError, match=r"^seconds"):
         bounds.operator_norm(kernel, geometry, seconds=0)
 
 
@@ -272,14 +269,14 @@ def test_one_method_by_name():
         assert (named.method, named.upper) == (own.method, own.upper)
     auto = cs.operator_norm(kernel, geometry, method="auto")
     assert auto.upper == cs.operator_norm(kernel, geometry).upper
-    with pytest.raises(ValueError, match=r"method must be auto or one of araujo2021, .*; got 'power'"):
+    with pytest.raises(cs.InputError, match=r"^method"):
         cs.operator_norm(kernel, geometry, method="power")
-    with pytest.raises(ValueError, match="tolerance, seconds and start are for method='auto'"):
+    with pytest.raises(cs.InputError, match=r"^tolerance, seconds and start "):
         cs.operator_norm(kernel, geometry, method="frobenius", tolerance=0.1)
 
 
 def test_an_oversampling_that_proves_nothing_is_refused():
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(cs.InputError, match=r"^oversampling"):
         bounds.pfister2018(np.ones((1, 1, 3)), cs.ConvGeometry(5), oversampling=1)
 
 
@@ -351,7 +348,7 @@ def test_the_bound_for_every_size_is_refused_where_padding_copies(padding):
 def test_what_is_no_start_is_refused(mode, start, words):
     kernel, geometry = np.array([[[1.0, 2, 3]]]), cs.ConvGeometry(9, padding=1, padding_mode=mode)
     for call in (bounds.operator_norm, cs.krylov.largest):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(cs.InputError, match=words):
             call(kernel, geometry, start=start)
 
 
@@ -367,5 +364,5 @@ def test_a_start_of_any_length(scale):
 @pytest.mark.parametrize("name", ["tolerance", "seconds"])
 @pytest.mark.parametrize("value", ["a", np.nan, np.array([0.1, 0.2])])
 def test_what_is_no_budget_is_refused(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be a number"):
+    with pytest.raises(cs.InputError, match=rf"^{name}"):
         bounds.operator_norm(np.ones((1, 1, 3)), cs.ConvGeometry(9), **{name: value})

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 
 import convspectra as cs
 from convspectra import bounds
@@ -68,13 +68,10 @@ def hold(kernel, geometry):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("mode", ["torus", "zeros", "circular", "reflect", "replicate"])
 def test_bounds_hold_on_every_geometry(mode, dtype):
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(layers(mode=mode, dtype=dtype))
     def check(layer):
-        kernel, geometry = layer
-        if mode == "reflect" and 1 in geometry.correlation(kernel.shape).input_shape:
-            return  # nothing to mirror, if it is padded
-        hold(kernel, geometry)
+        hold(*layer)
 
     check()
 
@@ -226,7 +223,7 @@ def test_gram_iteration_tends_to_the_norm_at_the_rate_it_says():
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(layers())
 def test_one_bound_is_never_above_another(layer):
     kernel, geometry = layer
@@ -240,13 +237,12 @@ def test_one_bound_is_never_above_another(layer):
 
 @pytest.mark.parametrize("mode", ["torus", *ANY])
 def test_elementary_norms_are_those_of_the_dense_operator(mode):
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(layers(mode=mode))
     def check(layer):
         kernel, geometry = layer
         ready, correlation = prepare(kernel, geometry)
-        if (mode == "reflect" and 1 in correlation.input_shape) or correlation.groups > 1:
-            return
+        assume(correlation.groups == 1)
         dense = dense_operator(kernel, geometry)
         rank = min(dense.shape)
         found = bounds.frobenius(kernel, geometry)
@@ -286,7 +282,7 @@ def test_patches_that_do_not_overlap_make_the_reshaped_kernel_exact():
     np.testing.assert_allclose(ratio.upper, 2 * ratio.lower, rtol=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(layers())
 def test_the_plain_kernel_has_the_same_sup(layer):
     kernel, geometry = layer
@@ -373,9 +369,9 @@ def test_bounds_are_traced_by_jax():
 def test_options_that_mean_nothing_are_refused():
     kernel, geometry = np.ones((1, 1, 3)), cs.ConvGeometry(5)
     for method in (bounds.delattre2023, bounds.delattre2024):
-        with pytest.raises(ValueError, match="at least 1"):
+        with pytest.raises(cs.InputError, match=r"^steps"):
             method(kernel, geometry, steps=0)
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(cs.InputError, match=r"^oversampling"):
         bounds.araujo2021(kernel, geometry, oversampling=1)
     one_point = cs.ConvGeometry(1, padding=1, padding_mode="reflect")
     for method in (bounds.copy_count, bounds.holder, bounds.frobenius):

@@ -266,7 +266,7 @@ def test_what_has_no_bound_is_refused():
     with pytest.raises(InputError, match=r"must be a convspectra.experiments.resnet.ResNet; got Linear"):
         lipschitz_bound(nn.Linear(2, 2), (2,))
     for deviation in (0.0, (0.2, 0.2), (0.2, -0.2, 0.2), math.nan):
-        with pytest.raises(InputError, match="deviation must be positive, one number or 3"):
+        with pytest.raises(InputError, match=r"^deviation"):
             lipschitz_bound(model, SHAPE, deviation)
     with pytest.raises(InputError, match="input-shape"):
         lipschitz_bound(model, (4, 8, 8))

@@ -66,7 +66,7 @@ def test_channels_that_a_shortcut_adds_lie_on_either_side():
 
 @pytest.mark.parametrize("depth", [2, 7, 21])
 def test_depths_that_are_none_are_refused(depth):
-    with pytest.raises(InputError, match=rf"depth must be 6 n \+ 2 .* got {depth}"):
+    with pytest.raises(InputError, match=r"^depth"):
         published_resnet(depth)
 
 

@@ -124,7 +124,7 @@ def replace_size(geometry, size):
     return cs.ConvGeometry(size, padding_mode=geometry.padding_mode, **options)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(COPIES.flatmap(lambda mode: layers(mode=mode)), st.sampled_from([np.float32, np.float64]))
 def test_any_size_is_any_size_for_layers_that_copy_their_input(layer, dtype):
     kernel, geometry = layer
@@ -133,12 +133,10 @@ def test_any_size_is_any_size_for_layers_that_copy_their_input(layer, dtype):
     limit = 0.6 * float(np.abs(kernel).sum()) / max(kernel.shape) or 1.0
     moved = cs.rescale(kernel, geometry, limit, guarantee="any_size").kernel.astype(np.float64)
     for one in (geometry, *at_sizes(kernel, geometry)):
-        if one.padding_mode == "reflect" and 1 in one.correlation(kernel.shape).input_shape:
-            continue
         assert np.linalg.norm(dense_operator(moved, one), 2) <= limit
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(layers(mode="circular"), st.sampled_from([0.3, 0.999]))
 def test_the_torus_of_a_layer_that_wraps_is_the_layer(layer, share):
     kernel, geometry = layer
@@ -194,11 +192,11 @@ def test_one_function_decides_in_every_precision():
 @pytest.mark.parametrize("value", ["1.0", None, 1j, True, float("nan"), -1, [1.0, 2.0]])
 def test_a_limit_that_is_no_number_is_named(value):
     for move in (cs.rescale, cs.project, cs.clip):
-        with pytest.raises(cs.InputError, match="max_norm must be positive and finite; got"):
+        with pytest.raises(cs.InputError, match=r"^max_norm"):
             move(np.ones((2, 2, 3)), torus(8), value)
-    with pytest.raises(cs.InputError, match="tolerance must be positive and finite; got"):
+    with pytest.raises(cs.InputError, match=r"^tolerance"):
         cs.project(np.ones((2, 2, 3)), torus(8), 1.0, tolerance=value)
-    with pytest.raises(cs.InputError, match="guarantee must be one of torus, layer, any_size; got"):
+    with pytest.raises(cs.InputError, match=r"^guarantee"):
         cs.rescale(np.ones((2, 2, 3)), torus(8), 1.0, guarantee=value)
 
 

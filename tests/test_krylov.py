@@ -21,20 +21,14 @@ ANY = st.sampled_from(["torus", *MODES]).flatmap(layers)
 
 
 def dense_values(kernel, geometry):
-    """None where there is nothing to mirror."""
-    try:
-        return np.linalg.svd(dense_operator(kernel, geometry), compute_uv=False)
-    except ValueError:
-        return None
+    return np.linalg.svd(dense_operator(kernel, geometry), compute_uv=False)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ANY, st.integers(1, 4))
 def test_largest_triplets_are_what_they_say(layer, k):
     kernel, geometry = layer
     sigma = dense_values(kernel, geometry)
-    if sigma is None:
-        return
     k = min(k, len(sigma))
     found = krylov.largest(kernel, geometry, k, tolerance=1e-8)
     assert found.converged
@@ -114,12 +108,10 @@ def test_few_applications_are_said_to_be_few_and_stay_below():
     assert few.residuals[0] > 1e-6
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ANY)
 def test_all_values_are_those_of_the_dense_operator(layer):
     sigma = dense_values(*layer)
-    if sigma is None:
-        return
     found = krylov.all_values(*layer)
     # Groups that are not square have their zeros elsewhere.
     assert len(found) <= len(sigma)
@@ -179,13 +171,13 @@ def test_gains_allow_for_rounding():
 def test_what_cannot_be_had_is_refused():
     kernel, geometry = np.ones((2, 3, 3, 3)), cs.ConvGeometry((40, 40), padding=1)
     for k in (0, True, 3201, 1.5):
-        with pytest.raises(ValueError, match="k must be an integer between 1 and 3200; got"):
+        with pytest.raises(cs.InputError, match=r"^k "):
             krylov.largest(kernel, geometry, k)
-    with pytest.raises(ValueError, match=r"start must have the shape \(3, 40, 40\); got \(3, 40\)"):
+    with pytest.raises(cs.InputError, match=r"^start"):
         krylov.largest(kernel, geometry, start=np.ones((3, 40)))
     with pytest.raises(cs.InputError, match=r"3200 x 4800 take .* raise memory, take krylov.largest"):
         krylov.smallest(kernel, geometry, compute=cs.Compute(memory=2**20))
-    with pytest.raises(ValueError, match="probes must be an integer of at least 2; got 1"):
+    with pytest.raises(cs.InputError, match=r"^probes"):
         krylov.density(kernel, geometry, probes=1)
     jax = pytest.importorskip("jax")
     importlib.import_module("jax").config.update("jax_enable_x64", True)

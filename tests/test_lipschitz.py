@@ -539,7 +539,7 @@ def test_lower_bounds_at_points(small, tmp_path):
     assert 0 < drawn.joint.lower <= drawn.joint.upper
     assert drawn == lipschitz(graph, points=2, between=(0.0, 1.0))
     for wrong in (points[:, :2], points[0], points * np.nan, points.astype(str)):
-        with pytest.raises(InputError, match="inputs must be"):
+        with pytest.raises(InputError, match=r"^inputs"):
             lipschitz(graph, inputs=wrong)
     file = tmp_path / "points.npy"
     np.save(file, points)

@@ -73,7 +73,7 @@ def test_row_norms_are_those_of_the_dense_matrix(name, mode, transposed):
     agrees(kernel, ConvGeometry(size, padding_mode=mode, transposed=transposed, **options))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.sampled_from(MODES))
 def test_row_norms_of_any_geometry(data, mode):
     kernel, geometry = data.draw(layers(mode))

@@ -312,7 +312,7 @@ def test_a_layout_that_looks_like_another_is_said_and_can_be_given(tmp_path):
     assert "layout" not in layer.assumed
     for wrong in ('"OHWD"', '"OHW"', "3"):
         geometry.write_text(f"[layers.a]\nlayout = {wrong}\n")
-        with pytest.raises(InputError, match="layout must be an order of OIHW"):
+        with pytest.raises(InputError, match="layout"):
             read_model(path, geometry=geometry)
     depthwise = with_metadata(tmp_path / "d.safetensors", {"a.weight": stored[..., :1].copy()}, None)
     geometry.write_text('[layers.a]\nlayout = "OHWI"\n')

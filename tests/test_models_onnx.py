@@ -381,7 +381,7 @@ def test_input_shapes_that_are_none_are_refused(shape, tmp_path):
         tmp_path / "m.onnx", [node("Conv", ["x", "w"])], [tensor("w", (4, 3, 3, 3))], [1, 3, "h", "w"]
     )
     for read in (read_model, read_graph):
-        with pytest.raises(InputError, match="input_shape must be integers"):
+        with pytest.raises(InputError, match=r"^input_shape"):
             read(path, input_shape=shape)
 
 

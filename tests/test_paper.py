@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convspectra import ConvGeometry, clip, paper, singular_values
+from convspectra import ConvGeometry, InputError, clip, paper, singular_values
 from convspectra.operators.reference import dense_operator
 
 
@@ -86,5 +86,5 @@ def test_clip_is_the_nearest_operator_cut_to_the_taps(options):
 
 @pytest.mark.parametrize("bad", [0, -1.0, np.nan, np.inf])
 def test_a_radius_that_is_none_is_refused(bad):
-    with pytest.raises(ValueError, match="max_norm must be positive"):
+    with pytest.raises(InputError, match=r"^max_norm"):
         paper.clip_operator_norm(np.ones((3, 3, 2, 2)), (4, 4), bad)

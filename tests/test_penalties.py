@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import convspectra as cs
@@ -56,7 +56,7 @@ def expect(name, found, values):
     np.testing.assert_allclose(found, PENALTIES[name][1](values), rtol=1e-8, atol=1e-9, err_msg=name)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(layers())
 def test_the_dense_matrix_has_these_values(layer):
     kernel, geometry = layer
@@ -67,7 +67,7 @@ def test_the_dense_matrix_has_these_values(layer):
         expect(name, getattr(penalties, of_reshaped(name))(kernel, geometry, *arguments), flat)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(layers())
 def test_both_ways_to_orthogonality_agree(layer):
     kernel, geometry = layer
@@ -88,7 +88,7 @@ def test_the_cheaper_way_to_orthogonality_is_taken(monkeypatch):
     assert taken == ["shifts", "frequencies"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.one_of(
         st.tuples(layers("zeros"), st.sampled_from(["layer", "any_size"])),
@@ -97,12 +97,9 @@ def test_the_cheaper_way_to_orthogonality_is_taken(monkeypatch):
 )
 def test_penalties_of_the_largest_value_hold_for_the_padded_layer(case):
     (kernel, geometry), guarantee = case
-    if geometry.padding_mode == "reflect" and 1 in geometry.correlation(kernel.shape).input_shape:
-        return  # nothing to mirror, if it is padded
     norm = np.linalg.norm(dense_operator(kernel, geometry), 2)
     assert penalties.operator_norm(kernel, geometry, guarantee=guarantee) >= norm * (1 - 1e-14)
-    if not norm > 0:
-        return
+    assume(norm > 0)
     limit = 0.6 * norm
     assert penalties.hinge(kernel, geometry, limit, guarantee=guarantee) > 0
     inside = cs.rescale(kernel, geometry, limit, guarantee=guarantee).kernel
@@ -201,21 +198,21 @@ def test_a_gradient_does_not_change_the_value():
 def test_bad_arguments_are_named():
     kernel, geometry = np.ones((2, 2, 3, 3)), torus((4, 4))
     for limit in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match="max_norm must be positive and finite; got"):
+        with pytest.raises(cs.InputError, match=r"^max_norm"):
             penalties.hinge(kernel, geometry, limit)
-        with pytest.raises(ValueError, match="max_reshaped_norm must be positive and finite; got"):
+        with pytest.raises(cs.InputError, match=r"^max_reshaped_norm"):
             penalties.reshaped_hinge(kernel, geometry, limit)
     for p in (0.5, math.nan):
-        with pytest.raises(ValueError, match="p must be at least 1 for a norm; got"):
+        with pytest.raises(cs.InputError, match=r"^p "):
             penalties.schatten_norm(kernel, geometry, p)
     reflecting = cs.ConvGeometry((1, 4), padding=1, padding_mode="reflect")
     for name, (arguments, _) in PENALTIES.items():
         method = getattr(penalties, name)
-        with pytest.raises(ValueError, match="guarantee must be one of torus, layer, any_size; got 'both'"):
+        with pytest.raises(cs.InputError, match=r"^guarantee"):
             method(kernel, geometry, *arguments, guarantee="both")
         with pytest.raises(cs.GeometryError, match="reflect padding needs at least two points"):
             method(kernel, reflecting, *arguments, guarantee="layer")
-        with pytest.raises(cs.GeometryError, match="kernel must have 4 axes"):
+        with pytest.raises(cs.GeometryError, match=r"^kernel"):
             method(kernel[0], geometry, *arguments)
         with pytest.raises(cs.KernelError, match="NaN or infinite"):
             method(math.nan * kernel, geometry, *arguments)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import convspectra as cs
@@ -99,14 +99,13 @@ SHARES = st.sampled_from([0.3, 0.9, 0.999])
 
 
 @pytest.mark.slow
-@settings(max_examples=1000, deadline=None, derandomize=True)
+@settings(max_examples=1000)
 @given(layers(), SHARES)
 def test_a_wrapped_layer_is_in_the_ball_by_the_dense_matrix(layer, share):
     kernel, geometry = layer
     before = dense_norm(kernel, geometry)
     limit = share * before
-    if not limit > 1e-12:
-        return
+    assume(limit > 1e-12)
     for kept in (
         cs.project(kernel, geometry, limit, tolerance=0.2),
         cs.rescale(kernel, geometry, limit),
@@ -119,38 +118,34 @@ def test_a_wrapped_layer_is_in_the_ball_by_the_dense_matrix(layer, share):
 
 def held_as_it_pads(kernel, geometry, share, guarantees):
     limit = share * dense_norm(kernel, geometry)
-    if not limit > 1e-12:
-        return
+    assume(limit > 1e-12)
     kept = [cs.rescale(kernel, geometry, limit, guarantee=guarantee) for guarantee in guarantees]
     for one in (cs.project(kernel, geometry, limit, guarantee="layer", tolerance=0.2), *kept):
         assert dense_norm(one.kernel, geometry) <= limit
         assert one.norm <= limit
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=500)
 @given(st.sampled_from(["reflect", "replicate", "circular"]).flatmap(lambda mode: layers(mode=mode)), SHARES)
 def test_a_layer_that_copies_is_in_the_ball_by_the_dense_matrix(layer, share):
     kernel, geometry = layer
-    if geometry.padding_mode == "reflect" and 1 in geometry.correlation(kernel.shape).input_shape:
-        return  # nothing to mirror, if it is padded
     held_as_it_pads(kernel, geometry, share, ["layer"])
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=500)
 @given(layers(mode="zeros"), SHARES)
 def test_a_zero_padded_layer_is_in_the_ball_by_the_dense_matrix(layer, share):
     kernel, geometry = layer
     held_as_it_pads(kernel, geometry, share, ["layer", "any_size"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(layers(), SHARES, st.sampled_from([np.float32, np.float64]))
 def test_the_promise_is_kept_to_the_last_bit(layer, share, dtype):
     kernel, geometry = layer
     kernel = np.asarray(kernel, dtype=dtype)
     before = float(cs.operator_norm(kernel, geometry).upper)
-    if not before > 0:
-        return
+    assume(before > 0)
     limit = share * before
     for kept in (
         cs.project(kernel, geometry, limit, tolerance=0.2, max_iterations=20),
@@ -187,7 +182,7 @@ def test_a_guarantee_that_cannot_be_given_is_refused():
         cs.clip(kernel, cs.ConvGeometry(5, stride=2, padding=1), 1.0)
     with pytest.raises(cs.GeometryError, match="reflect padding needs at least two points"):
         cs.clip(kernel, cs.ConvGeometry(1, padding=1, padding_mode="reflect"), 1.0, guarantee="layer")
-    with pytest.raises(ValueError, match="guarantee must be one of torus, layer, any_size; got 'all'"):
+    with pytest.raises(cs.InputError, match=r"^guarantee"):
         cs.clip(kernel, torus(5), 1.0, guarantee="all")
 
 
@@ -222,7 +217,7 @@ PROJECTIONS = {
 }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.2, 0.7]))
 @pytest.mark.parametrize("name", PROJECTIONS)
 def test_it_obeys_the_laws_of_projections(name, seed, share):
@@ -252,7 +247,7 @@ def test_a_warm_start_is_short():
     warm = cs.project(changed, geometry, limit, tolerance=1e-2, dual=first.dual)
     assert warm.iterations * 2 <= cold.iterations
     assert warm.norm <= limit
-    with pytest.raises(ValueError, match="dual must come from a call with the same geometry"):
+    with pytest.raises(cs.InputError, match=r"^dual "):
         cs.project(changed, torus((10, 12)), limit, dual=first.dual)
 
 
@@ -432,23 +427,23 @@ def test_limits_that_are_none_are_refused(limit):
         cs.project_schatten: "radius",
     }
     for method, name in names.items():
-        with pytest.raises(ValueError, match=f"{name} must be positive and finite; got"):
+        with pytest.raises(cs.InputError, match=rf"^{name}"):
             method(kernel, geometry, limit)
 
 
 def test_other_bad_arguments_are_refused():
     kernel, geometry = np.ones((2, 2, 3, 3)), torus((4, 4))
-    with pytest.raises(ValueError, match="tolerance must be positive and finite; got 0"):
+    with pytest.raises(cs.InputError, match=r"^tolerance"):
         cs.project(kernel, geometry, 1.0, tolerance=0)
-    with pytest.raises(ValueError, match="max_iterations must be an integer of at least 1; got 0"):
+    with pytest.raises(cs.InputError, match=r"^max_iterations"):
         cs.project(kernel, geometry, 1.0, max_iterations=0)
-    with pytest.raises(ValueError, match=r"method must be one of augmented_lagrangian, .*; got 'newton'"):
+    with pytest.raises(cs.InputError, match=r"^method"):
         cs.project(kernel, geometry, 1.0, method="newton")
-    with pytest.raises(ValueError, match=r"min_value must lie between 0 and max_norm=1.0; got 2"):
+    with pytest.raises(cs.InputError, match=r"^min_value"):
         cs.clip(kernel, geometry, 1.0, min_value=2)
-    with pytest.raises(ValueError, match="rank must be an integer of at least 0; got -1"):
+    with pytest.raises(cs.InputError, match=r"^rank "):
         cs.low_rank(kernel, geometry, -1)
-    with pytest.raises(ValueError, match=r"p must be 1, 2 or math.inf; got 3"):
+    with pytest.raises(cs.InputError, match=r"^p "):
         cs.project_schatten(kernel, geometry, 1.0, p=3)
     with pytest.raises(cs.KernelError, match="1 NaN or infinite"):
         cs.project(np.where(np.arange(36).reshape(2, 2, 3, 3) == 5, np.nan, kernel), geometry, 1.0)

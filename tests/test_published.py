@@ -6,7 +6,7 @@ import importlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import convspectra as cs
@@ -36,13 +36,12 @@ def test_the_retraction_is_its_formula():
     np.testing.assert_allclose(after, 1.05 * before - 0.05 * before @ before.T @ before)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(layers())
 def test_retractions_tend_to_the_projection(layer):
     kernel, geometry = layer
     values = np.linalg.svd(matrices(kernel, geometry), compute_uv=False)
-    if values.min() <= 1e-2 * values.max():
-        return
+    assume(values.min() > 1e-2 * values.max())
     step = kernel / values.max()
     for _ in range(60):
         step = published.parseval_retraction(step, geometry, beta=0.5)
@@ -50,7 +49,7 @@ def test_retractions_tend_to_the_projection(layer):
     np.testing.assert_allclose(published.parseval_scale(kernel, geometry) * step, projected, atol=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(["torus", "zeros"]).flatmap(layers))
 def test_their_own_scaling_bounds_the_norm(layer):
     kernel, geometry = layer
@@ -79,9 +78,9 @@ def test_parseval_in_other_libraries():
 def test_parseval_refuses_what_it_does_not_know():
     kernel, geometry = np.ones((2, 2, 3, 3)), torus((4, 4))
     for beta in (0.0, -1.0, 2.0, float("nan")):
-        with pytest.raises(ValueError, match="beta must be positive and at most 1; got"):
+        with pytest.raises(cs.InputError, match=r"^beta "):
             published.parseval_retraction(kernel, geometry, beta=beta)
-    with pytest.raises(ValueError, match="scaling must be one of sedghi2019, cisse2017; got 'none'"):
+    with pytest.raises(cs.InputError, match=r"^scaling"):
         published.parseval_projection(kernel, geometry, scaling="none")
 
 
@@ -135,13 +134,13 @@ def test_batches_that_are_none_are_refused():
     kernel, x = np.ones((1, 1, 3)), np.ones((4, 1, 8))
     with pytest.raises(cs.InputError, match="inputs and outputs must be of one batch; got 4 and 3 items"):
         published.max_gain(kernel, x, x[:3], 1.0)
-    with pytest.raises(cs.InputError, match=r"inputs must have the shape .*; got \(0, 1, 8\)"):
+    with pytest.raises(cs.InputError, match=r"^inputs"):
         published.max_gain(kernel, x[:0], x, 1.0)
-    with pytest.raises(cs.InputError, match=r"outputs must have the shape .*; got \(4,\)"):
+    with pytest.raises(cs.InputError, match=r"^outputs"):
         published.max_gain(kernel, x, x[:, 0, 0], 1.0)
     with pytest.raises(cs.InputError, match="inputs and outputs must be finite numbers"):
         published.max_gain(kernel, x, np.nan * x, 1.0)
-    with pytest.raises(ValueError, match="max_ratio must be positive and finite; got 0"):
+    with pytest.raises(cs.InputError, match=r"^max_ratio"):
         published.max_gain(kernel, x, x, 0)
 
 
@@ -149,16 +148,11 @@ def test_batches_that_are_none_are_refused():
 
 
 @pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_it_comes_to_the_norm_of_the_layer_as_it_pads(mode, data):
     kernel, geometry = data.draw(layers(mode))
-    try:
-        values = np.linalg.svd(dense_operator(kernel, geometry), compute_uv=False)
-    except ValueError:  # nothing to mirror
-        with pytest.raises(cs.GeometryError, match="reflect padding needs at least two points"):
-            published.power_iteration(kernel, geometry)
-        return
+    values = np.linalg.svd(dense_operator(kernel, geometry), compute_uv=False)
     few, vector = published.power_iteration(kernel, geometry, steps=1)
     assert few.status == "lower"
     many, last = published.power_iteration(kernel, geometry, steps=150, start=vector)
@@ -202,11 +196,9 @@ def test_power_iteration_in_other_libraries():
 def test_power_iteration_refuses_what_it_cannot_use():
     kernel, geometry = np.ones((2, 3, 3)), torus((6,))
     for steps in (0, 1.5, True):
-        with pytest.raises(ValueError, match="steps must be an integer of at least 1; got"):
+        with pytest.raises(cs.InputError, match=r"^steps"):
             published.power_iteration(kernel, geometry, steps=steps)
-    with pytest.raises(
-        ValueError, match=r"start must be a finite array of shape \(3, 6\); got shape \(2, 6\)"
-    ):
+    with pytest.raises(cs.InputError, match=r"^start"):
         published.power_iteration(kernel, geometry, start=np.ones((2, 6)))
     jax = pytest.importorskip("jax")
     importlib.import_module("jax").config.update("jax_enable_x64", True)

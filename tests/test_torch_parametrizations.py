@@ -6,7 +6,7 @@ import copy
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
@@ -73,17 +73,14 @@ class TestOperatorNorm:
             assert dense_values(module, size, wrapped=False)[0] <= 0.5 * (1 + 1e-6)
 
     @pytest.mark.slow
-    @settings(max_examples=1000, deadline=None, derandomize=True)
+    @settings(max_examples=1000)
     @given(st.sampled_from(["torus", "layer", "any_size"]), st.data())
     def test_a_thousand_random_layers_are_in_the_ball_by_the_dense_matrix(self, guarantee, data):
         copying = st.sampled_from(["zeros", "reflect", "replicate", "circular"])
         mode = "torus" if guarantee == "torus" else data.draw(copying)
         kernel, geometry = data.draw(random_layers(mode=mode))
-        if mode == "reflect" and 1 in geometry.correlation(kernel.shape).input_shape:
-            return  # nothing to mirror
         limit = 0.5 * np.linalg.norm(dense_operator(kernel, geometry), 2)
-        if not limit > 1e-12:
-            return
+        assume(limit > 1e-12)
         inside = OperatorNorm(limit, geometry, guarantee)(torch.from_numpy(kernel))
         assert np.linalg.norm(dense_operator(inside.numpy(), geometry), 2) <= limit
 
@@ -161,18 +158,18 @@ class TestOperatorNorm:
         assert clip.report()[0].norm > 0.4
 
     def test_bad_input(self):
-        with pytest.raises(ValueError, match="max_norm must be positive and finite"):
+        with pytest.raises(InputError, match=r"^max_norm"):
             operator_norm(nn.Conv2d(1, 1, 1), 0.0, input_shape=(3, 3))
-        with pytest.raises(InputError, match=r"input_shape is needed for guarantee='torus'"):
+        with pytest.raises(InputError, match=r"^input_shape"):
             operator_norm(nn.Conv2d(1, 1, 3), 1.0)
         with pytest.raises(GeometryError, match="must be a convolution or linear layer; got ReLU"):
             operator_norm(nn.ReLU(), 1.0)
         for name in ("kernel", "bias"):
-            with pytest.raises(InputError, match=rf"name must be that .* got '{name}'.* weight, bias"):
+            with pytest.raises(InputError, match=r"^name "):
                 operator_norm(nn.Linear(2, 2), 1.0, name=name)
         with pytest.raises(InputError, match=r"the weight of LazyConv2d.* has no shape yet"):
             operator_norm(nn.LazyConv2d(2, 3), 1.0, input_shape=(5, 5))
-        with pytest.raises(InputError, match="guarantee must be one of"):
+        with pytest.raises(InputError, match=r"^guarantee"):
             operator_norm(nn.Linear(2, 2), 1.0, guarantee="all")
         module = operator_norm(nn.Linear(2, 2), 1.0)
         with pytest.raises(InputError, match="weight of ParametrizedLinear already has OperatorNorm: remove"):
@@ -320,15 +317,15 @@ class TestInitialise:
         assert torch.allclose(ratio, ratio.flatten()[0])
 
     def test_bad_input(self):
-        with pytest.raises(ValueError, match="norm must be positive and finite; got -1"):
+        with pytest.raises(InputError, match=r"^norm "):
             initialise_(nn.Linear(2, 2), -1)
-        with pytest.raises(ValueError, match="method must be one of delta_orthogonal, scaled; got 'delta'"):
+        with pytest.raises(InputError, match=r"^method"):
             initialise_(nn.Linear(2, 2), method="delta")
         with pytest.raises(InputError, match="must be or hold a convolution or linear layer; got ReLU"):
             initialise_(nn.ReLU())
         with pytest.raises(InputError, match="takes one layer with its input_shape; got 2 layers"):
             initialise_(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), method="scaled")
-        with pytest.raises(InputError, match="input_shape is needed"):
+        with pytest.raises(InputError, match=r"^input_shape"):
             initialise_(nn.Conv2d(2, 2, 3), method="scaled")
         with pytest.raises(InputError, match="is computed from other parameters"):
             initialise_(orthogonal(nn.Linear(2, 2)))

@@ -59,7 +59,7 @@ def largest(
         `residuals` say how close to each there is a singular value.
 
     Raises:
-        ValueError: k is no integer between 1 and the smaller side of the operator, a start of another shape.
+        InputError: k is no integer between 1 and the smaller side of the operator, a start of another shape.
         InputError: a traced JAX array.
         GeometryError, KernelError: as `bounds.operator_norm`.
 
@@ -193,7 +193,7 @@ def density(
         the probes. The error of the quadrature is not among them.
 
     Raises:
-        ValueError: fewer than 2 probes or 1 step.
+        InputError: fewer than 2 probes or 1 step.
         InputError, GeometryError, KernelError: as `largest`.
 
     Cost: `2 probes steps` applications.
@@ -266,4 +266,4 @@ def _of_zero(layer: Operator, k: int) -> Triplets:
 def _check_count(name: str, value: int, least: int, most: int | None) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least or (most and value > most):
         limit = f"between {least} and {most}" if most else f"of at least {least}"
-        raise ValueError(f"{name} must be an integer {limit}; got {value!r}")
+        raise InputError(f"{name} must be an integer {limit}; got {value!r}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ._compat import Array, like, namespace, to_numpy
+from .errors import InputError
 
 if TYPE_CHECKING:
     from .symbol import FrequencyGrid
@@ -136,10 +137,10 @@ class Spectrum:
         """`(sum sigma^p)^(1/p)` for p >= 1; `p = inf` is the operator norm.
 
         Raises:
-            ValueError: p below 1.
+            InputError: p below 1.
         """
         if not p >= 1:
-            raise ValueError(f"p must be at least 1 for a norm; got {p}")
+            raise InputError(f"p must be at least 1 for a norm; got {p}")
         if math.isinf(p):
             return self.norm
         xp = namespace(self.values)
@@ -199,11 +200,11 @@ class Spectrum:
         """Quantiles of all singular values, interpolated linearly as `numpy.quantile` does.
 
         Raises:
-            ValueError: q outside [0, 1].
+            InputError: q outside [0, 1].
         """
         levels = np.asarray(q, dtype=np.float64)
         if not ((levels >= 0) & (levels <= 1)).all():
-            raise ValueError(f"q must lie in [0, 1]; got {q}")
+            raise InputError(f"q must lie in [0, 1]; got {q}")
         values = to_numpy(self.values)
         flat = values.reshape(-1)
         order = np.argsort(flat)

@@ -6,6 +6,7 @@ import math
 
 from .._compat import Array, namespace
 from ..compute import DEFAULT, Compute
+from ..errors import InputError
 from ..geometry import ConvGeometry, Correlation
 from ..results import Bound
 from ..rounding import homogeneous, root, rounded_up, symbol_error, widened
@@ -49,7 +50,7 @@ def araujo2021(
     Raises:
         GeometryError: padding that repeats the input otherwise; kernel and geometry do not fit.
         KernelError: as `singular_values`.
-        ValueError: oversampling below 2, where the certificate is void.
+        InputError: oversampling below 2, where the certificate is void.
 
     Differentiable where the largest sample is one (else a subgradient); zero for the zero kernel.
     Cost: the symbol at `oversampling (k - 1)` frequencies an axis.
@@ -67,7 +68,7 @@ def araujo2021(
     3.001
     """
     if oversampling < 2:
-        raise ValueError(f"oversampling must be at least 2; got {oversampling}")
+        raise InputError(f"oversampling must be at least 2; got {oversampling}")
     kernel, correlation = prepare(kernel, geometry)
     refuse_repeated_inputs("araujo2021", correlation)
     wide = widened(kernel)

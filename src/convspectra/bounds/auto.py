@@ -15,6 +15,7 @@ import numpy as np
 from .._compat import Array, is_tracked, like, namespace, to_numpy
 from .._solvers import array_api
 from ..compute import DEFAULT, Compute
+from ..errors import InputError
 from ..geometry import ConvGeometry, Correlation
 from ..operators.lanczos import largest_triplets, start_vector
 from ..operators.padded import operator, read_count
@@ -80,7 +81,7 @@ def operator_norm(
         compute: how; see `Compute`.
 
     Raises:
-        ValueError: a negative tolerance, seconds that are not positive, a start of another shape, an
+        InputError: a negative tolerance, seconds that are not positive, a start of another shape, an
             unknown method, or one with a tolerance, seconds or a start.
         GeometryError: kernel and geometry do not fit; padding by reflection over an axis of one point.
         KernelError: the kernel is no real array, or has NaN or infinite entries.
@@ -103,10 +104,10 @@ def operator_norm(
         ("seconds", seconds, lambda x: x > 0, "positive"),
     ):
         if number is not None and not (isinstance(number, Real) and holds(number)):
-            raise ValueError(f"{name} must be a number, {words}; got {number!r}")
+            raise InputError(f"{name} must be a number, {words}; got {number!r}")
     if method != "auto":
         if not tolerance is seconds is start is None:
-            raise ValueError(f"tolerance, seconds and start are for method='auto'; method is {method!r}")
+            raise InputError(f"tolerance, seconds and start are for method='auto'; method is {method!r}")
         return _named(method)(kernel, geometry, compute=compute)
     ready, correlation = prepare(kernel, geometry)
     layer = operator(ready, correlation)
@@ -144,7 +145,7 @@ def _named(method: str) -> Callable[..., Bound]:
 
     names = [name for name in bounds.__all__ if name not in ("operator_norm", "tensor_norm_estimate")]
     if method not in names:
-        raise ValueError(f"method must be auto or one of {', '.join(names)}; got {method!r}")
+        raise InputError(f"method must be auto or one of {', '.join(names)}; got {method!r}")
     found: Callable[..., Bound] = getattr(bounds, method)
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .._compat import Array, namespace
 from .._solvers.array_api import smaller_gram, with_entries_near_one
 from ..compute import DEFAULT, Compute
+from ..errors import InputError
 from ..geometry import ConvGeometry, Correlation
 from ..results import Bound
 from ..rounding import (
@@ -56,7 +57,7 @@ def delattre2023(
     Raises:
         GeometryError: padding that repeats the input otherwise; kernel and geometry do not fit.
         KernelError: as `singular_values`.
-        ValueError: steps below 1.
+        InputError: steps below 1.
 
     Differentiable: matrix products and norms only; finite at ties, and zero for the zero kernel.
     Cost: `steps` products of blocks for each of half of the frequencies.
@@ -70,7 +71,7 @@ def delattre2023(
     4.0
     """
     if steps < 1:
-        raise ValueError(f"steps must be at least 1; got {steps}")
+        raise InputError(f"steps must be at least 1; got {steps}")
     kernel, correlation = prepare(kernel, geometry)
     tori = holding_tori("delattre2023", correlation, sizes)
     xp = namespace(kernel)

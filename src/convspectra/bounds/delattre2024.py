@@ -7,6 +7,7 @@ import math
 from .._compat import Array, namespace
 from .._solvers.array_api import smaller_gram
 from ..compute import DEFAULT, Compute
+from ..errors import InputError
 from ..geometry import ConvGeometry
 from ..results import Bound
 from ..rounding import homogeneous, length, rounded_up, widened
@@ -48,7 +49,7 @@ def delattre2024(
     Raises:
         GeometryError: padding that repeats the input otherwise; kernel and geometry do not fit.
         KernelError: as `singular_values`.
-        ValueError: steps below 1.
+        InputError: steps below 1.
 
     Differentiable where no two of the row sums that are largest tie (there a subgradient); zero for the
     zero kernel.
@@ -65,7 +66,7 @@ def delattre2024(
     4.0
     """
     if steps < 1:
-        raise ValueError(f"steps must be at least 1; got {steps}")
+        raise InputError(f"steps must be at least 1; got {steps}")
     kernel, correlation = prepare(kernel, geometry)
     refuse_repeated_inputs("delattre2024", correlation)
     xp = namespace(kernel)

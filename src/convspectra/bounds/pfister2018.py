@@ -8,6 +8,7 @@ import numpy as np
 
 from .._compat import Array, namespace
 from ..compute import DEFAULT, Compute
+from ..errors import InputError
 from ..geometry import ConvGeometry, Correlation
 from ..results import Bound
 from ..rounding import around, homogeneous, less, norm_error
@@ -43,7 +44,7 @@ def pfister2018(
         compute: how; see `Compute`.
 
     Raises:
-        ValueError: oversampling below 2, where the certificate is void.
+        InputError: oversampling below 2, where the certificate is void.
 
     Not guaranteed: anything for reflect or replicate padding, or circular padding that wraps further than
     once around, all of which can exceed it.
@@ -58,7 +59,7 @@ def pfister2018(
     (4.0, 4.08)
     """
     if oversampling < 2:
-        raise ValueError(f"oversampling must be at least 2; got {oversampling}")
+        raise InputError(f"oversampling must be at least 2; got {oversampling}")
     kernel, correlation = prepare(kernel, geometry)
     refuse_repeated_inputs("pfister2018", correlation)
     torus, factor = sampling_torus(correlation, oversampling)

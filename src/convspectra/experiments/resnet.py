@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..errors import InputError
+
 
 class Block(nn.Module):
     """`x + conv(relu(bn(conv(relu(bn(x))))))`; where the shape changes, the shortcut has no parameters.
@@ -109,10 +111,10 @@ def cifar_resnet(
     in that paper, and shortcuts without parameters (He et al. 2015, option A).
 
     Raises:
-        ValueError: a depth that is not 6 n + 2.
+        InputError: a depth that is not 6 n + 2.
     """
     if depth < 8 or depth % 6 != 2:
-        raise ValueError(f"depth must be 6 n + 2 for a whole n of at least 1; got {depth}")
+        raise InputError(f"depth must be 6 n + 2 for a whole n of at least 1; got {depth}")
     return ResNet((depth // 6,) * 3, (width, 2 * width, 4 * width), classes, "small", channels, batch_norm)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from .._compat import Array, to_numpy
+from ..errors import InputError
 from .padded import Operator, read_count
 
 NumpyArray = np.ndarray[Any, Any]
@@ -54,13 +55,13 @@ def start_vector(start: Array, shape: tuple[int, ...]) -> NumpyArray:
     """A direction to start from, as the caller gave it: float64, its largest entry 1.
 
     Raises:
-        ValueError: it is no finite real array of that shape.
+        InputError: it is no finite real array of that shape.
     """
     given = to_numpy(start) if hasattr(start, "shape") else None
     if given is None or given.shape != shape:
-        raise ValueError(f"start must have the shape {shape}; got {getattr(start, 'shape', start)!r}")
+        raise InputError(f"start must have the shape {shape}; got {getattr(start, 'shape', start)!r}")
     if given.dtype.kind not in "fiu" or not np.isfinite(given).all():
-        raise ValueError(f"start must hold finite real numbers; got NaN, infinity or dtype {given.dtype}")
+        raise InputError(f"start must hold finite real numbers; got NaN, infinity or dtype {given.dtype}")
     wide = given.astype(np.float64)
     return np.asarray(wide / (float(np.abs(wide).max()) or 1.0))
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from .._compat import Array, is_torch, like, namespace
 from ..cost import check_vectors
-from ..errors import GeometryError
+from ..errors import GeometryError, InputError
 from ..geometry import Correlation
 
 NumpyArray = np.ndarray[Any, Any]
@@ -75,11 +75,11 @@ class Operator:
             x: of the kernel's library, device and dtype, or of the complex dtype of that precision.
 
         Raises:
-            ValueError: another shape.
+            InputError: another shape.
         """
         if tuple(x.shape[1:]) != self.input_shape:
             expected = ", ".join(map(str, self.input_shape))
-            raise ValueError(f"x must have the shape (batch, {expected}); got {tuple(x.shape)}")
+            raise InputError(f"x must have the shape (batch, {expected}); got {tuple(x.shape)}")
         run = _written if self.correlation.transposed else _read
         return _by_parts(lambda part: run(self.kernel, self.correlation, part), x)
 

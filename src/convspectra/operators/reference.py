@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .._compat import Array, to_numpy
-from ..errors import CostError
+from ..errors import CostError, GeometryError
 from ..geometry import ConvGeometry
 
 _LARGEST = 2**32
@@ -30,7 +30,7 @@ def dense_operator(kernel: Array, geometry: ConvGeometry) -> np.ndarray[Any, Any
 
     Raises:
         CostError: a matrix of more than 4 GiB.
-        ValueError: reflect padding over an input of one point, where nothing can be mirrored.
+        GeometryError: reflect padding over an input of one point, where nothing can be mirrored.
     """
     weights = to_numpy(kernel)
     weights = weights.astype(object if weights.dtype == object else np.float64)
@@ -101,7 +101,7 @@ def _settle(read: int, size: int, mode: str) -> int | None:
     if mode == "replicate":
         return 0 if read < 0 else size - 1
     if size == 1:
-        raise ValueError("reflect padding needs at least two points to mirror")
+        raise GeometryError("reflect padding needs at least two points to mirror")
     while not 0 <= read < size:
         read = -read if read < 0 else 2 * (size - 1) - read
     return read

@@ -55,7 +55,7 @@ def reshaped_hinge(
     """`sum max(0, sigma - c)^2` over the reshaped kernel's singular values.
 
     Raises:
-        ValueError: max_reshaped_norm is not positive and finite.
+        InputError: max_reshaped_norm is not positive and finite.
     """
     limit = check_limit("max_reshaped_norm", max_reshaped_norm)
     return sums.hinge(*_as_layer(kernel, geometry), limit, **options)
@@ -82,7 +82,7 @@ def reshaped_schatten_norm(
     """`(sum sigma^p)^(1/p)` over the reshaped kernel's singular values.
 
     Raises:
-        ValueError: p is below 1.
+        InputError: p is below 1.
     """
     return sums.schatten_norm(*_as_layer(kernel, geometry), p, **options)
 

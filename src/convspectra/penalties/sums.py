@@ -8,6 +8,7 @@ from collections.abc import Callable
 from .. import functions
 from .._compat import Array, is_tracked, like, namespace, with_vjp
 from ..compute import DEFAULT, Compute
+from ..errors import InputError
 from ..functions import rounding_level
 from ..geometry import ConvGeometry
 from ..guarantee import Guarantee, Target, check_limit, target_of
@@ -44,7 +45,7 @@ def hinge(
         compute: how; see `Compute`.
 
     Raises:
-        ValueError: max_norm is not positive and finite.
+        InputError: max_norm is not positive and finite.
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
     Not guaranteed: that a small penalty means a norm near `max_norm`.
@@ -118,7 +119,7 @@ def schatten_norm(
         compute: how; see `Compute`.
 
     Raises:
-        ValueError: p is below 1.
+        InputError: p is below 1.
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
     Not guaranteed: accuracy of the gradient's parts far below the largest for large p, as everywhere.
@@ -131,7 +132,7 @@ def schatten_norm(
     32.0
     """
     if not p >= 1:
-        raise ValueError(f"p must be at least 1 for a norm; got {p!r}")
+        raise InputError(f"p must be at least 1 for a norm; got {p!r}")
     if math.isinf(p):
         return operator_norm(kernel, geometry, guarantee=guarantee, compute=compute)
     target = target_of(kernel, geometry, guarantee, compute)

@@ -47,7 +47,7 @@ def clip(
         `Projection`; `norm` is that of the result.
 
     Raises:
-        ValueError: a limit that is not positive and finite, or limits that cross.
+        InputError: a limit that is not positive and finite, or limits that cross.
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
     Not guaranteed: norm at most `max_norm`, or values of at least `min_value`. Cutting back to `k^D`

@@ -81,7 +81,7 @@ def project(
         of norm at most `max_norm` on the guarantee's torus.
 
     Raises:
-        ValueError: max_norm is not positive and finite, tolerance not positive, max_iterations
+        InputError: max_norm is not positive and finite, tolerance not positive, max_iterations
             below 1, an unknown method, or a dual of another shape.
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee; a norm of more
             than 1e120 times max_norm.

@@ -32,7 +32,7 @@ def rescale(
         `Projection`, `norm` at most `max_norm` in exact comparison.
 
     Raises:
-        ValueError: max_norm is not positive and finite.
+        InputError: max_norm is not positive and finite.
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
     Not guaranteed: to be near the nearest kernel in the ball; `project` is.

@@ -36,7 +36,7 @@ def clip_reshaped_kernel(
         compute: how; see `Compute`.
 
     Raises:
-        ValueError: max_reshaped_norm is not positive and finite.
+        InputError: max_reshaped_norm is not positive and finite.
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
     Reference: Yoshida and Miyato (2017); Sedghi, Gupta and Long (2019), Section 4.4.

@@ -44,7 +44,7 @@ def soft_threshold(
         compute: how; see `Compute`.
 
     Raises:
-        ValueError: threshold is not positive and finite.
+        InputError: threshold is not positive and finite.
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
     Reference: Cai, Candes and Shen (2010), Theorem 2.1.
@@ -132,7 +132,7 @@ def orthogonalise(
         compute: how; see `Compute`.
 
     Raises:
-        ValueError: value is not positive and finite.
+        InputError: value is not positive and finite.
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
     Not guaranteed: equal singular values, which the cut to `k^D` taps spreads again.
@@ -174,7 +174,7 @@ def project_schatten(
         `Projection`; its norms are operator norms, not those of the ball.
 
     Raises:
-        ValueError: radius is not positive and finite, or another p.
+        InputError: radius is not positive and finite, or another p.
         InputError: a traced JAX array.
         GeometryError, KernelError: as `singular_values`, or no such guarantee.
 
@@ -184,7 +184,7 @@ def project_schatten(
     """
     limit = check_limit("radius", radius)
     if p not in (1, 2, math.inf):
-        raise ValueError(f"p must be 1, 2 or math.inf; got {p!r}")
+        raise InputError(f"p must be 1, 2 or math.inf; got {p!r}")
     if is_tracked(kernel):
         raise InputError("project_schatten gives no gradient: detach the kernel and call it outside jax.jit")
     target = target_of(kernel, geometry, guarantee, compute)

@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import functions
 from .._compat import Array, namespace
+from ..errors import InputError
 from ..functions import SpectralFunction
 from ..geometry import ConvGeometry
 from ..projection.reshaped import as_pointwise
@@ -39,7 +40,7 @@ def parseval_retraction(kernel: Array, geometry: ConvGeometry, *, beta: float = 
         The kernel, without the scaling of `parseval_scale`.
 
     Raises:
-        ValueError: beta is not positive, or above 1.
+        InputError: beta is not positive, or above 1.
         GeometryError, KernelError: as `singular_values`.
 
     Not guaranteed: orthonormal rows after any number of steps: zero singular values stay, and those above
@@ -54,7 +55,7 @@ def parseval_retraction(kernel: Array, geometry: ConvGeometry, *, beta: float = 
     1.4
     """
     if not 0 < beta <= 1:
-        raise ValueError(f"beta must be positive and at most 1; got {beta!r}")
+        raise InputError(f"beta must be positive and at most 1; got {beta!r}")
     ready, correlation = prepare(kernel, geometry)
     xp, groups = namespace(ready), correlation.groups
     rows = xp.reshape(ready, (groups, correlation.out_channels // groups, -1))
@@ -77,7 +78,7 @@ def parseval_projection(kernel: Array, geometry: ConvGeometry, *, scaling: Scali
         scaling: as `parseval_scale`.
 
     Raises:
-        ValueError: an unknown scaling.
+        InputError: an unknown scaling.
         GeometryError, KernelError: as `singular_values`.
 
     Not guaranteed: a norm of at most 1, unless `scaling="cisse2017"` (see `parseval_scale`).
@@ -109,7 +110,7 @@ def parseval_scale(kernel: Array, geometry: ConvGeometry, *, scaling: Scaling = 
             taps along one axis, which is `prod(k)^(-1/2)` in this package's words.
 
     Raises:
-        ValueError: an unknown scaling.
+        InputError: an unknown scaling.
         GeometryError, KernelError: as `singular_values`.
 
     Not guaranteed: with orthonormal rows and the first scaling a norm of at most 1: a `k x k` kernel can
@@ -124,7 +125,7 @@ def parseval_scale(kernel: Array, geometry: ConvGeometry, *, scaling: Scaling = 
     [0.377964, 0.333333]
     """
     if scaling not in get_args(Scaling):
-        raise ValueError(f"scaling must be one of {', '.join(get_args(Scaling))}; got {scaling!r}")
+        raise InputError(f"scaling must be one of {', '.join(get_args(Scaling))}; got {scaling!r}")
     sizes = prepare(kernel, geometry)[1].kernel_size
     return 1 / math.sqrt(2 * max(sizes) + 1 if scaling == "sedghi2019" else math.prod(sizes))
 

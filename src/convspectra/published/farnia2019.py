@@ -36,7 +36,7 @@ def power_iteration(
         the layer took it to zero).
 
     Raises:
-        ValueError: steps is no integer of at least 1, or start has another shape or is no finite array.
+        InputError: steps is no integer of at least 1, or start has another shape or is no finite array.
         GeometryError: as `singular_values`, or padding by reflection over an axis of one point.
         InputError: a traced JAX array.
         KernelError: as `singular_values`.
@@ -54,7 +54,7 @@ def power_iteration(
     True
     """
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"steps must be an integer of at least 1; got {steps!r}")
+        raise InputError(f"steps must be an integer of at least 1; got {steps!r}")
     ready, correlation = prepare(kernel, geometry)
     if not is_concrete(ready):
         raise InputError("power_iteration needs concrete values: call it outside jax.jit")
@@ -75,7 +75,7 @@ def _start(start: Array | None, seed: int, shape: tuple[int, ...], dtype: Any) -
         return _unit(np.random.default_rng(seed).standard_normal(shape).astype(dtype))
     given = to_numpy(start)
     if given.shape != shape or not np.isfinite(given).all():
-        raise ValueError(f"start must be a finite array of shape {shape}; got shape {given.shape}")
+        raise InputError(f"start must be a finite array of shape {shape}; got shape {given.shape}")
     return _unit(given.astype(dtype))
 
 

@@ -61,7 +61,7 @@ def max_gain(kernel: Array, inputs: Array, outputs: Array, max_ratio: float) -> 
         max_ratio: the limit, positive.
 
     Raises:
-        ValueError: max_ratio is not positive and finite.
+        InputError: max_ratio is not positive and finite.
         InputError: as `largest_ratio`, or ratios that are no finite numbers.
         KernelError: as `singular_values`.
 

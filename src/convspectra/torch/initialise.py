@@ -49,7 +49,7 @@ def initialise_(
         The module.
 
     Raises:
-        ValueError: norm is not positive and finite, an unknown method.
+        InputError: norm is not positive and finite, an unknown method.
         InputError: no layer; a weight that is computed from others, half precision with `delta_orthogonal`,
             a zero weight to scale, no input_shape, or `scaled` for more than one layer.
 
@@ -66,7 +66,7 @@ def initialise_(
     """
     target = check_limit("norm", norm)
     if method not in get_args(Start):
-        raise ValueError(f"method must be one of {', '.join(get_args(Start))}; got {method!r}")
+        raise InputError(f"method must be one of {', '.join(get_args(Start))}; got {method!r}")
     layers = [part for part in module.modules() if isinstance(part, (_ConvNd, nn.Linear))]
     if not layers:
         raise InputError(f"module must be or hold a convolution or linear layer; got {type(module).__name__}")

@@ -39,7 +39,7 @@ class OperatorNorm(nn.Module):
         guarantee: which operator's norm: `"torus"`, `"layer"` or `"any_size"`.
 
     Raises:
-        ValueError: max_norm is not positive and finite.
+        InputError: max_norm is not positive and finite.
         GeometryError, KernelError, InputError: when used, as `convspectra.rescale`.
 
     Gradient: as `convspectra.rescale`; once differentiable.
@@ -224,7 +224,7 @@ def operator_norm(
         `torch.nn.utils.parametrize` makes the weight an ordinary one again.
 
     Raises:
-        ValueError: max_norm is not positive and finite.
+        InputError: max_norm is not positive and finite.
         InputError: another kind of module, no input_shape, a layer without this guarantee.
     """
     limit = check_limit("max_norm", max_norm)
