@@ -14,7 +14,7 @@ from convspectra.analysis import analyze
 from convspectra.models import Model
 from convspectra.operators.reference import dense_operator
 from convspectra.report import json_file
-from convspectra.rounding import norm_error
+from convspectra.rounding import EXACT, norm_error
 from convspectra.spectrum import prepare, top_block
 from reports import layer
 
@@ -192,3 +192,24 @@ def test_limits_below_the_normal_numbers(move, limit):
         moved = move(kernel, geometry, limit, guarantee=guarantee).kernel
         norm = np.linalg.norm(dense_operator(moved * 2.0**1000, geometry), 2)
         assert norm <= limit * 2.0**1000 * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+def test_norms_near_the_smallest_normal_number(dtype, mode):
+    """A norm that scaling makes inexact is exact within its allowance, or an interval around the true one."""
+    limits, rng, lift, intervals = np.finfo(dtype), np.random.default_rng(0), 2.0**100, 0
+    for power in [1.0] * 40 + [2.0**-3, 2.0**-6, 2.0**-9, float(limits.eps) * 64]:
+        for shape, size in (((1, 2, 1), 2), ((7, 5, 3), 5)):
+            geometry = cs.ConvGeometry(size, padding=shape[-1] // 2, padding_mode=mode)
+            kernel = (rng.standard_normal(shape) * (float(limits.smallest_normal) * power)).astype(dtype)
+            norm = np.linalg.norm(dense_operator(kernel.astype(np.float64) * lift, geometry), 2)
+            bound = cs.operator_norm(kernel, geometry)
+            lower, upper = float(bound.lower) * lift, float(bound.upper) * lift
+            if bound.exact and lower == upper:
+                assert abs(upper - norm) <= EXACT[np.dtype(dtype).name] * norm
+            else:
+                intervals += 1
+                assert lower <= norm * (1 + 1e-14)
+                assert norm <= upper * (1 + 1e-14)
+    assert intervals

@@ -114,10 +114,14 @@ def around(norm: Array, error: Any, method: str, assumes: str = "") -> Bound:
     The norm itself where the error is small beside it; else, as where taps cancel, or while JAX traces, when
     that cannot be told, an interval.
     """
-    most = EXACT[str(norm.dtype).rsplit(".", 1)[-1]]
-    if is_concrete(norm) and float(error) <= most * float(untracked(norm)):
+    if is_concrete(norm) and float(error) <= _exact(norm) * float(untracked(norm)):
         return Bound(norm, norm, method=method, exact=True, assumes=assumes)
     return Bound(less(norm, error), norm + error, method=method, assumes=assumes)
+
+
+def _exact(norm: Array) -> float:
+    """The half of `EXACT` that a computation may use up: the other is for scaling its result (`times`)."""
+    return EXACT[str(norm.dtype).rsplit(".", 1)[-1]] / 2
 
 
 def less(value: Array, error: Any) -> Array:
@@ -152,20 +156,27 @@ def times(bound: Bound, power: Any) -> Bound:
         return replace(bound, lower=lower, upper=None if bound.upper is None else bound.upper * power * step)
     if power == 1:
         return bound
-    ends = [_end(bound.lower, power, -1), _end(bound.upper, power, 1)]
-    return replace(bound, lower=ends[0], upper=ends[1], exact=bound.exact and bool(ends[0] == ends[1]))
+    if bound.exact and bool(bound.lower == bound.upper):
+        norm, lost = _scaled(bound.upper, power)
+        own = _exact(norm) * float(untracked(norm))
+        return around(norm, lost if lost <= own else lost + own, bound.method, bound.assumes)
+    lower = None if bound.lower is None else less(*_scaled(bound.lower, power))
+    upper = None if bound.upper is None else sum(_scaled(bound.upper, power))
+    near = lower is not None and upper is not None and bool(upper - lower <= 2 * _exact(upper) * upper)
+    return replace(bound, lower=lower, upper=upper, exact=bound.exact and near)
 
 
-def _end(value: Array | None, power: float, sign: int) -> Array | None:
-    """One end of an interval, rounded outwards where it is below the normal numbers."""
-    if value is None:
-        return None
-    found = in_range_again(value, power)
-    limits = namespace(value).finfo(value.dtype)
-    if not 0 < float(untracked(value)) * power < 2 * float(limits.smallest_normal):
-        return found
-    step = float(limits.smallest_normal) * (1 if is_jax(value) else float(limits.eps))
-    return found + step if sign > 0 else less(found, step)
+def _scaled(value: Array, power: float) -> tuple[Array, float]:
+    """A value of at least 0 times a power of two, and how far that may be off: below the normal numbers."""
+    found, given, limits = (
+        in_range_again(value, power),
+        float(untracked(value)),
+        namespace(value).finfo(value.dtype),
+    )
+    smallest = float(limits.smallest_normal)
+    if given <= 0 or given * power >= 2 * smallest:
+        return found, 0.0
+    return found, smallest * (1 if is_jax(value) else float(limits.eps))
 
 
 def matrix_allowance(array: Array, rows: int, columns: int) -> float:
