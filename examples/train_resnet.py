@@ -20,8 +20,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 
-from convspectra.experiments.resnet import ResNet, cifar_resnet
 from convspectra.torch import SpectralClip
+from convspectra_experiments.networks.resnet import ResNet, cifar_resnet
 
 
 def network() -> ResNet:

@@ -34,12 +34,12 @@ import torch
 
 from convspectra import analysis, cli, comparison, control  # noqa: F401  # imported once, for all forks
 from convspectra.atomic import atomic
-from convspectra.experiments import command, running
-from convspectra.experiments.catalogue import Planned
-from convspectra.experiments.settings import Control, Settings
-from convspectra.experiments.training import train
 from convspectra.models.formats.onnx import reader, writer  # noqa: F401
 from convspectra.report import clip_text, compare_html, compare_text, html, lipschitz_text  # noqa: F401
+from convspectra_experiments.studies import command, running
+from convspectra_experiments.studies.catalogue import Planned
+from convspectra_experiments.training.loop import train
+from convspectra_experiments.training.settings import Control, Settings
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 LIMIT = 120.0

@@ -21,7 +21,7 @@ def graph_of(path: Path) -> Graph:
     """The network in a file."""
     if path.suffix != ".th":
         return read_graph(path)
-    from convspectra.experiments.published import load_published
+    from convspectra_experiments.networks.published import load_published
 
     return read_graph(module=load_published(path), input_shape=(3, 32, 32))
 

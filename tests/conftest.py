@@ -58,6 +58,16 @@ def update_golden(request):
     return request.config.getoption("--update-golden")
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """PyTorch on one thread: small tensors are slower on several, and sums depend on how they are shared."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def pytest_runtest_logreport(report):
     _note(report)
 

@@ -302,37 +302,6 @@ def test_info_says_what_is_in_use_and_why(tmp_path):
     assert lines[1].split()[1].rstrip(",") in ("native", "lapack")
 
 
-@pytest.mark.slow
-def test_bench_checks_what_it_times(tmp_path):
-    pytest.importorskip("matplotlib")
-    ran = convspectra("bench", "--small", "--out", "kept", cwd=tmp_path)
-    assert ran.returncode == 0, ran.stderr
-    kept = json.loads((tmp_path / "kept" / "bench.json").read_text())
-    exact = [row for row in kept["rows"] if row["kind"] == "spectrum" or row["method"] == "convspectra"]
-    assert {row["method"] for row in exact} >= {"dense matrix", "two lines, NumPy", "convspectra"}
-    assert all(abs(row["error"]) < 2e-6 for row in exact)
-    assert all(row["error"] > -1e-6 for row in kept["rows"] if row["method"].startswith("Gram"))
-    assert all(row["error"] < 1e-6 for row in kept["rows"] if row["method"].startswith("power"))
-    assert (tmp_path / "kept" / "figure1.png").stat().st_size > 5000
-    assert "figure 1" in convspectra("bench", "--help", cwd=tmp_path).stdout
-
-
-@pytest.mark.slow
-def test_bench_of_projections_checks_what_it_times(tmp_path):
-    ran = convspectra("bench", "--projection", "--small", "--out", "kept", cwd=tmp_path)
-    assert ran.returncode == 0, ran.stderr
-    kept = json.loads((tmp_path / "kept" / "projection.json").read_text())
-    assert {row["method"] for row in kept["clips"]} >= {"appendix A, NumPy", "clip", "rescale"}
-    assert all(row["error"] < 1e-5 for row in kept["clips"] if row["error"] is not None)
-    assert all(row["norm"] <= 1 for row in kept["clips"] if row["error"] is None)
-    assert {row["method"] for row in kept["nearest"]} == {
-        "augmented_lagrangian",
-        "accelerated_dual",
-        "dykstra",
-    }
-    assert all(row["gap"] <= 1e-3 and row["distance"] <= 0.05 for row in kept["nearest"])
-
-
 def test_the_solver_can_be_named(chain, tmp_path):
     tables = [convspectra("analyze", chain, "--solver", name, cwd=tmp_path) for name in ("auto", "lapack")]
     assert tables[0].stdout == tables[1].stdout

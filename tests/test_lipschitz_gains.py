@@ -297,7 +297,7 @@ def test_nothing_to_draw_is_an_error(tmp_path):
 
 @needs_data
 def test_the_gains_of_a_published_residual_network():
-    from convspectra.experiments.published import load_published
+    from convspectra_experiments.networks.published import load_published
 
     module = load_published(Path(DATA) / "models" / "resnet20-12fca82f.th")
     graph = read_graph(module=module, input_shape=(3, 32, 32))

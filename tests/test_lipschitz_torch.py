@@ -278,8 +278,8 @@ def test_each_step_at_each_point_is_told():
 
 
 def test_the_bound_is_not_above_the_certificate_of_the_experiments():
-    from convspectra.experiments.certificate import lipschitz_bound
-    from convspectra.experiments.resnet import ResNet
+    from convspectra_experiments.networks.resnet import ResNet
+    from convspectra_experiments.training.certificate import lipschitz_bound
 
     torch.manual_seed(0)
     module = ResNet((1, 1, 1), (4, 8, 8)).eval()
@@ -293,7 +293,7 @@ def test_the_bound_is_not_above_the_certificate_of_the_experiments():
 @needs_data
 def test_a_published_residual_network():
     """20 random points here; `scripts/check_lipschitz.py` takes 1,000."""
-    from convspectra.experiments.published import load_published
+    from convspectra_experiments.networks.published import load_published
 
     module = load_published(Path(DATA) / "models" / "resnet20-12fca82f.th")
     graph = read_graph(module=module, input_shape=(3, 32, 32))

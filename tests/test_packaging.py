@@ -82,9 +82,7 @@ def test_the_oracle_shares_no_code_with_what_it_checks():
         module for module in imports_of(SOURCES["operators.reference"]) if module.startswith("convspectra")
     }
     assert {module.split(".")[1] for module in own} <= {"_compat", "errors", "geometry"}
-    assert users_of("convspectra.operators.reference") == {
-        "bench.spectra"
-    }  # the dense matrix is one of its methods
+    assert users_of("convspectra.operators.reference") == set()
 
 
 # From the ground up; a room sees the ones before it and none after.
@@ -109,8 +107,8 @@ FLOORS = (
     ("checkpoint",),
     ("analysis", "demo"),
     ("control", "comparison", "lipschitz"),
-    ("bench", "experiments"),
     ("report",),
+    ("extensions",),
     ("cli",),
 )
 
@@ -130,13 +128,8 @@ def test_only_the_readers_and_writers_of_a_format_import_its_library():
     assert users_of("onnx") <= {name for name in SOURCES if name.startswith("models.formats.onnx.")}
     assert users_of("safetensors") <= {"models.formats.safetensors.reader"}
     assert users_of("pyarrow") == {"report.parquet_file"}
-    assert users_of("matplotlib") == {
-        "report.pictures",
-        "report.benchmarks",
-        *(f"report.experiments.{name}" for name in ("axes", "curves", "pictures")),
-    }
-    formats = ("models.formats.pytorch.", "models.formats.torch_export.")
-    torch_rooms = (*formats, "torch.", "bench.", "experiments.")
+    assert users_of("matplotlib") == {"report.pictures"}
+    torch_rooms = ("models.formats.pytorch.", "models.formats.torch_export.", "torch.")
     assert users_of("torch") <= {name for name in SOURCES if name.startswith(torch_rooms)} | {
         "models.live",
         "lipschitz.jacobian",
@@ -152,10 +145,7 @@ def test_what_the_package_reads_is_shipped():
         "py.typed",
         "demo/digits.onnx",
         *(f"report/schema/{name}-1.schema.json" for name in ("report", "clip", "comparison", "lipschitz")),
-        *(
-            f"report/page/{name}"
-            for name in ("page.html", "page.css", "page.js", "echarts.min.js", "experiments.css")
-        ),
+        *(f"report/page/{name}" for name in ("page.html", "page.css", "page.js", "echarts.min.js")),
     ]
     assert [name for name in files if not (PACKAGE / name).is_file()] == []
 
@@ -175,7 +165,7 @@ class TestReadme:
         text = (ROOT / "README.md").read_text(encoding="utf-8")
         assert re.findall(r"<!-- command -->\n```sh\n(.+)\n```", text) == [
             "pip install . && convspectra demo",
-            'pip install -c constraints.txt -e ".[test]" && pytest',
+            'pip install -c constraints.txt -e ".[test]" -e "./experiments[cluster]" && pytest',
         ]
 
     def test_its_python_runs_as_it_stands(self, tmp_path):

@@ -151,14 +151,6 @@ def test_a_disk_without_room_for_checkpoints_is_one_line(chain, tmp_path):  # no
     assert list((tmp_path / "kept").iterdir()) == []
 
 
-def test_a_disk_without_room_for_benchmarks_shows_them(tmp_path):
-    pytest.importorskip("matplotlib")
-    done = on_a_small_disk(500, "bench --bounds --small --out kept", tmp_path)
-    assert done.returncode == 3, done.stderr
-    assert "bounds.json cannot be written: File too large" in done.stderr
-    assert "All layers: medians" in done.stdout
-
-
 def test_a_disk_that_is_full_for_one_file_gets_the_others(chain, tmp_path):  # noqa: F811
     """The larger file has no room: the smaller one is there, and the table is shown."""
     done = on_a_small_disk(100_000, "analyze chain.onnx --html r.html --json r.json --csv r.csv", tmp_path)

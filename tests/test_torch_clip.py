@@ -19,13 +19,7 @@ from convspectra.torch import SpectralClip, geometry_of  # noqa: E402
 LIMIT = 0.5
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def dense_norm(module, input_shape, *, wrapped=True, scale=None):

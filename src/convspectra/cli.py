@@ -16,11 +16,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from ._version import __version__
 from .compute import Compute
 from .errors import InputError
+from .extensions import ExtensibleGroup
 from .report import terminal
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ BAD_INPUT, INCOMPLETE, INTERRUPTED = 2, 3, 130
 _INTERRUPTED = "every file is whole, or as it was"
 
 
-class _Commands(TyperGroup):
+class _Commands(ExtensibleGroup):
     """All commands: errors of the user end in one line, and an interruption in another."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
@@ -405,179 +405,6 @@ def demo(html: Html = Path("convspectra-demo.html")) -> None:
 
 
 @app.command()
-def bench(
-    projection: Annotated[
-        bool, typer.Option("--projection", help="Clips, nearest kernels and training steps instead.")
-    ] = False,
-    bounds: Annotated[
-        bool, typer.Option("--bounds", help="How tight every bound of the norm is instead, and its time.")
-    ] = False,
-    full: Annotated[
-        bool, typer.Option("--full", help="The paper's whole curves, more rounds; about an hour.")
-    ] = False,
-    small: Annotated[bool, typer.Option("--small", help="Toy layers, in seconds.")] = False,
-    model: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --bounds: the layers of this model instead.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Write bench.json and figure1.png here, projection.json or bounds.json."
-        ),
-    ] = None,
-) -> None:
-    """Time every way to the singular values side by side, each checked for accuracy: figure 1."""
-    from .atomic import atomic, open_folder
-    from .bench import bounds as bounds_bench
-    from .bench import projections, spectra
-    from .report import benchmarks
-    from .report.files import check_targets
-    from .report.text import progress_bar
-
-    if projection and bounds:
-        raise InputError("--projection and --bounds are different benchmarks; give one of them")
-    if model is not None and not bounds:
-        raise InputError("--model goes with --bounds")
-    check_targets({}, {"out" if projection or bounds else "png": out})
-    run: Any = projections.run if projection else spectra.run
-    if bounds:
-        run = partial(bounds_bench.run, model=model)
-    with progress_bar() as progress:
-        results = run(full=full, small=small, progress=progress)
-    whole = True
-    if out is not None:
-        name = "projection.json" if projection else "bounds.json" if bounds else "bench.json"
-        try:
-            with atomic(open_folder(out) / name) as file:
-                file.write(results.to_json().encode())
-            if isinstance(results, spectra.Results):
-                benchmarks.draw(results, out / "figure1.png")
-        except InputError as error:
-            terminal.tell(f"convspectra: {error}")
-            whole = False
-    if isinstance(results, spectra.Results):
-        render: Callable[[Console], None] = partial(benchmarks.render, results)
-    elif isinstance(results, bounds_bench.Results):
-        render = partial(benchmarks.render_bounds, results)
-    else:
-        render = partial(benchmarks.render_projections, results)
-    _exit(terminal.show(render) and whole)
-
-
-class PresetName(StrEnum):
-    """The size of an experiment."""
-
-    smoke = "smoke"
-    small = "small"
-    medium = "medium"
-    paper = "paper"
-
-
-@app.command()
-def experiment(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME",
-            help="figure1, figure2, figure3a, figure3b, figure4, figure5, figure6, figure7, section44: the "
-            "paper's. boundary: layers as they pad beside the torus. beyond: other ways to control layers. "
-            "variations: figure 2 with weight decay, at another size. "
-            "report: a page of all that was run.",
-        ),
-    ],
-    preset: Annotated[
-        PresetName,
-        typer.Option(
-            help="smoke: a minute. small: hours of a few cores. medium: days. paper: as published, for a GPU."
-        ),
-    ] = PresetName.smoke,
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Results are kept here; what is there is gone on with.")
-    ] = Path("experiments"),
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="CIFAR-10: its official files or archive. Without it, scikit-learn's digits."
-        ),
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Runs of each setting.")] = 1,
-    device: Annotated[
-        str, typer.Option(help="PyTorch's: cpu, cuda, cuda:1; auto for a GPU if any.")
-    ] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes on this machine, which share the runs.")
-    ] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Of a dask cluster to run on: tcp://HOST:PORT.")
-    ] = None,
-    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only part I of N of the runs.")] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="M", help="Stop after so many; the same command goes on."),
-    ] = None,
-    depth: Annotated[int | None, typer.Option(help="Layers of the network, 6 n + 2.")] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="Channels of its first stage.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images.")] = None,
-    batch_norm: Annotated[
-        bool, typer.Option("--batch-norm/--no-batch-norm", help="In the network; not for figures 3a and 3b.")
-    ] = True,
-    compiled: Annotated[bool, typer.Option("--compile", help="Through torch.compile.")] = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also write metrics for TensorBoard.")
-    ] = False,
-    model: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Figures 5 to 7, boundary: a trained network, as for analyze."),
-    ] = None,
-    module: Annotated[
-        str | None,
-        typer.Option("--module", metavar="PACKAGE.MODULE:FACTORY", help="As --model of analyze."),
-    ] = None,
-    input_shape: InputShape = None,
-    geometry: GeometryFile = None,
-) -> None:
-    """Run an experiment of the paper, or go on with it."""
-    from .models.input_shapes import parse
-    from .report.text import progress_bar
-
-    if name == "report":
-        from .report.experiments import write_report
-
-        for written in write_report(out):
-            terminal.tell(f"wrote {written}")
-        return
-    finished = _experiment(
-        progress_bar(),
-        name=name,
-        preset=preset.value,
-        out=out,
-        data=data,
-        seeds=seeds,
-        device=device,
-        workers=workers,
-        scheduler=scheduler,
-        shard=shard,
-        minutes=minutes,
-        compiled=compiled,
-        tensorboard=tensorboard,
-        model={
-            "model": model,
-            "module": module,
-            "input_shape": parse(input_shape),
-            "geometry": geometry,
-        },
-        changes={
-            key: value
-            for key, value in {"depth": depth, "width": width, "epochs": epochs}.items()
-            if value is not None
-        }
-        | ({} if batch_norm else {"batch_norm": False}),
-    )
-    done = "done" if finished else "not finished: the same command goes on"
-    terminal.tell(f"{done}; for a page of it: convspectra experiment report --out {out}")
-
-
-@app.command()
 def info() -> None:
     """Say which solver is in use and why, with how many threads, and what is installed."""
     from .report.environment import describe
@@ -596,26 +423,6 @@ def _interval(text: str | None) -> tuple[float, float] | None:
     except ValueError:
         raise InputError(f"--range must be two numbers, the lower first, such as 0,1; got {text!r}") from None
     return low, high
-
-
-def _experiment(bar: Any, *, name: str, **options: Any) -> bool:
-    import shlex
-
-    try:
-        from .experiments.catalogue import EXPERIMENTS
-        from .experiments.command import Request, execute
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"{error.name} is needed for experiments: pip install 'convspectra[experiments]'"
-        ) from None
-    if name not in EXPERIMENTS:
-        raise InputError(f"NAME must be report or one of {', '.join(EXPERIMENTS)}; got {name!r}")
-    command = shlex.join(["convspectra", *sys.argv[1:]])
-    try:
-        with bar as progress:
-            return execute(Request(name, command=command, **options), progress)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command goes on from the last checkpoint") from None
 
 
 def _analyze(model: Model, **options: Any) -> Report:

@@ -1,0 +1,1 @@
+"""The experiments and benchmarks of convspectra: networks, training, studies and their reports."""

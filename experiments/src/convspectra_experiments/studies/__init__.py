@@ -1,0 +1,1 @@
+"""Which runs an experiment has, who trains them, and what came out."""

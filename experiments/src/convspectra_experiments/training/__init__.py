@@ -1,0 +1,1 @@
+"""One run: its settings, its training loop, and what is measured on the network."""

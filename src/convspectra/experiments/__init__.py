@@ -1,1 +1,0 @@
-"""The paper's experiments: networks and data; uses the public functions only."""
