@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import InputError
+from convspectra.errors import InputError
 
 
 class Block(nn.Module):
