@@ -94,13 +94,14 @@ def rows(browser):
 
 
 def strokes(browser, chart):
-    """The opacity of each curve in a chart."""
+    """The opacity of each curve in a chart; one path holds several where they share a pen."""
     return browser.execute_script(
         """return [...document.querySelectorAll(`#${arguments[0]} svg path`)]
            .filter(p => p.getAttribute('fill') === 'none' && p.getAttribute('stroke')?.startsWith('#')
                         && (p.getAttribute('d') || '').split(/[LC]/).length > 10
                         || p.getAttribute('fill') === 'none' && p.getAttribute('stroke-opacity'))
-           .map(p => Number(p.getAttribute('stroke-opacity') ?? 1))""",
+           .flatMap(p => p.getAttribute('d').split('M').slice(1)
+             .map(() => Number(p.getAttribute('stroke-opacity') ?? 1)))""",
         chart,
     )
 
@@ -163,10 +164,25 @@ def test_thousands_of_layers_are_drawn(browser, pages, tmp_path, count):
     assert complaints(browser) == []
     assert rows(browser) == list(range(count))
     for chart in ("figure5", "figure6", "figure7"):
-        assert len(strokes(browser, chart)) >= count, chart
+        assert len(strokes(browser, chart)) == count, chart
+        browser.find_element("css selector", "tbody tr[data-layer='599']").click()
+        assert sum(opacity > 0.5 for opacity in strokes(browser, chart)) == 1
+        browser.find_element("css selector", "#restore").click()
     assert browser.execute_script("return document.querySelectorAll('#norms svg path').length") >= 3 * count
     for chart in ("norms", "map"):
         assert browser.execute_script(f"return document.querySelectorAll('#{chart} svg path').length") > 60
+
+
+def test_names_below_the_norms_do_not_overlap(browser, pages):
+    for width in (400, 1280):
+        opened(browser, pages["deep"], width=width)
+        lefts = browser.execute_script(
+            """return [...document.querySelectorAll('#norms svg text')]
+               .filter(t => t.textContent.includes('conv'))
+               .map(t => t.getBoundingClientRect().right).sort((a, b) => a - b)"""
+        )
+        assert len(lefts) > 5
+        assert min(after - before for before, after in zip(lefts, lefts[1:], strict=False)) > 10
 
 
 def test_sixty_layers_fit_in_two_megabytes(pages):

@@ -449,6 +449,10 @@ def _deliver(record: Any, files: Targets, folders: Targets, render: Callable[[Co
     return whole if STANDARD_OUTPUT in files.values() else terminal.show(render) and whole
 
 
+class _Interruption(KeyboardInterrupt):
+    """A class of its own: where a KeyboardInterrupt passed through `exec`, Python ends without our status."""
+
+
 def main() -> None:
     """Entry point of the `convspectra` command: the process is this command's, and so are its signals."""
     # Windows has the first two of them, and no timer.
@@ -465,7 +469,7 @@ def main() -> None:
         """Once in an orderly way; one that comes with it is the same, a later one ends at once."""
         if not began:
             began.append(time.monotonic())
-            raise KeyboardInterrupt
+            raise _Interruption
         if time.monotonic() - began[0] > 1:
             os._exit(INTERRUPTED)
 

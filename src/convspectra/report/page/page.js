@@ -15,7 +15,9 @@
   // Of any number of values: an argument list ends at about a hundred thousand.
   const most = (values, start = -Infinity) => values.reduce((a, b) => a > b ? a : b, start);
   const least = (values, start = Infinity) => values.reduce((a, b) => a < b ? a : b, start);
-  const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  // Kept until the theme changes: a style is dear to ask for where thousands of things are drawn.
+  const colours = new Map();
+  const css = (name) => colours.get(name) ?? colours.set(name, getComputedStyle(root).getPropertyValue(name).trim()).get(name);
 
   // ---- the three figures of curves -------------------------------------------------------
   const figures = {
@@ -55,16 +57,29 @@
       animation: false, grid: { left: 58, right: 16, top: 12, bottom: 46 },
       xAxis: axis(figure.x, figure.log.x, Math.pow(10, Math.floor(Math.log10(first))), 28),
       yAxis: axis(figure.y, figure.log.y, lowest, 42),
-      series: figure.curves.map((c) => {
-        const faded = isolated !== null && isolated !== c.layer;
-        const strong = c.layer === isolated || c.layer === hovered;
+      series: alike(figure.curves).map((curves, i) => {
+        const { layer, when } = curves[0], strong = isStrong(layer);
+        const faded = isolated !== null && !strong;
+        // A curve ends with a point that is none, so that no line leads to the next one.
+        const points = curves.flatMap((c) => [...(figure.log.y ? c.points.filter((p) => p[1] >= lowest) : c.points), [NaN, NaN]]);
         return {
-          id: `${c.layer} ${c.when ?? ""}`, type: "line", showSymbol: false, silent: true, z: strong ? 5 : 2,
-          data: figure.log.y || figure.log.x ? c.points.filter((p) => p[1] >= lowest || !figure.log.y) : c.points,
-          lineStyle: { color: colour(c.layer), type: c.when === "before" ? "dashed" : "solid", width: strong ? 3 : 1.4, opacity: faded ? 0.07 : hovered !== null && !strong ? 0.35 : 0.95 },
+          id: i, type: "line", showSymbol: false, silent: true, z: strong ? 5 : 2, data: points,
+          lineStyle: { color: colour(layer), type: when === "before" ? "dashed" : "solid", width: strong ? 3 : 1.4, opacity: faded ? 0.07 : hovered !== null && !strong ? 0.35 : 0.95 },
         };
       }),
     }, { replaceMerge: ["series"] });
+  }
+
+  // Curves that are drawn with one pen: of many layers, neighbours whose colours nobody tells apart.
+  const isStrong = (layer) => layer === isolated || layer === hovered;
+  const neighbours = Math.ceil(layers.length / 256);
+  function alike(curves) {
+    const groups = new Map();
+    for (const c of curves) {
+      const pen = isStrong(c.layer) ? `${c.layer} ${c.when}` : `${c.layer - c.layer % neighbours} ${c.when} others`;
+      groups.set(pen, [...(groups.get(pen) ?? []), c]);
+    }
+    return [...groups.values()];
   }
 
   // The curve nearest to a pixel, at most 24 pixels away; of all when none is singled out.
@@ -103,7 +118,7 @@
         type: "category", data: withNorms.map((i) => layers[i].name), axisTick: { show: false },
         axisLine: { lineStyle: { color: css("--soft") } },
         axisLabel: {
-          color: css("--soft"), rotate: 50, fontSize: 10, hideOverlap: true, interval: "auto",
+          color: css("--soft"), rotate: 50, fontSize: 10, interval: (i) => i % Math.ceil(14 * withNorms.length / Math.max(1, charts.norms.getWidth() - 74)) === 0,
           formatter: (name) => name.length > 16 ? "…" + name.slice(-15) : name,
         },
       },
@@ -131,8 +146,7 @@
           if (upper > 0) {
             const low = at(lower > 0 ? lower : bottom)[1], high = at(upper)[1];
             line(x, low, x, high);
-            line(x - width / 5, high, x + width / 5, high);
-            line(x - width / 5, low, x + width / 5, low);
+            if (width > 4) for (const end of [low, high]) line(x - width / 5, end, x + width / 5, end);
           }
           if (any > 0) line(x - width / 2, at(any)[1], x + width / 2, at(any)[1], true);
           return { type: "group", children: parts };
@@ -329,8 +343,9 @@
     root.dataset.theme = dark ? "dark" : "light";
     root.style.colorScheme = root.dataset.theme;
     element("theme").textContent = dark ? "light" : "dark";
-    fillTable();
+    colours.clear();
     draw();
+    fillTable();
   }
 
   for (const id of [...Object.keys(figures), "norms", "map"]) charts[id] = echarts.init(element(id), null, { renderer: "svg" });
