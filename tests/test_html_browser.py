@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import shutil
@@ -182,7 +183,7 @@ def test_names_below_the_norms_do_not_overlap(browser, pages):
                .map(t => t.getBoundingClientRect().right).sort((a, b) => a - b)"""
         )
         assert len(lefts) > 5
-        assert min(after - before for before, after in zip(lefts, lefts[1:], strict=False)) > 10
+        assert min(after - before for before, after in itertools.pairwise(lefts)) > 10
 
 
 def test_sixty_layers_fit_in_two_megabytes(pages):
