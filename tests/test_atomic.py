@@ -100,14 +100,14 @@ def test_the_leftovers_of_the_dead_are_swept_away_and_those_of_the_living_are_no
         assert writer.stdout.readline() == b"writing\n"
     dead, living = writers
     dead.kill()
-    dead.wait(60)
+    dead.wait(120)
     foreign = tmp_path / ".somebody-else.partial"
     foreign.touch()
     assert len(list(tmp_path.iterdir())) == 3
     with atomic(tmp_path / "next") as file:
         file.write(b"1")
     assert len(list(tmp_path.iterdir())) == 3
-    living.communicate(b"", timeout=60)
+    living.communicate(b"", timeout=120)
     for writer in writers:
         writer.stdout.close()
         writer.stdin.close()
@@ -131,8 +131,9 @@ def test_many_write_one_file_and_sweep_at_the_same_time(tmp_path):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
     assert wrong == []
+    assert not any(thread.is_alive() for thread in threads)
     assert len(set(path.read_bytes())) == 1
     assert list(tmp_path.iterdir()) == [path]
 

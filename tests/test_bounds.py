@@ -41,7 +41,7 @@ def true_norm(kernel, geometry):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("method", ZERO_PADDED)
 def test_holds_for_zero_and_no_padding(method, dtype):
-    @settings(max_examples=200)
+    @settings(max_examples=60)
     @given(layers(mode="zeros", dtype=dtype))
     def check(layer):
         kernel, geometry = layer
@@ -171,7 +171,7 @@ def test_holds_for_every_boundary(method, dtype, monkeypatch):
         monkeypatch.setattr(dense, "LARGEST_SIDE", 0)
     run = ANY_BOUNDARY[method] or functools.partial(bounds.operator_norm, tolerance=0.01)
 
-    @settings(max_examples=180)
+    @settings(max_examples=60)
     @given(st.sampled_from(["zeros", "circular", "reflect", "replicate"]).flatmap(lambda m: layers(m, dtype)))
     def check(layer):
         kernel, geometry = layer

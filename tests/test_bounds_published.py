@@ -333,7 +333,7 @@ def test_the_gradient_flows(name):
         assert special.any() or not kernel.grad.any()
 
 
-@pytest.mark.parametrize("library", ["strict", "torch", "jax"])
+@pytest.mark.parametrize("library", ["strict", "torch", pytest.param("jax", marks=pytest.mark.slow)])
 def test_all_libraries_agree(library):
     module = pytest.importorskip({"strict": "array_api_strict", "jax": "jax.numpy"}.get(library, library))
     if library == "jax":

@@ -134,7 +134,7 @@ def test_the_page_s_data(comparison):
     assert "{{" not in page.split("<script>")[0]
 
 
-@pytest.mark.parametrize("count", [1, 3, 50])
+@pytest.mark.parametrize("count", [1, 3, pytest.param(50, marks=pytest.mark.slow)])
 def test_pictures(count, tmp_path):
     pytest.importorskip("matplotlib", reason="could not import 'matplotlib'")
     layers = tuple(layer(f"l{i}", (3, 3, 3, 3), input_shape=(6, 6), padding=1) for i in range(count))

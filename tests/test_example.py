@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="README.md is not beside the tests")
 def test_a_network_trains_with_and_without_the_clip(tmp_path):
     pytest.importorskip("torch")

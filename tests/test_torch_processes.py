@@ -35,7 +35,7 @@ def outcomes(tmp_path_factory):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     program = Path(__file__).with_name("torch_processes.py")
     result = subprocess.run(
-        [*command, program, folder, *SCENARIOS], capture_output=True, text=True, timeout=240, check=False
+        [*command, program, folder, *SCENARIOS], capture_output=True, text=True, timeout=600, check=False
     )
     found = {path.name: path.read_text() for path in folder.iterdir()}
     return found, result.stdout + result.stderr

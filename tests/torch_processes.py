@@ -186,7 +186,7 @@ def sharded(method):
 if __name__ == "__main__":
     folder, *scenarios = sys.argv[1:]
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", timeout=timedelta(seconds=30))
+    distributed.init_process_group("gloo", timeout=timedelta(seconds=120))
     for name in scenarios:
         scenario, method = name.split("-")
         result = Path(folder) / f"{name}-{distributed.get_rank()}"

@@ -47,7 +47,7 @@ def test_figures_are_dark_on_a_dark_screen_and_light_on_paper(browser, page):  #
 
     def become(expected):
         # A picture changes its source some time after the medium.
-        WebDriverWait(browser, 10).until(lambda _: expected(sources()))
+        WebDriverWait(browser, 120).until(lambda _: expected(sources()))
 
     opened(browser, page)
     light = sources()

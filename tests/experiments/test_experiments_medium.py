@@ -153,7 +153,7 @@ def test_bfloat16_is_refused_where_the_processor_lacks_it(data, tmp_path, monkey
 def test_bfloat16_is_not_used_where_the_probe_fails(probe, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.setattr(precision, "_PROBE", probe)
-    monkeypatch.setattr(precision, "_PROBE_SECONDS", 10.0 if "sleep" not in probe else 0.5)
+    monkeypatch.setattr(precision, "_PROBE_SECONDS", 120.0 if "sleep" not in probe else 0.5)
     precision.has_bfloat16.cache_clear()
     try:
         assert not precision.has_bfloat16()
@@ -198,7 +198,9 @@ def test_recomputed_statistics_are_those_of_the_images_and_are_restored():
 # ---- a run
 
 
-@pytest.mark.parametrize("settings", [FLOAT32, TINY], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "settings", [FLOAT32, pytest.param(TINY, marks=pytest.mark.slow)], ids=["float32", "bfloat16"]
+)
 @pytest.mark.parametrize(
     "control", [Control(), Control("clip", 0.5, every=3), Control("project", 0.5, every=3)]
 )

@@ -129,7 +129,7 @@ def test_other_names_and_shapes_are_named(tmp_path):
 @pytest.fixture(scope="module")
 def test_images(tmp_path_factory):
     out = tmp_path_factory.mktemp("cifar")
-    subprocess.run([sys.executable, Path(DATA) / "cifar-10" / "unpack.py", out], check=True)
+    subprocess.run([sys.executable, Path(DATA) / "cifar-10" / "unpack.py", out], check=True, timeout=600)
     return datasets.to_device(datasets.load(out / "cifar-10-batches-bin").test, "cpu")
 
 

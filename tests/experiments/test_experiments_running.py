@@ -367,7 +367,7 @@ def test_processes_end_with_the_one_that_started_them(job):
     processes.wait_for(lambda: all(epochs_in(place(job, run)) for run in long.runs))
     assert processes.kill(parent)
     for run in long.runs:
-        processes.wait_for(lambda: is_free(job, run), 30)  # noqa: B023
+        processes.wait_for(lambda: is_free(job, run))  # noqa: B023
 
 
 def is_free(job, run):

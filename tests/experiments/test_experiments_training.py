@@ -627,7 +627,9 @@ def test_the_gradient_is_that_of_the_weight_not_of_the_bias(control, data):
     assert found == {name: pytest.approx(float(grad.norm())) for name, grad in weights.items()}
 
 
-@pytest.mark.parametrize("control", [Control(), Control("operator_norm", 0.3)], ids=label)
+@pytest.mark.parametrize(
+    "control", [Control(), pytest.param(Control("operator_norm", 0.3), marks=pytest.mark.slow)], ids=label
+)
 def test_the_error_under_attack_lies_between_the_error_and_what_is_certified(control, data, tmp_path):
     radii = (0.0, 1e-4, 0.01, 0.1, 1.0)
     settings = replace(TINY, epochs=6, train_images=320, rate=0.05, attack_radii=radii, control=control)

@@ -110,7 +110,7 @@ def read(module: Any, *, input_shape: tuple[int, ...] | None, path: Path | None)
         ModelError: the weights do not fit.
     """
     require_torch()
-    from ..torch.modules import trace
+    from .modules import trace
 
     label = module if isinstance(module, str) else type(module).__name__
     made = build(module) if isinstance(module, str) else module

@@ -1,7 +1,7 @@
 """PyTorch: geometry read off modules, and norms held, constrained or initialised."""
 
+from ..models.modules import geometry_of, trace
 from .initialise import initialise_
-from .modules import geometry_of, trace
 from .parametrizations import OperatorNorm, Orthogonal, operator_norm, orthogonal
 from .records import LayerRecord
 from .spectral_clip import SpectralClip

@@ -15,9 +15,9 @@ from torch.nn.parameter import UninitializedParameter
 
 from ..errors import InputError
 from ..geometry import ConvGeometry
+from ..models.modules import geometry_of
 from ..projection import Guarantee
 from .comparing import Compared, is_stock
-from .modules import geometry_of
 from .sharing import own_part, whole
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

@@ -14,8 +14,8 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import GeometryError, InputError
 from ..geometry import ConvGeometry
-from ..models.names import Names
-from ..models.records import ConvLayer, Model
+from .names import Names
+from .records import ConvLayer, Model
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _FUNCTIONAL = {
