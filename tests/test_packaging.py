@@ -99,7 +99,7 @@ FLOORS = (
     ("projection",),
     ("penalties", "published"),
     ("models",),
-    ("torch",),
+    ("torch", "work"),
     ("analysis", "lipschitz"),
     ("comparison", "control"),
     ("report",),

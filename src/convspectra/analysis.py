@@ -6,8 +6,9 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,11 +20,13 @@ from ._version import __version__
 from .atomic import open_folder
 from .bounds.tori import repeats_inputs
 from .compute import DEFAULT, Compute
+from .cost import MEMORY
 from .errors import CostError, GeometryError, InputError, KernelError, RangeError
 from .geometry import ConvGeometry, Pads
 from .models.records import ConvLayer, Model, Unread
 from .results import Bound, Spectrum
 from .spectrum import singular_values
+from .work import anywhere, beyond, work_for_any_size, work_of
 
 LayerStatus = Literal["ok", "partial", "out of range", "skipped", "failed"]
 
@@ -56,8 +59,8 @@ class LayerReport:
 
     Attributes:
         status: `ok`; `partial` (some number is missing: `reason` says which and why); `skipped`
-            (no geometry: only `any_size` may be there); `out of range` (some number is beyond the range of
-            the precision); `failed` (the kernel cannot be analysed).
+            (no geometry, or more work than is allowed: only `any_size` may be there); `out of range`
+            (some number is beyond the range of the precision); `failed` (the kernel cannot be analysed).
         input_shape, stride, dilation, padding: spatial, of the layer itself; None where unknown.
         torus: None where the circular operator has no symbol (stride does not divide the input).
         as_padded: what is known of the norm of the layer as it pads, whatever its padding; None where it
@@ -130,6 +133,7 @@ def analyze(
     dtype: Precision = "float64",
     fold_batch_norm: bool = False,
     compute: Compute = DEFAULT,
+    max_seconds: float | None = None,
     progress: Progress | None = None,
     resume: Path | None = None,
 ) -> Report:
@@ -141,6 +145,10 @@ def analyze(
         fold_batch_norm: scale the output channels of a convolution by the batch norm that follows
             it, where the reader found one: the two together are one convolution at inference.
         compute: how, over all layers together; see `Compute`. Default: a thread pool of this call's own.
+        max_seconds: of one core, for the whole model, as estimated before anything is computed: layers
+            beyond are `skipped`, the costliest first, and `reason` has the estimate. Default: 10, and 4 ms
+            for each weight. A model of U-Net's size takes some minutes, so that the default leaves it whole;
+            a file of a few bytes that asks for a map of millions of points is refused.
         progress: called from worker threads.
         resume: folder in which finished layers are kept, and from which those that are there are
             taken: an analysis that was stopped goes on where it was.
@@ -151,14 +159,19 @@ def analyze(
         the same.
 
     Raises:
-        InputError: `resume` cannot be written to.
+        InputError: `resume` cannot be written to; `max_seconds` is no positive number.
         KeyboardInterrupt: it was; with `resume`, the message says how many layers are kept.
     """
     if resume is not None:
         open_folder(resume)
+    number = isinstance(max_seconds, Real) and not isinstance(max_seconds, bool)
+    if max_seconds is not None and not (number and max_seconds > 0):
+        raise InputError(f"max_seconds must be a positive number; got {max_seconds!r}")
+    costs = [work_of(layer) for layer in model.layers]
+    refused = beyond(model.layers, costs, max_seconds)
     layers = [_prepared(layer, dtype, fold_batch_norm) for layer in model.layers]
-    work = [work_of(layer) for layer in layers]
-    total, done, lock = sum(work), [0.0], threading.Lock()
+    work = [0.0 if index in refused else cost.seconds for index, cost in enumerate(costs)]
+    total, done, lock = sum(work) or 1.0, [0.0], threading.Lock()
 
     def report_layer(index: int) -> LayerReport:
         found = analyze_layer(
@@ -166,6 +179,7 @@ def analyze(
             folded=fold_batch_norm,
             compute=shared,
             resume=resume,
+            beyond=refused.get(index, ""),
         )
         with lock:
             done[0] += work[index]
@@ -177,7 +191,9 @@ def analyze(
     # several layers are in flight together, and a layer of many blocks still gets every core.
     solvers = compute.executor or ThreadPoolExecutor(available_cores())
     shared = replace(compute, executor=solvers)
-    waiting = ThreadPoolExecutor(available_cores())
+    largest = max((cost.memory for index, cost in enumerate(costs) if index not in refused), default=1)
+    together = max(1, min(available_cores(), int(MEMORY // largest)))
+    waiting = ThreadPoolExecutor(together)
     with single_threaded_blas(), _telling_of_kept(layers, compute, resume):
         try:
             longest_first = sorted(range(len(layers)), key=lambda index: -work[index])
@@ -226,19 +242,28 @@ def analyze_layer(
     folded: bool = False,
     compute: Compute = DEFAULT,
     resume: Path | None = None,
+    beyond: str = "",
 ) -> LayerReport:
-    """The report of one layer, its kernel taken as it is: `folded` only says what was done to it."""
+    """The report of one layer, its kernel taken as it is: `folded` only says what was done to it.
+
+    `beyond` says why it is more work than is allowed; then only what is kept or cheap is in the report.
+    """
     contradiction = _contradiction(layer)
     if contradiction:
         return replace(_facts(replace(layer, geometry=None), folded), status="failed", reason=contradiction)
     known = _facts(layer, folded)
     try:
         if layer.geometry is None:
-            return replace(known, status="skipped", any_size=_any_size_without_geometry(layer, compute))
+            reason = "; ".join(filter(None, (known.reason, beyond)))
+            any_size = None if beyond else _any_size_without_geometry(layer, compute)
+            return replace(known, status="skipped", reason=reason, any_size=any_size)
         measured = None
         if resume is not None:
             kept = checkpoint.path_of(resume, layer.kernel, layer.geometry, compute)
             measured = checkpoint.load(kept, layer.kernel, layer.geometry)
+        if measured is None and beyond:
+            any_size = _cheap_any_size(layer, layer.geometry, compute)
+            return replace(known, status="skipped", reason=beyond, any_size=any_size)
         if measured is None:
             measured = _measure(layer.kernel, layer.geometry, compute)
             if resume is not None:
@@ -289,6 +314,14 @@ def _measure(kernel: np.ndarray[Any, Any], geometry: ConvGeometry, compute: Comp
     return *found, status, "; ".join(f"{what}: {error}" for what, error in errors)
 
 
+def _cheap_any_size(layer: ConvLayer, geometry: ConvGeometry, compute: Compute) -> Bound | None:
+    """The bound for any size, where it takes no time to speak of and there is one."""
+    with suppress(InputError):
+        if work_for_any_size(layer.kernel.shape, geometry).seconds < 1:
+            return as_floats(bounds.pfister2018(layer.kernel, geometry, compute=compute))
+    return None
+
+
 def summarize(spectrum: Spectrum) -> TorusSummary:
     """The numbers of a spectrum as Python floats, sums taken in float64."""
     wide = replace(spectrum, values=spectrum.values.astype(np.float64))
@@ -327,11 +360,6 @@ def _least_upper(bound: Bound, any_size: Bound) -> Bound:
     if bound.exact or any_size.exact or upper is None or bound.upper is None or bound.upper <= upper:
         return bound
     return replace(bound, upper=upper, method=f"{bound.method}, {any_size.method}")
-
-
-def anywhere(layer: ConvLayer) -> ConvGeometry:
-    """The geometry whose bound for any size holds whatever the layer's own is; see below."""
-    return ConvGeometry((1,) * (layer.kernel.ndim - 2), padding="same", layout=layer.layout)
 
 
 def _any_size_without_geometry(layer: ConvLayer, compute: Compute) -> Bound:
@@ -411,14 +439,3 @@ def _facts(layer: ConvLayer, folded: bool) -> LayerReport:
         padding=correlation.padding,
         padding_mode=geometry.padding_mode,
     )
-
-
-def work_of(layer: ConvLayer) -> float:
-    """Multiply-adds of the decompositions of a layer, roughly: for progress and for scheduling."""
-    if layer.geometry is None or _contradiction(layer):
-        return float(max(layer.kernel.size, 1))
-    correlation = layer.geometry.correlation(layer.kernel.shape)
-    rows = correlation.out_channels // correlation.groups
-    columns = correlation.in_channels // correlation.groups * math.prod(correlation.stride)
-    blocks = 1 if set(correlation.kernel_size) == {1} else correlation.points
-    return float(blocks * correlation.groups * rows * columns * (min(rows, columns) + 8))

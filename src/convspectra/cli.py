@@ -159,6 +159,15 @@ FoldBatchNorm = Annotated[
     bool, typer.Option("--fold-batch-norm", help="Take a convolution and its batch norm as one.")
 ]
 Dtype = Annotated[Precision, typer.Option(help="Precision of the computation; kernel: as stored.")]
+MaxSeconds = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="S",
+        help="Skip what goes beyond so many seconds of one core, by an estimate; default 10, and 4 ms for "
+        "each weight of the model.",
+    ),
+]
 SolverOption = Annotated[SolverName, typer.Option(help="Engine of the decompositions; see convspectra info.")]
 
 
@@ -174,6 +183,7 @@ def analyze(
     fold_batch_norm: FoldBatchNorm = False,
     dtype: Dtype = Precision.float64,
     solver: SolverOption = SolverName.auto,
+    max_seconds: MaxSeconds = None,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Keep finished layers here, and start from those that are."),
@@ -201,6 +211,7 @@ def analyze(
         dtype=dtype.value,
         fold_batch_norm=fold_batch_norm,
         compute=Compute(solver=solver.value),
+        max_seconds=max_seconds,
         resume=resume,
     )
     whole = _deliver(report, targets, folders, partial(render, report))
@@ -289,6 +300,7 @@ def compare(
     fold_batch_norm: FoldBatchNorm = False,
     dtype: Dtype = Precision.float64,
     solver: SolverOption = SolverName.auto,
+    max_seconds: MaxSeconds = None,
     json: Json = None,
     html: Html = None,
     png: Png = None,
@@ -314,6 +326,7 @@ def compare(
             dtype=dtype.value,
             fold_batch_norm=fold_batch_norm,
             compute=Compute(solver=solver.value),
+            max_seconds=max_seconds,
         )
     whole = _deliver(found, files, folders, partial(compare_text.render, found))
     _exit(whole and found.complete)

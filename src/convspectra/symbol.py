@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from ._compat import Array, complex_dtype, like, namespace
-from .cost import check_grid, check_sizes
+from .cost import Cost, check_sizes, of_torus
 from .geometry import Correlation
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
@@ -143,17 +143,13 @@ def frequency_grid(correlation: Correlation) -> FrequencyGrid:
 
 
 def _grid(correlation: Correlation) -> FrequencyGrid:
-    correlation.require_circulant()
-    check_sizes(correlation)
-    shape = correlation.output_shape
-    offsets = np.concatenate([part.offsets for part in polyphase(correlation)])
-    repeat = tuple(math.gcd(n, *map(int, offsets[:, axis])) for axis, n in enumerate(shape))
+    cost_of(correlation)
+    shape, repeat = correlation.output_shape, _repeat(correlation)
     period = [n // h for n, h in zip(shape, repeat, strict=True)]
     block_shape = (
         correlation.out_channels // correlation.groups,
         correlation.in_channels // correlation.groups * math.prod(correlation.stride),
     )
-    check_grid(correlation, period, block_shape)
     flat = np.arange(math.prod(period))
     index = np.stack(np.unravel_index(flat, period), axis=-1)
     mirror = np.ravel_multi_index(tuple((-index % np.asarray(period)).T), period)
@@ -168,6 +164,21 @@ def _grid(correlation: Correlation) -> FrequencyGrid:
 
 
 _kept_grid = lru_cache(maxsize=16)(_grid)
+
+
+def cost_of(correlation: Correlation) -> Cost:
+    """Of all singular values of a block-circulant correlation; errors as of `frequency_grid`."""
+    correlation.require_circulant()
+    check_sizes(correlation)
+    shape = correlation.output_shape
+    return of_torus(correlation, [n // h for n, h in zip(shape, _repeat(correlation), strict=True)])
+
+
+def _repeat(correlation: Correlation) -> tuple[int, ...]:
+    """How many times the symbol repeats along each axis."""
+    offsets = np.concatenate([part.offsets for part in polyphase(correlation)])
+    sides = enumerate(correlation.output_shape)
+    return tuple(math.gcd(n, *map(int, offsets[:, axis])) for axis, n in sides)
 
 
 def symbol_blocks(

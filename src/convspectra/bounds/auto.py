@@ -15,6 +15,7 @@ import numpy as np
 from .._compat import Array, is_tracked, like, namespace, to_numpy
 from .._solvers import array_api
 from ..compute import DEFAULT, Compute
+from ..cost import seconds_of_blocks
 from ..errors import InputError
 from ..geometry import ConvGeometry, Correlation
 from ..operators.lanczos import largest_triplets, start_vector
@@ -27,7 +28,7 @@ from .circulant_embedding import circulant_embedding
 from .copy_count import copy_count
 from .pfister2018 import pfister2018
 from .tori import enclosing_tori
-from .wave_packet import forward_of_group, packet
+from .wave_packet import PACKET_APPLICATIONS, forward_of_group, packet
 
 WIDE = 0.01
 """Relative width that no more work is done for, unless a tolerance is given."""
@@ -209,8 +210,9 @@ class _Search:
             yield whole, partial(self.decompose, uppers)
         for applications in (100, 400):
             yield each * applications, partial(self.krylov, start, compute, applications)
+        packet_seconds = 0.0 if self.copies else each * PACKET_APPLICATIONS
         for sizes in (4, 8):
-            yield torus * sizes, partial(self.more_tori, kernel, geometry, sizes, compute)
+            yield packet_seconds + torus * sizes, partial(self.more_tori, kernel, geometry, sizes, compute)
         if not self.copies:
             yield self.seconds_any_size(32), partial(self.any_size, kernel, geometry, 32, compute)
 
@@ -237,9 +239,7 @@ class _Search:
         return self.seconds_of_blocks(math.prod(max(1, oversampling * n // s) for n, s in reach))
 
     def seconds_of_blocks(self, frequencies: int) -> float:
-        c = self.correlation
-        rows, columns = c.out_channels // c.groups, c.in_channels * math.prod(c.stride) // c.groups
-        return 1e-3 + frequencies * c.groups * rows * columns * (1e-8 + min(rows, columns) / 1e10)
+        return 1e-3 + seconds_of_blocks(self.correlation, frequencies / 2)
 
     def group_uppers(self, compute: Compute) -> np.ndarray[Any, Any]:
         """An upper bound for each group."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from .._solvers.pool import available_cores, single_threaded_blas
 from .._version import __version__
-from ..analysis import Progress, work_of
+from ..analysis import Progress
 from ..atomic import atomic
 from ..compute import DEFAULT, Compute
 from ..errors import InputError
@@ -22,6 +22,7 @@ from ..models.names import matching
 from ..models.records import ConvLayer, Model
 from ..models.sniff import Format
 from ..models.writers import NotWritableError, Writer, home_of, open_writer, writable_format
+from ..work import work_of
 from .records import ClipReport, LayerClip, Limit
 from .tensors import Held, Move, NumpyArray, Use, move
 
@@ -127,7 +128,10 @@ class _Clipping:
 
     def moves(self, progress: Progress | None) -> dict[str, Move]:
         """Where each tensor goes that has a layer outside of the ball."""
-        work = {name: sum(work_of(use.held.layer) for use in self.by_tensor[name]) for name in self.tensors}
+        work = {
+            name: sum(work_of(use.held.layer).seconds for use in self.by_tensor[name])
+            for name in self.tensors
+        }
         done, found = 0.0, {}
         for name, users in self.by_tensor.items():
             if name not in self.tensors:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import projection
-from ..analysis import anywhere, batch_norm_factor
+from ..analysis import batch_norm_factor
 from ..compute import Compute
 from ..errors import GeometryError, InputError, KernelError
 from ..guarantee import target_of
@@ -18,6 +18,7 @@ from ..models.floats import EPSILON, rounded
 from ..models.records import ConvLayer
 from ..models.writers import Home
 from ..results import Projection
+from ..work import anywhere
 from .records import Limit
 
 NumpyArray = np.ndarray[Any, Any]

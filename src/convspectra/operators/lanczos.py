@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from .._compat import Array, to_numpy
+from ..cost import of_vectors
 from ..errors import InputError
 from .padded import Operator, read_count
 
@@ -139,6 +140,7 @@ class _Bidiagonalisation:
         self.operator = operator
         rows, columns = math.prod(operator.output_shape), math.prod(operator.input_shape)
         self.size = min(size, rows, columns)
+        of_vectors(self.size, rows, columns)  # refused before memory is taken
         self.k = k
         self.random = np.random.default_rng(seed)
         self.right = np.zeros((self.size, columns))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from .._compat import Array, is_torch, like, namespace
-from ..cost import check_vectors
+from ..cost import of_applications
 from ..errors import GeometryError, InputError
 from ..geometry import Correlation
 
@@ -125,7 +125,7 @@ def operator(kernel: Array, correlation: Correlation) -> Operator:
     >>> operator(kernel, mirrored).apply(np.array([[[1.0, 10.0, 100.0]]]))
     array([[[ 52., 421., 250.]]])
     """
-    check_vectors(correlation)
+    of_applications(correlation, 1)  # refused before memory is taken
     for axis in range(len(correlation.input_shape)):
         sources(correlation, axis)
     return Operator(kernel, correlation)

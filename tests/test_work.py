@@ -1,0 +1,197 @@
+"""What an analysis takes is known before it is begun, and what is beyond the limits is refused with it."""
+
+from __future__ import annotations
+
+import json
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import convspectra as cs
+from convspectra.analysis import analyze
+from convspectra.cli import app
+from convspectra.cost import of_applications
+from convspectra.errors import CostError
+from convspectra.krylov import largest
+from convspectra.models import ConvLayer, Model
+from convspectra.symbol import cost_of
+from convspectra.work import beyond, work_of
+
+
+def layer(shape, kernel, name="layer", **options):
+    """Of a kernel, or of zeros of its shape."""
+    kernel = np.zeros(kernel) if isinstance(kernel, tuple) else kernel
+    geometry = cs.ConvGeometry(shape, **({"padding": "same"} | options))
+    return ConvLayer(name, "conv", kernel, geometry.layout, geometry)
+
+
+def random(*shape):
+    return np.random.default_rng(0).standard_normal(shape)
+
+
+def model(*layers):
+    return Model("model", "by hand", tuple(layers))
+
+
+def unet(size, width):
+    for level in range(5):
+        n, c = (size >> level,) * 2, width << level
+        yield layer(n, (c, c // 2 if level else 3, 3, 3))
+        yield layer(n, (c, c, 3, 3))
+        if level < 4:
+            yield layer((n[0] // 2,) * 2, (2 * c, c, 2, 2), stride=2, transposed=True, padding=0)
+            yield layer(n, (c, 2 * c, 3, 3))
+
+
+def resnet50(size):
+    yield layer((size, size), (64, 3, 7, 7), stride=2, padding=3)
+    inputs, n = 64, size // 4
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        middle = 64 << stage
+        for _ in range(blocks):
+            yield layer((n, n), (middle, inputs, 1, 1))
+            yield layer((n, n), (middle, middle, 3, 3))
+            yield layer((n, n), (4 * middle, middle, 1, 1))
+            inputs = 4 * middle
+        n //= 2
+
+
+def sound(samples, channels):
+    yield layer(samples, (channels, 1, 80), stride=4, padding=0)
+    for i in range(30):
+        dilation = 2 ** (i % 10)
+        yield layer(samples, (2 * channels, channels, 2), dilation=dilation, padding=dilation)
+
+
+NETWORKS = {
+    "U-Net at 512": lambda: unet(512, 64),
+    "ResNet-50 at 224": lambda: resnet50(224),
+    "16,000 samples": lambda: sound(16_000, 64),
+    "160,000 samples": lambda: sound(160_000, 32),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_as_people_have_them_are_within_the_limits(name):
+    layers = list(NETWORKS[name]())
+    work = [work_of(one) for one in layers]
+    assert min(one.seconds for one in work) > 0
+    assert beyond(layers, work, None) == {}
+    for one in layers:  # nothing is refused for its memory
+        of_applications(one.geometry.correlation(one.kernel.shape), 1)
+        cost_of(one.geometry.on_torus().correlation(one.kernel.shape))
+
+
+def test_a_small_file_that_asks_for_hours_is_refused_with_the_estimate_and_the_rest_is_done():
+    absurd = layer((20_000, 20_000), random(2, 3, 3, 3), "absurd")
+    hours = layer((1000, 1000), random(3, 3, 61, 61), "hours")
+    fine = layer((6, 6), random(2, 3, 3, 3), "fine")
+    began = time.process_time()
+    found = analyze(model(absurd, hours, fine))
+    assert time.process_time() - began < 20
+    assert [one.status for one in found.layers] == ["partial", "skipped", "ok"]
+    assert "GiB" in found.layers[0].reason
+    assert "1000 x 1000 take about" in found.layers[1].reason
+    assert " s of one core" in found.layers[1].reason
+    assert not found.complete
+
+
+def test_many_layers_of_one_tensor_do_not_have_its_weights_many_times():
+    kernel = random(2, 3, 3, 3)
+    layers = [layer((700, 700), kernel, str(i)) for i in range(200)]
+    work = [work_of(one) for one in layers]
+    refused = beyond(layers, work, None)
+    assert 0 < len(refused) < 200
+    assert sum(one.seconds for i, one in enumerate(work) if i not in refused) < 11
+    assert beyond(layers, work, 1e9).keys() < refused.keys()
+
+
+def test_the_limit_can_be_raised_and_what_is_kept_costs_nothing(tmp_path):
+    one = layer((64, 64), random(2, 3, 3, 3))
+    refused = analyze(model(one), max_seconds=0.01, resume=tmp_path).layers[0]
+    assert refused.status == "skipped"
+    assert "max_seconds is 0" in refused.reason
+    assert refused.torus is None
+    assert refused.any_size is not None
+    done = analyze(model(one), max_seconds=100, resume=tmp_path)
+    assert done.complete
+    again = analyze(model(one), max_seconds=0.01, resume=tmp_path)
+    assert (again.complete, again.layers[0].torus) == (True, done.layers[0].torus)
+
+
+def test_a_kernel_without_geometry_whose_bound_takes_too_long_is_refused():
+    bare = ConvLayer("bare", "conv2d", random(1, 1, 500, 500), "OIHW", None, reason="input size unknown")
+    found = analyze(model(bare)).layers[0]
+    assert found.status == "skipped"
+    assert found.any_size is None
+    assert found.reason.startswith("input size unknown; inputs of any size take about")
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), "3", True])
+def test_a_limit_that_is_no_number_is_refused(value):
+    with pytest.raises(cs.InputError, match="max_seconds"):
+        analyze(model(layer((4, 4), random(1, 1, 3, 3))), max_seconds=value)
+
+
+MEASURED = [
+    ((300, 300), (2, 3, 3, 3), {}),
+    ((2**17,), (2, 3, 9), {}),
+    ((128, 128), (16, 16, 3, 3), {}),
+    ((3, 2**15 + 3), (2, 3, 3, 3), {"padding_mode": "reflect", "padding": 1}),
+    ((200, 200), (32, 1, 3, 3), {"groups": 32}),
+    ((224, 224), (64, 3, 7, 7), {"stride": 2, "padding": 3}),
+    ((32, 32, 32), (4, 4, 3, 3, 3), {"padding_mode": "circular"}),
+]
+
+
+@pytest.mark.parametrize(("shape", "kernel", "options"), MEASURED)
+def test_estimates_are_what_is_taken(shape, kernel, options):
+    one = layer(shape, random(*kernel), **options)
+    analyze(model(layer((8,) * len(shape), one.kernel, **options)))  # what is done once in a process
+    began = time.process_time()
+    assert analyze(model(one), max_seconds=1e9).complete
+    seconds = time.process_time() - began
+    tracemalloc.start()
+    try:
+        analyze(model(one), max_seconds=1e9)
+        memory = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    cost = work_of(one)
+    # A factor for the machine, and 0.2 s that are spent on any wide interval.
+    assert cost.seconds / 10 - 0.3 < seconds < 10 * cost.seconds + 0.3
+    assert memory < 1.5 * cost.memory + 2**26
+
+
+def test_vectors_of_a_krylov_space_are_refused_before_they_are_taken():
+    geometry = cs.ConvGeometry((256, 256), padding=1)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CostError, match="GiB"):
+            largest(random(1, 1, 3, 3), geometry, k=4000)
+        assert tracemalloc.get_traced_memory()[1] < 2**28
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_command_skips_with_the_reason_and_status_3_and_takes_a_limit(tmp_path):
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = numpy_helper.from_array(random(2, 3, 3, 3).astype(np.float32), "w")
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4)
+    sides = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", [1, 3, 64, 64]), ("y", None))
+    ]
+    graph = helper.make_graph([node], "g", sides[:1], sides[1:], [weights])
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    out = tmp_path / "r.json"
+    command = ["analyze", str(path), "--json", str(out)]
+    assert CliRunner().invoke(app, [*command, "--max-seconds", "0.01"]).exit_code == 3
+    assert "64 x 64" in json.loads(out.read_text())["layers"][0]["reason"]
+    assert CliRunner().invoke(app, command).exit_code == 0
