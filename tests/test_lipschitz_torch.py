@@ -277,19 +277,6 @@ def test_each_step_at_each_point_is_told():
     np.testing.assert_allclose(steps, 0.5 + np.arange(2 * 3 * 5) / (2 * 2 * 3 * 5))
 
 
-def test_the_bound_is_not_above_the_certificate_of_the_experiments():
-    from convspectra_experiments.networks.resnet import ResNet
-    from convspectra_experiments.training.certificate import lipschitz_bound
-
-    torch.manual_seed(0)
-    module = ResNet((1, 1, 1), (4, 8, 8)).eval()
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            trained(part)
-    found = lipschitz(read_graph(module=module, input_shape=(3, 16, 16)), points=2).joint
-    assert found.lower <= found.upper <= lipschitz_bound(module, (3, 16, 16)) * (1 + 1e-9)
-
-
 @needs_data
 def test_a_published_residual_network():
     """20 random points here; `scripts/check_lipschitz.py` takes 1,000."""
