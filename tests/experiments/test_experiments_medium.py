@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import runpy
+import shutil
 import subprocess
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +27,6 @@ from convspectra_experiments.training.loop import train
 from convspectra_experiments.training.settings import Control, Settings
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-KEPT = EXPERIMENTS / "results" / "small" / "runs"
 TINY = replace(
     SCALES["medium"].base,
     data="digits",
@@ -97,10 +98,9 @@ def test_variations_differ_in_what_their_names_say():
 
 
 def test_names_of_kept_runs_stay():
-    kept = sorted(KEPT.glob("*/settings.json"))
-    assert len(kept) > 50
-    for path in kept:
-        assert Settings.from_dict(json.loads(path.read_text())["settings"]).name() == path.parent.name
+    runs = results.read(EXPERIMENTS / "results" / "small.zip").runs
+    assert sum(run.status == "done" for run in runs) == 81
+    assert all(run.folder == f"runs/{run.settings.name()}" for run in runs)
 
 
 # ---- the schedule
@@ -288,7 +288,7 @@ def folder(data, tmp_path_factory):
     }
     for name, count in (("figure2", 6), ("variations", 1)):
         runs = plan(name, "medium", "digits", range(2), small)
-        about = {"preset": "medium", "command": f"convspectra experiment {name}"}
+        about = {"experiment": name, "preset": "medium", "command": f"convspectra experiment {name}"}
         (out / f"{name}.json").write_text(json.dumps({**about, "runs": [one.to_dict() for one in runs]}))
         for one in runs[:count]:
             where = out / one.to_dict()["folder"]
@@ -327,12 +327,21 @@ def test_the_page_shows_them(folder):
 
 def test_finished_runs_are_kept_without_checkpoints(folder, tmp_path):
     keep = runpy.run_path(str(EXPERIMENTS / "keep.py"))["keep"]
-    unfinished = folder / "runs" / "unfinished"
-    unfinished.mkdir()
-    (unfinished / "settings.json").write_text("{}")
-    assert keep(folder, tmp_path / "kept") == 7
-    assert keep(folder, tmp_path / "kept") == 0
-    names = {path.name for path in (tmp_path / "kept" / "runs").glob("*/*")}
+    source, target = tmp_path / "runs", tmp_path / "kept.zip"
+    shutil.copytree(folder, source)
+    assert keep(source, target) == 7
+    with zipfile.ZipFile(target) as archive:
+        names = {Path(name).name for name in archive.namelist() if name.startswith("runs/")}
     assert names == {"settings.json", "metrics.jsonl", "result.json"}
-    mine, kept = (results.read(out) for out in (folder, tmp_path / "kept"))
+    mine, kept = (results.read(out) for out in (source, target))
     assert mine.experiments == kept.experiments
+    before = target.read_bytes()
+    assert keep(source, target) == 7
+    assert target.read_bytes() == before
+    # What is no longer there stays kept; what has not finished is not.
+    gone, unfinished = [source / run.folder for run in mine.runs if run.status == "done"][:2]
+    shutil.rmtree(gone)
+    (unfinished / "result.json").unlink()
+    assert keep(source, target) == 7
+    assert results.read(target).experiments == mine.experiments
+    assert keep(source, tmp_path / "other.zip") == 5

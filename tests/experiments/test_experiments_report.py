@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import statistics
 import struct
+import zipfile
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -231,6 +234,20 @@ class TestDamage:
         with pytest.raises(InputError, match=re.escape(str(tmp_path / name))):
             results.read(tmp_path)
 
+    def test_a_corrupt_archive_is_named(self, tmp_path):
+        name = figure2(tmp_path / "out")[0]["folder"]
+        path = Path(shutil.make_archive(str(tmp_path / "kept"), "zip", tmp_path / "out"))
+        whole = path.read_bytes()
+        for content in (b"", whole[:-40], whole[:300] + bytes(60) + whole[360:]):
+            path.write_bytes(content)
+            with pytest.raises(InputError, match=re.escape(str(path))):
+                results.read(path)
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("figure2.json", (tmp_path / "out" / "figure2.json").read_bytes())
+            archive.writestr(f"{name}/result.json", "[1]")
+        with pytest.raises(InputError, match=re.escape(f"{path}/{name}/result.json")):
+            results.read(path)
+
     def test_a_result_without_settings_is_refused(self, tmp_path):
         place = tmp_path / figure2(tmp_path)[0]["folder"]
         (place / "settings.json").unlink()
@@ -445,3 +462,19 @@ class TestReport:
         plan(tmp_path, "figure3b", [run(tmp_path, clipped(2.0, 4), [0.9], result_of(0.9))])
         names = [path.stem for path in write_report(tmp_path)]
         assert names[:5] == ["figure2", "figure3b", "figure4", "section44", "beyond"]
+
+
+def test_the_report_of_an_archive_lies_beside_it(tmp_path):
+    figure2(tmp_path / "out")
+    path = Path(shutil.make_archive(str(tmp_path / "kept"), "zip", tmp_path / "out"))
+    written = list(write_report(path))
+    assert {one.relative_to(tmp_path / "kept").as_posix() for one in written} == {
+        "figures/figure2.png",
+        "figures/figure4.png",
+        "summary.json",
+        "report.html",
+    }
+    list(write_report(tmp_path / "out"))
+    assert (tmp_path / "out" / "summary.json").read_bytes() == (
+        tmp_path / "kept" / "summary.json"
+    ).read_bytes()

@@ -109,7 +109,10 @@ def experiment(
         ),
     ] = PresetName.smoke,
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Results are kept here; existing runs are resumed.")
+        Path,
+        typer.Option(
+            metavar="DIR", help="Results are kept here; existing runs are resumed. Of report also an archive."
+        ),
     ] = Path("experiments"),
     data: Annotated[
         Path | None,

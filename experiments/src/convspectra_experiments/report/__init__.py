@@ -21,9 +21,9 @@ SCHEMA = "convspectra.experiments/1"
 
 
 def write_report(out: Path) -> Iterator[Path]:
-    """Write `figures/*.png`, `summary.json` and `report.html` of what has been run in a folder.
+    """Write `figures/*.png`, `summary.json` and `report.html` of what has been run in a folder, into it.
 
-    Yields each path when it is complete.
+    Of an archive, `small.zip`, into the folder `small` beside it. Yields each path when it is complete.
 
     Raises:
         InputError: nothing was run there, a file is damaged, matplotlib is missing, or the disk refuses.
@@ -32,9 +32,10 @@ def write_report(out: Path) -> Iterator[Path]:
     require("matplotlib")
     from . import page, pictures
 
-    folder = out / "figures"
+    place = out.with_suffix("") if out.is_file() else out
+    folder = place / "figures"
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}") from None
     light = {}
@@ -44,9 +45,9 @@ def write_report(out: Path) -> Iterator[Path]:
     summary = json.dumps(as_dict(findings), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     text = page.render(findings, light, pictures.dark(findings))
     for name, content in (("summary.json", summary), ("report.html", text)):
-        with atomic(out / name) as file:
+        with atomic(place / name) as file:
             file.write(content.encode())
-        yield out / name
+        yield place / name
 
 
 def as_dict(findings: Findings) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -251,7 +252,7 @@ def write(boundary: Boundary, path: Path) -> None:
     write_json(path, asdict(boundary))
 
 
-def read(path: Path) -> Boundary | None:
+def read(path: Traversable) -> Boundary | None:
     """What `write` wrote; None where there is no such file.
 
     Raises:

@@ -9,6 +9,7 @@ import heapq
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def write(spectra: Spectra, path: Path) -> None:
     write_json(path, asdict(spectra))
 
 
-def read(path: Path) -> Spectra | None:
+def read(path: Traversable) -> Spectra | None:
     """What `write` wrote; None where there is no such file.
 
     Raises:

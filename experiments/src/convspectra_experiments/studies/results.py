@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import statistics
+import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -202,12 +206,13 @@ class Findings:
 
 
 def read(out: Path) -> Findings:
-    """Everything that has been run in a folder, or is under way.
+    """Everything that has been run in a folder, or is under way; or what an archive has kept of it.
 
     Raises:
         InputError: nothing was run there, or a file is damaged; the message names it.
     """
-    plans = {name: plan for name in EXPERIMENTS if (plan := _plan(out, name)) is not None}
+    kept = _archive(out) if out.is_file() else out
+    plans = {name: plan for name in EXPERIMENTS if (plan := _plan(kept, name)) is not None}
     if not plans:
         raise InputError(
             f"{out} holds no experiment; run `convspectra experiment figure2 --preset smoke --out {out}` "
@@ -216,17 +221,17 @@ def read(out: Path) -> Findings:
 
     @cache
     def run(group: str, seed: int, folder: str) -> Run:
-        return read_run(out, group, seed, folder)
+        return read_run(kept, group, seed, folder)
 
     experiments = []
     for name in EXPERIMENTS:
         source = _source(name, plans)
         if source is None:
             continue
-        plan, path = plans[source], out / f"{source}.json"
+        plan, path = plans[source], kept / f"{source}.json"
         with reading(path):
             preset, command = str(plan.get("preset", "")), str(plan.get("command", ""))
-            kept = {key: _inside(plan[key]) for key in ("bench", "spectra", "distances") if key in plan}
+            files = {key: _inside(plan[key]) for key in ("bench", "spectra", "distances") if key in plan}
             planned = [
                 (str(one["group"]), int(one["seed"]), _inside(one["folder"])) for one in plan.get("runs", ())
             ]
@@ -242,16 +247,29 @@ def read(out: Path) -> Findings:
                 source,
                 _compared(groups, name),
                 limits=_limits(groups) if name in SWEEPS else (),
-                timings=_timings(out / kept["bench"]) if "bench" in kept else None,
-                spectra=network_spectra.read(out / kept["spectra"]) if "spectra" in kept else None,
-                boundary=boundary.read(out / kept["distances"]) if "distances" in kept else None,
+                timings=_timings(kept / files["bench"]) if "bench" in files else None,
+                spectra=network_spectra.read(kept / files["spectra"]) if "spectra" in files else None,
+                boundary=boundary.read(kept / files["distances"]) if "distances" in files else None,
             )
         )
     begun = {experiment.name for experiment in experiments}
     return Findings(out, tuple(experiments), tuple(name for name in EXPERIMENTS if name not in begun))
 
 
-def _plan(out: Path, name: str) -> dict[str, Any] | None:
+def _archive(path: Path) -> Traversable:
+    """What `keep.py` writes, every byte of which is checked."""
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(path.read_bytes()))
+        archive.filename = str(path)  # for messages
+        damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError) as error:
+        raise InputError(f"{path} is neither a folder nor a ZIP archive of experiments: {error}") from None
+    if damaged is not None:
+        raise InputError(f"{path} is damaged in {damaged}; take another copy of it")
+    return zipfile.Path(archive, "")
+
+
+def _plan(out: Traversable, name: str) -> dict[str, Any] | None:
     path = out / f"{name}.json"
     plan = read_json(path)
     if plan is not None and not isinstance(plan, dict):
@@ -357,7 +375,7 @@ def _limits(groups: tuple[Group, ...]) -> tuple[Limit, ...]:
     return tuple(found)
 
 
-def _timings(path: Path) -> bench.Results | None:
+def _timings(path: Traversable) -> bench.Results | None:
     kept = read_json(path)
     if kept is None:
         return None

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def write_json(path: Path, value: Any) -> None:
         file.write((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Traversable) -> Any:
     """The value in a file, None where there is no such file.
 
     Raises:
@@ -82,7 +83,7 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} cannot be read: {error}; delete it to run this again") from None
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Traversable) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`; a line that a dying process left unfinished is not one."""
     try:
         text = (folder / "metrics.jsonl").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.resources.abc import Traversable
 from typing import Any, Literal
 
 from convspectra.errors import InputError
@@ -118,7 +118,7 @@ class Run:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Traversable) -> Iterator[None]:
     """Whatever a damaged file makes fail becomes one error that names it.
 
     Raises:
@@ -145,7 +145,7 @@ def finite(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def read_run(out: Path, group: str, seed: int, folder: str) -> Run:
+def read_run(out: Traversable, group: str, seed: int, folder: str) -> Run:
     """What a run has left in `out / folder` so far.
 
     Raises:
