@@ -103,6 +103,30 @@ def test_truncated_missing_and_unreadable_files_are_refused(chain, tmp_path):
     refused(convspectra("analyze", cwd=tmp_path), "--model")
 
 
+def test_messages_name_options_and_leave_names_of_layers_alone():
+    from convspectra.cli.options import in_options, with_options
+    from convspectra.models import Unread
+
+    for said, told in {
+        "max_norm must be positive; got -1": "--max-norm must be positive; got -1",
+        "give input_shape= or geometry=": "give --input-shape or --geometry FILE",
+        "raise max_seconds or give module=": "raise --max-seconds or give --model package.module:factory",
+        "guarantee='any_size' holds it": "--guarantee any_size holds it",
+        "layer 'input_shape' of geometry a.max_norm, output of layers": None,
+        "'module=x' and net.module=1": None,
+    }.items():
+        assert in_options(said) == (told or said)
+    report = with_options(analyze_unread(Unread("module=", None, "give module=")))
+    assert report.unread == (Unread("module=", None, "give --model package.module:factory"),)
+
+
+def analyze_unread(unread):
+    from convspectra.analysis import analyze
+    from convspectra.models import Model
+
+    return analyze(Model("m", "onnx", (), unread=(unread,)))
+
+
 @pytest.mark.parametrize("shape", ["3,0,8", "3,-8,8", "3", "a,b,c", "3,8.5,8", ""])
 def test_sizes_that_are_none_are_refused(shape, chain, tmp_path):
     refused(convspectra("analyze", chain, f"--input-shape={shape}", cwd=tmp_path), "--input-shape")
@@ -253,6 +277,7 @@ def test_an_interruption_that_a_destructor_drops_comes_again(name, tmp_path):
     code = f"""
 import os, signal, time
 from convspectra import cli
+from convspectra.cli import app as commands
 
 signal.signal(signal.{name}, signal.SIG_DFL)  # whatever the shell of the tests ignores
 
@@ -265,7 +290,7 @@ def app():
     Closing()
     time.sleep(1000)
 
-cli.app = app
+commands.app = app
 cli.main()
 """
     done = subprocess.run(

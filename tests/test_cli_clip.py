@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from convspectra import ConvGeometry, InputError
 from convspectra.analysis import analyze
-from convspectra.cli import app
+from convspectra.cli.app import app
 from convspectra.control import Limit, clip_file
 from convspectra.control import file as control_file
 from convspectra.models import read_model

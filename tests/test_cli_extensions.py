@@ -7,7 +7,8 @@ from importlib.metadata import EntryPoints
 import pytest
 from typer.testing import CliRunner
 
-from convspectra import cli, extensions
+from convspectra.cli import extensions
+from convspectra.cli.app import app
 from test_cli import convspectra
 
 
@@ -55,12 +56,12 @@ def test_one_that_cannot_be_imported_spoils_no_other(path):
 @pytest.mark.parametrize("arguments", [(), ("--help",)])
 def test_the_laboratory_is_named_where_it_is_not_installed(name, arguments, monkeypatch):
     monkeypatch.setattr(extensions, "entry_points", lambda **_: EntryPoints())
-    ran = CliRunner().invoke(cli.app, [name, *arguments])
+    ran = CliRunner().invoke(app, [name, *arguments])
     assert ran.exit_code == 2
     assert ran.stderr == (
         f"convspectra: the command {name} is part of convspectra-experiments, which is not installed; "
         "run pip install ./experiments in a checkout of convspectra\n"
     )
-    shown = CliRunner().invoke(cli.app, ["--help"]).stdout
+    shown = CliRunner().invoke(app, ["--help"]).stdout
     assert f"\n  {name} " not in shown
     assert "analyze" in shown

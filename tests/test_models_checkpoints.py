@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import convspectra as cs
 from convspectra import InputError, ModelError
 from convspectra.analysis import analyze
-from convspectra.cli import app
+from convspectra.cli.app import app
 from convspectra.comparison import compare
 from convspectra.control import Limit, clip_file
 from convspectra.models import read_model

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from convspectra.analysis import analyze
-from convspectra.cli import app
+from convspectra.cli.app import app
 from convspectra.control import Limit, clip_file
 from convspectra.models import read_model
 from convspectra.operators.reference import dense_operator

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import convspectra as cs
 from convspectra.analysis import analyze
-from convspectra.cli import app
+from convspectra.cli.app import app
 from convspectra.cost import of_applications
 from convspectra.errors import CostError
 from convspectra.krylov import largest

@@ -14,7 +14,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from convspectra.cli import app
+from convspectra.cli.app import app
 from convspectra_experiments.studies import command, running
 from convspectra_experiments.studies.catalogue import EXPERIMENTS, SWEEPS, TRAINED
 from convspectra_experiments.training.settings import Settings

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from .errors import InputError
+from ..errors import InputError
 
 _GROUP = "convspectra.commands"
 _LABORATORY = {"bench", "experiment"}  # commands of convspectra-experiments

@@ -1,0 +1,81 @@
+"""`convspectra clip`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..compute import Compute
+from ..control.records import Method
+from ..guarantee import Guarantee
+from ..report import terminal
+from .delivery import deliver
+from .options import FoldBatchNorm, GeometryFile, InputShape, Json, Module, SolverOption, one_of, read
+
+
+def clip(
+    model: Annotated[Path, typer.Argument(help="ONNX, safetensors or PyTorch (.pt .pth .th) file.")],
+    max_norm: Annotated[float, typer.Option(metavar="C", help="The largest norm that a layer may have.")],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the model, in its format.")],
+    method: Annotated[
+        Any,
+        one_of(
+            Method,
+            "--method",
+            "project: the nearest kernel of such norm. rescale: the kernel divided. clip: the paper's, "
+            "whose norms end above C.",
+        ),
+    ] = "project",
+    guarantee: Annotated[
+        Any,
+        one_of(
+            Guarantee,
+            "--guarantee",
+            "Whose norm is at most C. any-size: as the layer pads, at every input size. layer: as the "
+            "layer pads, at its own size. torus: with wrapped boundary at its own size, as in the paper: "
+            "another operator than a padded layer.",
+        ),
+    ] = "any_size",
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Only layers of such names, as 'layer1.*.conv?'; can be repeated."),
+    ] = None,
+    module: Module = None,
+    input_shape: InputShape = None,
+    geometry: GeometryFile = None,
+    fold_batch_norm: FoldBatchNorm = False,
+    tolerance: Annotated[
+        float, typer.Option(help="Of project: how near the nearest kernel; smaller takes longer.")
+    ] = 1e-2,
+    solver: SolverOption = "auto",
+    json: Json = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", "--force", help="Replace FILE if it exists, be it MODEL itself.")
+    ] = False,
+) -> None:
+    """Write a model again with every convolution and linear layer held to a norm, and say what changed."""
+    from ..control import Limit, clip_file
+    from ..models.writers import check_suffix, writable_format
+    from ..report import clip_text
+    from ..report.files import check_output, check_targets
+    from ..report.text import progress_bar
+
+    limit = Limit(max_norm, method, guarantee, fold_batch_norm, tolerance)
+    check_suffix(output, writable_format(model))
+    check_targets({"json": json}, {})
+    target = check_output(output, model, overwrite, others=[json])
+    found = read(model, module, input_shape, geometry)
+    with progress_bar() as progress:
+        report = clip_file(
+            found,
+            model,
+            target,
+            limit,
+            layers=layers or (),
+            compute=Compute(solver=solver),
+            progress=progress,
+        )
+    terminal.tell(f"wrote {output}")
+    deliver(report, {"json": json}, {}, clip_text.render, complete=report.complete)

@@ -1,0 +1,59 @@
+"""`convspectra compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..compute import Compute
+from .delivery import deliver
+from .options import (
+    Dtype,
+    FoldBatchNorm,
+    GeometryFile,
+    Html,
+    InputShape,
+    Json,
+    MaxSeconds,
+    Module,
+    Png,
+    SolverOption,
+    read,
+)
+
+
+def compare(
+    before: Annotated[Path, typer.Argument(help="A model file, as for analyze.")],
+    after: Annotated[Path, typer.Argument(help="Another one, with layers of the same names.")],
+    module: Module = None,
+    input_shape: InputShape = None,
+    geometry: GeometryFile = None,
+    fold_batch_norm: FoldBatchNorm = False,
+    dtype: Dtype = "float64",
+    solver: SolverOption = "auto",
+    max_seconds: MaxSeconds = None,
+    json: Json = None,
+    html: Html = None,
+    png: Png = None,
+) -> None:
+    """Report two models side by side: what became of the singular values of each layer."""
+    from ..comparison import compare as compare_models
+    from ..report import compare_text
+    from ..report.files import check_targets
+    from ..report.text import progress_bar
+
+    files, folders = {"json": json, "html": html}, {"png": png}
+    check_targets(files, folders)
+    models = [read(path, module, input_shape, geometry) for path in (before, after)]
+    with progress_bar() as progress:
+        found = compare_models(
+            *models,
+            progress=progress,
+            dtype=dtype,
+            fold_batch_norm=fold_batch_norm,
+            compute=Compute(solver=solver),
+            max_seconds=max_seconds,
+        )
+    deliver(found, files, folders, compare_text.render, complete=found.complete)
