@@ -44,7 +44,7 @@ from ._solvers import array_api, choice, native, threshold
 from ._solvers.choice import Engine
 from .compute import DEFAULT, Compute
 from .geometry import Correlation
-from .spectrum import TopBlock, over_grid, spectrum_of, top_block
+from .spectrum import TopBlock, over_grid, spectrum_values, top_block
 from .symbol import FrequencyGrid, frequency_grid, polyphase, symbol_adjoint, symbol_blocks, tap_scale
 
 ROUNDING = 8
@@ -71,10 +71,10 @@ def norm(kernel: Array, correlation: Correlation, compute: Compute = DEFAULT) ->
     Where several do, that is one of the subgradients; for the zero operator it is zero.
     """
     if not is_concrete(kernel):  # which pair cannot be looked up: the library's own derivative of eigenvalues
-        return top_block(kernel, correlation, compute=compute).norm
+        return top_block(kernel, correlation, compute).norm
 
     def forward(given: Array) -> tuple[Array, Array]:
-        top = top_block(given, correlation, compute=compute)
+        top = top_block(given, correlation, compute)
         return top.norm, (given, top)
 
     def backward(saved: tuple[Array, TopBlock], cotangent: Array) -> Array:
@@ -90,10 +90,10 @@ def smallest(kernel: Array, correlation: Correlation, compute: Compute = DEFAULT
     Where several do it is that of one of them; where the value is zero, so is the gradient.
     """
     if not is_concrete(kernel):
-        return spectrum_of(kernel, correlation, compute=compute).smallest
+        return namespace(kernel).min(_values(kernel, correlation, compute))
 
     def forward(given: Array) -> tuple[Array, Array]:
-        values = spectrum_of(given, correlation, compute=compute).values[:, -1]
+        values = _values(given, correlation, compute)[:, -1]
         place = int(to_numpy(values).argmin())
         return values[place], (given, divmod(place, correlation.groups))
 
@@ -104,6 +104,11 @@ def smallest(kernel: Array, correlation: Correlation, compute: Compute = DEFAULT
         return cotangent * _pair(given, correlation, frequency, group, -1)
 
     return with_vjp(forward, backward, kernel)
+
+
+def _values(kernel: Array, correlation: Correlation, compute: Compute) -> Array:
+    inside, power = in_range(kernel)
+    return in_range_again(spectrum_values(inside, correlation, compute), power)
 
 
 def _pair(kernel: Array, correlation: Correlation, frequency: int, group: int, rank: int) -> Array:
@@ -280,7 +285,7 @@ def _derivative(
         like(to_numpy(cotangent), kernel) if kernel is not given else cotangent, correlation
     )
     kernel, power = in_range(kernel)
-    level = rounding_level(in_range_again(top_block(kernel, correlation, compute=compute).norm, power))
+    level = rounding_level(in_range_again(top_block(kernel, correlation, compute).norm, power))
 
     def task(start: int, stop: int) -> Array:
         part = grid.at(slice(start, stop))

@@ -19,22 +19,21 @@ Factors are proven in real arithmetic; what rounding adds is decided by `Target.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ._compat import Array, is_concrete, is_on_gpu, is_torch, namespace, real_kernel, to_numpy, untracked
+from ._compat import Array, is_concrete, namespace, to_numpy
 from .bounds.copy_count import copies_at_any_size, covering_tori
 from .bounds.pfister2018 import sampling_torus
 from .compute import Compute
 from .errors import GeometryError, InputError, RangeError
-from .geometry import ConvGeometry, Correlation
+from .geometry import Correlation
+from .problem import Problem, in_doubles, without_gradient
 from .results import Projection
-from .rounding import norm_error
-from .spectrum import exceeds, top_block
-from .symbol import in_correlation_order
+from .spectrum import exceeds, top_on
 
 Guarantee = Literal["torus", "layer", "any_size"]
 
@@ -44,47 +43,63 @@ OVERSAMPLING = 8
 _EPS = float(np.finfo(np.float64).eps)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Target:
-    """A kernel in correlation order, the torus it is held to, and what that says of the operator."""
+    """A problem, the torus it is measured on, and what that says of the operator.
 
-    kernel: Array
-    geometry: ConvGeometry
+    Attributes:
+        problem: the kernel; of a wrapped layer where the guarantee is `torus`.
+        torus, factor: `norm(operator) <= factor * norm(torus)`.
+    """
+
+    problem: Problem
     torus: Correlation
     guarantee: Guarantee
     factor: float
-    compute: Compute
 
-    def norm(self, kernel: Array) -> Array:
+    @property
+    def kernel(self) -> Array:
+        """In the order of `Correlation`."""
+        return self.problem.kernel
+
+    @property
+    def compute(self) -> Compute:
+        return self.problem.compute
+
+    def moved(self, kernel: Array) -> Target:
+        """The same operator with another kernel."""
+        return self if kernel is self.kernel else replace(self, problem=self.problem.moved(kernel))
+
+    @property
+    def norm(self) -> Array:
         """The operator's norm: exact up to rounding where the factor is 1, else an upper bound.
+
+        Without gradient; computed once.
 
         Raises:
             RangeError: it is too large for the precision, so that nothing can be promised.
         """
-        norm = top_block(untracked(kernel), self.torus, compute=self.compute).norm
+        problem = without_gradient(self.problem)
+        norm = top_on(problem, self.torus).norm
         if self.factor != 1:
             with np.errstate(over="ignore"):
-                norm = (norm + norm_error(kernel, self.torus, norm)) * self.factor
+                norm = (norm + problem.norm_error(norm)) * self.factor
         if is_concrete(norm) and not math.isfinite(float(norm)):
-            largest = float(namespace(kernel).max(abs(untracked(kernel))))
+            largest = float(namespace(problem.kernel).max(abs(problem.kernel)))
             raise RangeError(
-                f"the operator's norm is beyond the range of {kernel.dtype}, the kernel's largest entry is "
-                f"{largest:.3g}: divide the kernel, or give it in a wider precision"
+                f"the operator's norm is beyond the range of {problem.kernel.dtype}, the kernel's largest "
+                f"entry is {largest:.3g}: divide the kernel, or give it in a wider precision"
             )
         return norm
 
-    def keeps(self, kernel: Array, max_norm: float, norm: Array | None = None) -> bool:
+    def keeps(self, max_norm: float) -> bool:
         """Whether the norm of the operator with these very entries is proven to be at most `max_norm`.
 
         By the norm in the kernel's precision and what that may be off by; where this cannot decide, by a
         certificate in double precision; at the limit itself by exact sums of the moduli.
-
-        Arguments:
-            norm: `self.norm(kernel)`, if it is known.
         """
-        kernel = untracked(kernel)
-        norm = float(self.norm(kernel) if norm is None else norm)
-        error = norm_error(kernel, self.torus, norm / self.factor) * self.factor
+        problem, norm = without_gradient(self.problem), float(self.norm)
+        error = problem.norm_error(norm / self.factor) * self.factor
         if norm > max_norm:
             return False
         upper = (norm + error if self.factor == 1 else norm) * (1 + 4 * _EPS)
@@ -92,70 +107,63 @@ class Target:
             return True
         if upper - 2 * error > max_norm:
             return False
-        wide = in_doubles(kernel)
+        wide = in_doubles(problem)
         level = max_norm if self.factor == 1 else max_norm / self.factor * (1 - 4 * _EPS)
-        level -= norm_error(wide, self.torus, level)
-        if wide.dtype != kernel.dtype and not exceeds(wide, self.torus, level, compute=self.compute):
+        level -= wide.norm_error(level)
+        narrow = wide.kernel.dtype != problem.kernel.dtype
+        if narrow and not exceeds(wide.kernel, self.torus, level, self.compute):
             return True
-        return _is_at_most_by_sums(
-            to_numpy(wide), self.torus.groups, Fraction(max_norm) / Fraction(self.factor)
-        )
+        exact = Fraction(max_norm) / Fraction(self.factor)
+        return _is_at_most_by_sums(to_numpy(wide.kernel), self.torus.groups, exact)
 
-    def inside(self, kernel: Array, max_norm: float, norm: Array | None = None) -> tuple[Array, Array]:
+    def inside(self, max_norm: float) -> tuple[Target, Array]:
         """A kernel that was changed anyway, scaled into the ball if it is not, and its norm.
 
         To slightly less than the limit, so that other engines and the dense matrix, which round
         otherwise, agree.
-
-        Arguments:
-            norm: `self.norm(kernel)`, if it is known.
         """
-        norm = self.norm(kernel) if norm is None else norm
-        xp = namespace(kernel)
-        eps = float(xp.finfo(kernel.dtype).eps)
+        here, xp = self, namespace(self.kernel)
+        eps = float(xp.finfo(self.kernel.dtype).eps)
         edge, margin = max_norm * (1 - 32 * eps), 64 * eps
+        norm = self.norm
         if not is_concrete(norm):
             # Twice the error: the second is what rounding of the scaled entries adds.
-            upper = norm + 2 * self.factor * norm_error(kernel, self.torus, norm / self.factor)
+            upper = norm + 2 * self.factor * self.problem.norm_error(norm / self.factor)
             over = upper > edge
             factor = xp.where(over, max_norm * (1 - margin) / xp.where(over, upper, 1 + upper), 1 + 0 * norm)
-            return kernel * factor, norm * factor
-        while not (float(norm) <= edge and self.keeps(kernel, max_norm, norm)):
-            kernel = kernel * (max_norm * (1 - margin) / max(float(norm), edge))
-            norm, margin = self.norm(kernel), min(1.0, 4 * margin)  # at worst the kernel ends at zero
-        return kernel, norm
+            return self.moved(self.kernel * factor), norm * factor
+        while not (float(norm) <= edge and here.keeps(max_norm)):
+            here = here.moved(here.kernel * (max_norm * (1 - margin) / max(float(norm), edge)))
+            norm, margin = here.norm, min(1.0, 4 * margin)  # at worst the kernel ends at zero
+        return here, norm
 
-    def projection(self, kernel: Array, **fields: Any) -> Projection:
-        """The record of what became of the kernel; the norms that `fields` lacks are computed."""
-        for name, one in (("norm_before", self.kernel), ("norm", kernel)):
+    def projection(self, given: Target, **fields: Any) -> Projection:
+        """The record of what became of a given kernel; the norms that `fields` lacks are computed."""
+        for name, one in (("norm_before", given), ("norm", self)):
             if name not in fields:
-                fields[name] = self.norm(one)
-        axes = tuple(int(axis) for axis in np.argsort(self.geometry.kernel_axes))
-        given = namespace(kernel).permute_dims(kernel, axes)
-        return Projection(kernel=given, guarantee=self.guarantee, **fields)
+                fields[name] = one.norm
+        return Projection(
+            kernel=self.problem.in_layout(self.kernel), guarantee=self.guarantee, **fields
+        )
 
 
-def target_of(kernel: Array, geometry: ConvGeometry, guarantee: Guarantee, compute: Compute) -> Target:
-    """The promise of a layer.
+def target_of(problem: Problem, guarantee: Guarantee) -> Target:
+    """Which operator a guarantee is about, of a problem's layer.
 
     Raises:
         InputError: an unknown guarantee.
         GeometryError: `torus` for padding by reflection or replication, or for a zero-padded layer whose
             stride does not divide the input; `layer` for padding by reflection over an axis of one point;
             `any_size` for padding that wraps, mirrors or repeats over thousands of points.
-        KernelError: as `singular_values`.
     """
     check_guarantee(guarantee)
-    kernel = real_kernel(kernel)
-    if guarantee == "torus":
-        geometry = _wrapped(geometry, kernel.shape)
-    correlation = geometry.correlation(kernel.shape)
-    ready = in_correlation_order(kernel, geometry.kernel_axes)
+    correlation = _wrapped(problem) if guarantee == "torus" else problem.correlation
     if guarantee == "any_size":
         torus, factor = sampling_torus(correlation, OVERSAMPLING)
         # The sine and the products of the factor are rounded, too.
         factor = 1.0 if factor == 1 else factor * (1 + 8 * _EPS)
-        copies = copies_at_any_size(correlation, geometry.padding == "same" and not geometry.transposed)
+        same = problem.geometry.padding == "same" and not correlation.transposed
+        copies = copies_at_any_size(correlation, same)
     elif correlation.is_circulant:
         torus, factor, copies = correlation, 1.0, 1
     else:
@@ -163,29 +171,22 @@ def target_of(kernel: Array, geometry: ConvGeometry, guarantee: Guarantee, compu
         factor = 1 + 2 * _EPS  # proven, not exact: the layer is less than its torus
     if copies > 1:
         factor *= math.sqrt(copies) * (1 + 2 * _EPS)
-    return Target(ready, geometry, torus, guarantee, factor, compute)
+    return Target(problem, torus, guarantee, factor)
 
 
-def _wrapped(geometry: ConvGeometry, kernel_shape: tuple[int, ...]) -> ConvGeometry:
-    """The geometry that `torus` is about."""
-    correlation = geometry.correlation(kernel_shape)
+def _wrapped(problem: Problem) -> Correlation:
+    """The operator that `torus` is about."""
+    geometry, correlation = problem.geometry, problem.correlation
     if correlation.is_circulant or geometry.padding_mode == "circular":
-        return geometry
+        return correlation
     if geometry.padding_mode != "zeros" and any(map(any, correlation.padding)):
         raise GeometryError(
             f"guarantee='torus' says nothing about padding_mode={geometry.padding_mode!r}, which copies the "
             "input: take guarantee='layer' or 'any_size', or geometry.on_torus() for the wrapped operator"
         )
-    geometry = geometry.on_torus()
-    geometry.correlation(kernel_shape).require_circulant()
-    return geometry
-
-
-def in_doubles(kernel: Array) -> Array:
-    """The same values in float64, where there are such: on the kernel's device, or as a NumPy array."""
-    if is_torch(kernel) and is_on_gpu(kernel):
-        return kernel.double()
-    return to_numpy(kernel).astype(np.float64, copy=False)
+    wrapped = problem.wrapped
+    wrapped.require_circulant()
+    return wrapped
 
 
 def _is_at_most_by_sums(kernel: np.ndarray[Any, Any], groups: int, limit: Fraction) -> bool:

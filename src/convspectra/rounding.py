@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from ._compat import (
     Array,
@@ -17,15 +15,19 @@ from ._compat import (
     is_numpy,
     is_torch,
     namespace,
-    real_kernel,
     to_numpy,
     untracked,
 )
 from .geometry import Correlation
 from .results import Bound
 
+Moduli = tuple[Any, Any]
+"""What `moduli` gives."""
 
-def norm_error(kernel: Array, correlation: Correlation, norm: Array | None = None) -> Any:
+
+def norm_error(
+    kernel: Array, correlation: Correlation, norm: Array | None = None, known: Moduli | None = None
+) -> Any:
     """How far a computed norm of a torus may be from the true one: absolute, in the kernel's precision.
 
         symbol_error + eps (2 max(m, n) + 64) (norm + symbol_error)
@@ -35,9 +37,10 @@ def norm_error(kernel: Array, correlation: Correlation, norm: Array | None = Non
     the certificates that leave some out (1e-6 of the norm in float32, 1e-14 in float64).
 
     Arguments:
-        kernel: as `spectrum.prepare` returns it, any scale.
+        kernel: axes in the order of `Correlation`, any scale.
         correlation: of the layer, on whatever torus.
         norm: as it was computed, if it is known: the bound is tighter with it.
+        known: the `moduli` of the kernel, if they are.
 
     Returns:
         A float; while JAX traces, a scalar array.
@@ -46,16 +49,16 @@ def norm_error(kernel: Array, correlation: Correlation, norm: Array | None = Non
     """
     eps = float(namespace(kernel).finfo(kernel.dtype).eps)
     rows, columns = _block_shape(correlation)
-    moduli, power = _moduli(kernel, correlation)
-    symbol = _symbol_error(moduli, kernel, correlation)
+    size, power = known or moduli(kernel, correlation)
+    symbol = _symbol_error(size, kernel, correlation)
     if norm is not None:
-        known = untracked(norm)
-        moduli = (float(known) if is_concrete(known) else known) / power
-    relative = symbol + eps * (2 * max(rows, columns) + 64) * (moduli + symbol)
-    return relative * power + _lost(moduli, kernel, correlation)
+        value = untracked(norm)
+        size = (float(value) if is_concrete(value) else value) / power
+    relative = symbol + eps * (2 * max(rows, columns) + 64) * (size + symbol)
+    return relative * power + _lost(size, kernel, correlation)
 
 
-def symbol_error(kernel: Array, correlation: Correlation) -> Any:
+def symbol_error(kernel: Array, correlation: Correlation, known: Moduli | None = None) -> Any:
     """How far the blocks of a computed symbol may be from the true ones, in operator norm.
 
     An entry is a sum over the `T` taps of a polyphase class: with the roundings of products, sums and phases
@@ -63,34 +66,34 @@ def symbol_error(kernel: Array, correlation: Correlation) -> Any:
     norm of the block of these sums, which is at most the root of its largest row sum times its largest
     column sum (Schur's test).
     """
-    moduli, power = _moduli(kernel, correlation)
-    return _symbol_error(moduli, kernel, correlation) * power + _lost(moduli, kernel, correlation)
+    size, power = known or moduli(kernel, correlation)
+    return _symbol_error(size, kernel, correlation) * power + _lost(size, kernel, correlation)
 
 
-def _symbol_error(moduli: Any, kernel: Array, correlation: Correlation) -> Any:
-    """In units of the power that `_moduli` gives."""
+def _symbol_error(size: Any, kernel: Array, correlation: Correlation) -> Any:
+    """In units of the power that `moduli` gives."""
     taps, axes = math.prod(correlation.kernel_size), len(correlation.kernel_size)
-    return float(namespace(kernel).finfo(kernel.dtype).eps) * (taps + 16 * axes + 4) * moduli
+    return float(namespace(kernel).finfo(kernel.dtype).eps) * (taps + 16 * axes + 4) * size
 
 
-def _lost(moduli: Any, kernel: Array, correlation: Correlation) -> Any:
+def _lost(size: Any, kernel: Array, correlation: Correlation) -> Any:
     """Results below the normal numbers are rounded to multiples of the least one; JAX takes them for zero."""
     given, limits = untracked(kernel), namespace(kernel).finfo(kernel.dtype)
-    if is_concrete(given) and moduli == 0 and not to_numpy(given).any():
+    if is_concrete(given) and size == 0 and not to_numpy(given).any():
         return 0.0
     taps, (rows, columns) = math.prod(correlation.kernel_size), _block_shape(correlation)
     flushed = float(limits.smallest_normal) * (1 if is_jax(kernel) else float(limits.eps))
     lost = flushed * (taps + 4) * math.sqrt(rows * columns)
-    return lost if is_concrete(moduli) else namespace(kernel).where(moduli > 0, lost, 0 * moduli)
+    return lost if is_concrete(size) else namespace(kernel).where(size > 0, lost, 0 * size)
 
 
-def _moduli(kernel: Array, correlation: Correlation) -> tuple[Any, Any]:
+def moduli(kernel: Array, correlation: Correlation) -> Moduli:
     """An upper bound of the norms of all blocks, whatever the signs, over a power of two, and that."""
     xp, groups, (scaled, power) = namespace(kernel), correlation.groups, in_range(untracked(kernel))
     rows, columns = correlation.out_channels // groups, correlation.in_channels // groups
-    moduli = xp.abs(xp.reshape(scaled, (groups, rows, -1)))
-    of_columns = xp.sum(xp.reshape(xp.sum(moduli, axis=1), (groups, columns, -1)), axis=-1)
-    squares = xp.max(xp.max(xp.sum(moduli, axis=2), axis=1) * xp.max(of_columns, axis=1))
+    entries = xp.abs(xp.reshape(scaled, (groups, rows, -1)))
+    of_columns = xp.sum(xp.reshape(xp.sum(entries, axis=1), (groups, columns, -1)), axis=-1)
+    squares = xp.max(xp.max(xp.sum(entries, axis=2), axis=1) * xp.max(of_columns, axis=1))
     generous = 1 + 1e-3  # sums of positive numbers, themselves rounded
     if is_concrete(squares):
         return math.sqrt(float(squares)) * generous, power
@@ -127,25 +130,6 @@ def _exact(norm: Array) -> float:
 def less(value: Array, error: Any) -> Array:
     """A lower bound of a number of at least 0 that was computed with this error."""
     return namespace(value).where(value > error, value - error, 0 * value)
-
-
-Method = TypeVar("Method", bound=Callable[..., Bound])
-
-
-def homogeneous(method: Method) -> Method:
-    """A bound of the kernel in range, times the power of two that brought it there.
-
-    Raises:
-        KernelError: as `real_kernel`.
-        RangeError: the bound is beyond the range of the kernel's precision.
-    """
-
-    @wraps(method)
-    def of_any_scale(kernel: Array, *args: Any, **options: Any) -> Bound:
-        scaled, power = in_range(real_kernel(kernel))
-        return times(method(scaled, *args, **options), power)
-
-    return cast(Method, of_any_scale)
 
 
 def times(bound: Bound, power: Any) -> Bound:

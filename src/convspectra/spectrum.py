@@ -18,19 +18,17 @@ from ._compat import (
     is_numpy,
     like,
     namespace,
-    real_kernel,
     to_numpy,
 )
 from ._solvers import array_api, choice, native, pool, products
 from ._solvers.choice import Engine
 from .compute import DEFAULT, Compute
 from .geometry import ConvGeometry, Correlation
+from .problem import Problem, known, once, problem_of, scaled
 from .results import Spectrum
-from .rounding import norm_error
 from .symbol import (
     FrequencyGrid,
     frequency_grid,
-    in_correlation_order,
     input_wave,
     plane_wave,
     symbol_blocks,
@@ -74,42 +72,64 @@ def singular_values(
     >>> np.round(singular_values(difference, geometry).sorted(), 6)
     array([2.      , 1.414214, 1.414214, 0.      ])
     """
-    kernel, correlation = prepare(kernel, geometry)
-    return spectrum_of(kernel, correlation, compute=compute)
+    problem = problem_of(kernel, geometry, compute)
+    return spectrum_on(problem, problem.correlation)
 
 
-def prepare(kernel: Array, geometry: ConvGeometry) -> tuple[Array, Correlation]:
-    """The checked kernel in correlation order, and the correlation it belongs to."""
-    kernel = real_kernel(kernel)
-    correlation = geometry.correlation(kernel.shape)
-    return in_correlation_order(kernel, geometry.kernel_axes), correlation
+def spectrum_on(problem: Problem, torus: Correlation) -> Spectrum:
+    """All singular values of a problem's kernel on a torus, computed once."""
+    return _spectrum(problem, _standing_for(problem, torus))
 
 
-def spectrum_of(
-    kernel: Array,
-    correlation: Correlation,
-    *,
-    compute: Compute = DEFAULT,
-) -> Spectrum:
-    """`singular_values` of what `prepare` returns."""
-    grid = frequency_grid(correlation)
-    engine = choice.choose(compute, kernel, grid.block_shape, len(grid.index))
-    scaled, power = in_range(kernel)
-    values = _solved(_values, scaled, correlation, grid, compute, engine)
-    values = in_range_again(values, power)
-    return spectrum_from(values, kernel, correlation)
+def top_on(problem: Problem, torus: Correlation) -> TopBlock:
+    """The largest of them and where it is reached, computed once.
+
+    Raises:
+        RangeError: it is beyond the range of the kernel's precision.
+    """
+    inside, power = scaled(problem)
+    found = _top(inside, _standing_for(problem, torus))
+    return found if inside is problem else replace(found, norm=in_range_again(found.norm, power))
 
 
-def spectrum_from(values: Array, kernel: Array, correlation: Correlation) -> Spectrum:
+def _standing_for(problem: Problem, torus: Correlation) -> Correlation:
+    """One of all correlations that have the same blocks: neither padding nor its mode plays a part in them."""
+    torus.require_circulant()
+    return problem.correlation.embedded(torus.output_shape)
+
+
+@once
+def _spectrum(problem: Problem, torus: Correlation) -> Spectrum:
+    inside, power = scaled(problem)
+    values = spectrum_values(inside.kernel, torus, problem.compute)
+    return spectrum_from(problem, in_range_again(values, power), torus)
+
+
+@once
+def _top(problem: Problem, torus: Correlation) -> TopBlock:
+    spectrum = known(problem, _spectrum, torus)
+    if spectrum is None:
+        return _top_block(problem.kernel, torus, problem.compute)
+    return _top_of(namespace(spectrum.values).reshape(spectrum.values[:, 0], (-1, torus.groups)))
+
+
+def spectrum_from(problem: Problem, values: Array, torus: Correlation) -> Spectrum:
     """The record of the values, and of what they may be off by."""
-    grid = frequency_grid(correlation)
+    grid = frequency_grid(torus)
     return Spectrum(
         values=values,
-        multiplicity=np.repeat(grid.multiplicity, correlation.groups),
+        multiplicity=np.repeat(grid.multiplicity, torus.groups),
         grid=grid,
-        groups=correlation.groups,
-        error=norm_error(kernel, correlation, namespace(values).max(values)),
+        groups=torus.groups,
+        error=problem.norm_error(namespace(values).max(values)),
     )
+
+
+def spectrum_values(kernel: Array, torus: Correlation, compute: Compute = DEFAULT) -> Array:
+    """The values of a kernel in the order of `Correlation` whose entries are in range."""
+    grid = frequency_grid(torus)
+    engine = choice.choose(compute, kernel, grid.block_shape, len(grid.index))
+    return _solved(_values, kernel, torus, grid, compute, engine)
 
 
 @dataclass(frozen=True)
@@ -126,17 +146,16 @@ class TopBlock:
     group: int
 
 
-_FIRST_LOOK = 16
-"""Blocks in a first look for the largest: one filling of the lanes."""
+_SAMPLE_BLOCKS = 16
+"""Blocks that are solved first, for a floor: one filling of the lanes."""
 
 
 def top_block(
     kernel: Array,
     correlation: Correlation,
-    *,
     compute: Compute = DEFAULT,
 ) -> TopBlock:
-    """The operator norm of what `prepare` returns, and where it is reached.
+    """The operator norm of a kernel in the order of `Correlation`, and where it is reached.
 
     Raises:
         RangeError: it is beyond the range of the kernel's precision.
@@ -154,7 +173,7 @@ def _top_block(kernel: Array, correlation: Correlation, compute: Compute) -> Top
         source = native.prepare(taken, correlation)
         # A few blocks first, for a floor that all pieces share: what is found must not depend on which
         # piece is done first.
-        every = max(1, len(grid.index) // _FIRST_LOOK)
+        every = max(1, len(grid.index) // _SAMPLE_BLOCKS)
         spread = grid.at(slice(None, None, every))
         norm, frequency, group = native.largest(source, spread, 0, len(spread.index), 0.0)
         task = partial(native.largest, source, grid, floor=norm)
@@ -163,7 +182,12 @@ def _top_block(kernel: Array, correlation: Correlation, compute: Compute) -> Top
         scalar = like([norm], kernel, kernel.dtype)[0]
         return TopBlock(scalar, max(frequency, 0), max(group, 0))
     largest = _solved(_largest, kernel, correlation, grid, compute, engine)
-    norm = namespace(kernel).max(largest)
+    return _top_of(largest)
+
+
+def _top_of(largest: Array) -> TopBlock:
+    """That of the largest value of each block, shape (frequencies, groups)."""
+    norm = namespace(largest).max(largest)
     if not is_concrete(largest):
         return TopBlock(norm, -1, -1)
     place = np.unravel_index(to_numpy(largest).argmax(), largest.shape)
@@ -174,7 +198,6 @@ def exceeds(
     kernel: Array,
     correlation: Correlation,
     level: float,
-    *,
     compute: Compute = DEFAULT,
 ) -> bool:
     """Whether a computed singular value is above a level: cheaper than which, where none is."""
@@ -340,10 +363,10 @@ def svd(kernel: Array, geometry: ConvGeometry) -> Decomposition:
 
     Not guaranteed: which basis is returned for a repeated singular value.
     """
-    kernel, correlation = prepare(kernel, geometry)
-    grid = frequency_grid(correlation)
-    kernel, power = in_range(kernel)
-    left, values, right = array_api.svd(symbol_blocks(kernel, correlation, grid))
+    problem = problem_of(kernel, geometry)
+    correlation, grid = problem.correlation, frequency_grid(problem.correlation)
+    inside, power = scaled(problem)
+    left, values, right = array_api.svd(symbol_blocks(inside.kernel, correlation, grid))
     return Decomposition(
         left=left, values=in_range_again(values, power), right=right, grid=grid, correlation=correlation
     )

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -283,8 +282,3 @@ def input_wave(
         of_class = vector[place * columns : (place + 1) * columns]
         wave[np.ix_(np.arange(columns), *points)] = np.multiply.outer(of_class, outputs)
     return wave
-
-
-def in_correlation_order(kernel: Array, axes: Sequence[int]) -> Array:
-    """`kernel` with its axes permuted as `ConvGeometry.kernel_axes` says."""
-    return namespace(kernel).permute_dims(kernel, tuple(axes))

@@ -15,7 +15,7 @@ The functions whose names begin with `reshaped_` are about the kernel reshaped t
 of the operator: they are here to compare with.
 """
 
-from .extremes import condition_number, operator_norm, squared_norm
+from .extremes import condition_number, norm, squared_norm
 from .gram import orthogonality
 from .reshaped import (
     reshaped_condition_number,
@@ -33,8 +33,8 @@ __all__ = [
     "condition_number",
     "hinge",
     "log_volume",
+    "norm",
     "nuclear_norm",
-    "operator_norm",
     "orthogonality",
     "reshaped_condition_number",
     "reshaped_hinge",

@@ -9,10 +9,11 @@ from .._compat import Array, namespace
 from ..compute import DEFAULT, Compute
 from ..functions import ROUNDING
 from ..geometry import ConvGeometry
-from ..guarantee import Guarantee, target_of
+from ..guarantee import Guarantee, Target, target_of
+from ..problem import problem_of
 
 
-def operator_norm(
+def norm(
     kernel: Array,
     geometry: ConvGeometry,
     *,
@@ -40,10 +41,14 @@ def operator_norm(
 
     >>> import numpy as np
     >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
-    >>> float(operator_norm(twice, ConvGeometry((8, 8))))
+    >>> float(norm(twice, ConvGeometry((8, 8))))
     2.0
     """
-    target = target_of(kernel, geometry, guarantee, compute)
+    return norm_of(target_of(problem_of(kernel, geometry, compute), guarantee))
+
+
+def norm_of(target: Target) -> Array:
+    """`norm` of a target."""
     return functions.norm(target.kernel, target.torus, target.compute) * target.factor
 
 
@@ -59,7 +64,7 @@ def squared_norm(
     What Yoshida and Miyato add to the loss, half of it, from power iteration on the reshaped kernel
     (`reshaped_squared_norm`); here of the operator itself.
 
-    Arguments, errors, gradient: as `operator_norm`.
+    Arguments, errors, gradient: as `norm`.
 
     Not guaranteed: a gradient that changes continuously where the largest values cross.
 
@@ -70,8 +75,13 @@ def squared_norm(
     >>> float(squared_norm(twice, ConvGeometry((8, 8))))
     4.0
     """
-    norm = operator_norm(kernel, geometry, guarantee=guarantee, compute=compute)
-    return norm * norm
+    return squared_norm_of(target_of(problem_of(kernel, geometry, compute), guarantee))
+
+
+def squared_norm_of(target: Target) -> Array:
+    """`squared_norm` of a target."""
+    largest = norm_of(target)
+    return largest * largest
 
 
 def condition_number(
@@ -107,7 +117,11 @@ def condition_number(
     >>> float(condition_number(kernel, ConvGeometry((8, 8))))
     4.0
     """
-    target = target_of(kernel, geometry, guarantee, compute)
+    return condition_number_of(target_of(problem_of(kernel, geometry, compute), guarantee))
+
+
+def condition_number_of(target: Target) -> Array:
+    """`condition_number` of a target."""
     largest = functions.norm(target.kernel, target.torus, target.compute)
     smallest = functions.smallest(target.kernel, target.torus, target.compute)
     xp = namespace(target.kernel)

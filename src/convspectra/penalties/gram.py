@@ -28,7 +28,8 @@ from .._solvers.array_api import smaller_gram
 from ..compute import DEFAULT, Compute
 from ..functions import rank_with_taps
 from ..geometry import ConvGeometry, Correlation
-from ..guarantee import Guarantee, target_of
+from ..guarantee import Guarantee, Target, target_of
+from ..problem import problem_of
 from ..spectrum import over_grid
 from ..symbol import frequency_grid, polyphase, symbol_blocks
 
@@ -72,7 +73,11 @@ def orthogonality(
     >>> float(orthogonality(twice, ConvGeometry((8, 8))))  # 3 * 8 * 8 times (4 - 1)^2
     1728.0
     """
-    target = target_of(kernel, geometry, guarantee, compute)
+    return orthogonality_of(target_of(problem_of(kernel, geometry, compute), guarantee))
+
+
+def orthogonality_of(target: Target) -> Array:
+    """`orthogonality` of a target."""
     if _products_of_shifts(target.torus) <= _products_of_frequencies(target.torus):
         return by_autocorrelation(target.kernel, target.torus)
     return by_frequencies(target.kernel, target.torus, target.compute)

@@ -10,24 +10,16 @@ Reference: Yoshida and Miyato (2017); Sedghi, Gupta and Long (2019), Sections 1 
 
 from __future__ import annotations
 
-from typing import TypedDict, Unpack
-
 from .._compat import Array
-from ..compute import Compute
+from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
-from ..guarantee import check_limit
+from ..guarantee import Target, check_limit, target_of
+from ..problem import problem_of
 from ..projection.reshaped import as_pointwise
-from ..spectrum import prepare
 from . import extremes, gram, sums
 
 
-class Options(TypedDict, total=False):
-    """Keyword arguments of every function here, as `singular_values`."""
-
-    compute: Compute
-
-
-def reshaped_norm(kernel: Array, geometry: ConvGeometry, **options: Unpack[Options]) -> Array:
+def reshaped_norm(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:
     """The largest singular value of the reshaped kernel: not the operator's norm.
 
     Reference: Miyato, Kataoka, Koyama and Yoshida (2018), who divide kernels by it.
@@ -35,22 +27,22 @@ def reshaped_norm(kernel: Array, geometry: ConvGeometry, **options: Unpack[Optio
     >>> import numpy as np
     >>> ones = np.ones((1, 1, 3, 3))
     >>> geometry = ConvGeometry((8, 8), padding=1, padding_mode="circular")
-    >>> float(reshaped_norm(ones, geometry)), float(extremes.operator_norm(ones, geometry))
+    >>> float(reshaped_norm(ones, geometry)), float(extremes.norm(ones, geometry))
     (3.0, 9.0)
     """
-    return extremes.operator_norm(*_as_layer(kernel, geometry), **options)
+    return extremes.norm_of(_reshaped(kernel, geometry, compute))
 
 
-def reshaped_squared_norm(kernel: Array, geometry: ConvGeometry, **options: Unpack[Options]) -> Array:
+def reshaped_squared_norm(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:
     """The square of the reshaped kernel's largest singular value, exact where theirs is iterated.
 
     Reference: Yoshida and Miyato (2017), who add half of it.
     """
-    return extremes.squared_norm(*_as_layer(kernel, geometry), **options)
+    return extremes.squared_norm_of(_reshaped(kernel, geometry, compute))
 
 
 def reshaped_hinge(
-    kernel: Array, geometry: ConvGeometry, max_reshaped_norm: float, **options: Unpack[Options]
+    kernel: Array, geometry: ConvGeometry, max_reshaped_norm: float, *, compute: Compute = DEFAULT
 ) -> Array:
     """`sum max(0, sigma - c)^2` over the reshaped kernel's singular values.
 
@@ -58,45 +50,44 @@ def reshaped_hinge(
         InputError: max_reshaped_norm is not positive and finite.
     """
     limit = check_limit("max_reshaped_norm", max_reshaped_norm)
-    return sums.hinge(*_as_layer(kernel, geometry), limit, **options)
+    return sums.hinge_of(_reshaped(kernel, geometry, compute), limit)
 
 
-def reshaped_orthogonality(kernel: Array, geometry: ConvGeometry, **options: Unpack[Options]) -> Array:
+def reshaped_orthogonality(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:
     """`sum (sigma^2 - 1)^2` over the reshaped kernel's singular values.
 
     `|| W W^T - I ||_F^2`, less a constant where the matrix has more rows than columns.
 
     Reference: Cisse, Bojanowski, Grave, Dauphin and Usunier (2017), who add half of it.
     """
-    return gram.orthogonality(*_as_layer(kernel, geometry), **options)
+    return gram.orthogonality_of(_reshaped(kernel, geometry, compute))
 
 
-def reshaped_nuclear_norm(kernel: Array, geometry: ConvGeometry, **options: Unpack[Options]) -> Array:
+def reshaped_nuclear_norm(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:
     """The sum of the reshaped kernel's singular values."""
-    return sums.nuclear_norm(*_as_layer(kernel, geometry), **options)
+    return sums.nuclear_norm_of(_reshaped(kernel, geometry, compute))
 
 
 def reshaped_schatten_norm(
-    kernel: Array, geometry: ConvGeometry, p: float, **options: Unpack[Options]
+    kernel: Array, geometry: ConvGeometry, p: float, *, compute: Compute = DEFAULT
 ) -> Array:
     """`(sum sigma^p)^(1/p)` over the reshaped kernel's singular values.
 
     Raises:
         InputError: p is below 1.
     """
-    return sums.schatten_norm(*_as_layer(kernel, geometry), p, **options)
+    return sums.schatten_norm_of(_reshaped(kernel, geometry, compute), p)
 
 
-def reshaped_log_volume(kernel: Array, geometry: ConvGeometry, **options: Unpack[Options]) -> Array:
+def reshaped_log_volume(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:
     """`sum log sigma` over the reshaped kernel's singular values."""
-    return sums.log_volume(*_as_layer(kernel, geometry), **options)
+    return sums.log_volume_of(_reshaped(kernel, geometry, compute))
 
 
-def reshaped_condition_number(kernel: Array, geometry: ConvGeometry, **options: Unpack[Options]) -> Array:
+def reshaped_condition_number(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:
     """The reshaped kernel's largest singular value over its smallest."""
-    return extremes.condition_number(*_as_layer(kernel, geometry), **options)
+    return extremes.condition_number_of(_reshaped(kernel, geometry, compute))
 
 
-def _as_layer(kernel: Array, geometry: ConvGeometry) -> tuple[Array, ConvGeometry]:
-    ready, correlation = prepare(kernel, geometry)
-    return as_pointwise(ready, correlation)[0], ConvGeometry((1,), groups=correlation.groups)
+def _reshaped(kernel: Array, geometry: ConvGeometry, compute: Compute) -> Target:
+    return target_of(as_pointwise(problem_of(kernel, geometry, compute)), "layer")

@@ -12,9 +12,10 @@ from ..errors import InputError
 from ..functions import rounding_level
 from ..geometry import ConvGeometry
 from ..guarantee import Guarantee, Target, check_limit, target_of
-from ..spectrum import spectrum_of, top_block
+from ..problem import problem_of
+from ..spectrum import spectrum_on, top_block
 from ..symbol import frequency_grid
-from .extremes import operator_norm
+from .extremes import norm_of
 
 Summand = Callable[[Array, Array], Array]
 """Of singular values, and of the level up to which they are rounding."""
@@ -56,7 +57,11 @@ def hinge(
     48.0
     """
     limit = check_limit("max_norm", max_norm)
-    target = target_of(kernel, geometry, guarantee, compute)
+    return hinge_of(target_of(problem_of(kernel, geometry, compute), guarantee), limit)
+
+
+def hinge_of(target: Target, limit: float) -> Array:
+    """`hinge` of a target."""
     return functions.total_squares_above(target.kernel, target.torus, limit / target.factor, target.compute)
 
 
@@ -93,7 +98,11 @@ def nuclear_norm(
     >>> round(float(nuclear_norm(twice, ConvGeometry((8, 8)))), 9)
     384.0
     """
-    target = target_of(kernel, geometry, guarantee, compute)
+    return nuclear_norm_of(target_of(problem_of(kernel, geometry, compute), guarantee))
+
+
+def nuclear_norm_of(target: Target) -> Array:
+    """`nuclear_norm` of a target."""
     return _total(target, target.kernel, lambda sigma, _: sigma, _is_above)
 
 
@@ -112,7 +121,7 @@ def schatten_norm(
     Arguments:
         kernel: as `singular_values`. The gradient exists for finite p > 1
             except at the zero operator, where it is zero; for p = 1 as `nuclear_norm`, for `math.inf` as
-            `operator_norm`.
+            `norm`.
         geometry: any that has the guarantee.
         p: at least 1.
         guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
@@ -131,11 +140,15 @@ def schatten_norm(
     >>> round(float(schatten_norm(twice, ConvGeometry((8, 8)), p=2)), 9)  # 2 times the root of 4 * 8 * 8
     32.0
     """
+    return schatten_norm_of(target_of(problem_of(kernel, geometry, compute), guarantee), p)
+
+
+def schatten_norm_of(target: Target, p: float) -> Array:
+    """`schatten_norm` of a target."""
     if not p >= 1:
         raise InputError(f"p must be at least 1 for a norm; got {p!r}")
     if math.isinf(p):
-        return operator_norm(kernel, geometry, guarantee=guarantee, compute=compute)
-    target = target_of(kernel, geometry, guarantee, compute)
+        return norm_of(target)
     slope = _is_above if p == 1 else lambda sigma, _: p * sigma ** (p - 1)
     # The norm of the scaled kernel times the scale: no power leaves the floating range. The scale is
     # without a derivative, and needs none.
@@ -181,7 +194,11 @@ def log_volume(
     >>> bool(np.isclose(volume, 192 * np.log(2)))
     True
     """
-    target = target_of(kernel, geometry, guarantee, compute)
+    return log_volume_of(target_of(problem_of(kernel, geometry, compute), guarantee))
+
+
+def log_volume_of(target: Target) -> Array:
+    """`log_volume` of a target."""
     volume = _total(target, target.kernel, _log, _inverse)
     grid = frequency_grid(target.torus)
     if min(grid.block_shape) > functions.rank_with_taps(target.torus):
@@ -193,14 +210,14 @@ def _total(target: Target, kernel: Array, value: Summand, slope: Summand) -> Arr
     """`sum multiplicity value(sigma)` with the gradient `S* [ U slope(sigma) V^H ]`."""
     torus, compute = target.torus, target.compute
     if not is_tracked(kernel):  # no vectors are needed
-        spectrum = spectrum_of(kernel, torus, compute=compute)
+        spectrum = spectrum_on(target.moved(kernel).problem, torus)
         sigma = spectrum.values
         weights = like(spectrum.multiplicity[:, None], sigma, sigma.dtype)
         xp = namespace(sigma)
         return xp.sum(weights * value(sigma, rounding_level(xp.max(sigma))))
 
     def forward(given: Array) -> tuple[Array, Array]:
-        level = rounding_level(top_block(given, torus, compute=compute).norm)
+        level = rounding_level(top_block(given, torus, compute).norm)
         gradient, number = functions.adjoint_of_function(
             given, torus, lambda sigma: slope(sigma, level), compute, lambda sigma: value(sigma, level)
         )

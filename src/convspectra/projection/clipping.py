@@ -10,6 +10,7 @@ from ..compute import DEFAULT, Compute
 from ..errors import InputError
 from ..geometry import ConvGeometry
 from ..guarantee import Guarantee, check_limit, target_of
+from ..problem import problem_of
 from ..results import Projection
 
 
@@ -65,18 +66,19 @@ def clip(
     min_value = min_value if min_value == 0 else check_limit("min_value", min_value)
     if min_value > limit:
         raise InputError(f"min_value must lie between 0 and max_norm={max_norm}; got {min_value}")
-    target = target_of(kernel, geometry, guarantee, compute)
+    target = target_of(problem_of(kernel, geometry, compute), guarantee)
     top, bottom = limit / target.factor, min_value / target.factor
     if bottom == 0 and not is_tracked(target.kernel):
         over = functions.excess(target.kernel, target.torus, top, target.compute)
         before = over.top * target.factor
         if bool(over.top <= top):  # nothing was taken off
-            return target.projection(target.kernel, norm_before=before, norm=before, iterations=1)
+            return target.projection(target, norm_before=before, norm=before, iterations=1)
         fields: dict[str, Any] = {} if measure else {"norm": None}
-        return target.projection(target.kernel - over.kernel, norm_before=before, iterations=1, **fields)
+        moved = target.moved(target.kernel - over.kernel)
+        return moved.projection(target, norm_before=before, iterations=1, **fields)
     if bottom == 0:
         moved = functions.lowered(target.kernel, target.torus, top, target.compute)
-        return target.projection(target.kernel - moved, iterations=1)
+        return target.moved(target.kernel - moved).projection(target, iterations=1)
 
     def beyond(sigma: Array) -> Array:
         return sigma - namespace(sigma).clip(sigma, bottom, top)
@@ -90,4 +92,4 @@ def clip(
 
     function = functions.SpectralFunction(beyond, slope)
     moved = functions.mapped(target.kernel, target.torus, function, target.compute)
-    return target.projection(target.kernel - moved, iterations=1)
+    return target.moved(target.kernel - moved).projection(target, iterations=1)

@@ -23,6 +23,7 @@ from ..compute import DEFAULT, Compute
 from ..errors import InputError, KernelError
 from ..geometry import ConvGeometry
 from ..guarantee import Guarantee, Target, check_limit, target_of
+from ..problem import problem_of
 from ..results import Projection
 from ..symbol import frequency_grid, symbol_blocks
 from .augmented_lagrangian import augmented_lagrangian
@@ -107,7 +108,7 @@ def project(
         raise InputError(f"max_iterations must be an integer of at least 1; got {max_iterations!r}")
     if method not in get_args(Method):
         raise InputError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
-    target = target_of(kernel, geometry, guarantee, compute)
+    target = target_of(problem_of(kernel, geometry, compute), guarantee)
     given, grid = target.kernel, frequency_grid(target.torus)
     shape = (len(grid.index), *symbol_blocks(0 * given, target.torus, grid, 0, 1).shape[1:])
     if dual is not None and tuple(dual.shape) != shape:
@@ -134,8 +135,8 @@ def project(
 
     nearest = with_vjp(forward, backward, given)
     one = found[-1]
-    return target.projection(
-        nearest,
+    return target.moved(nearest).projection(
+        target,
         norm_before=one.norm_before,
         norm=one.norm,
         iterations=0 if one.search is None else one.search.sweeps,
@@ -169,8 +170,9 @@ def _find(
     tolerance: float,
     max_iterations: int,
 ) -> _Found:
-    norm_before = target.norm(given)
-    if target.keeps(given, limit, norm_before):
+    target = target.moved(given)
+    norm_before = target.norm
+    if target.keeps(limit):
         return _Found(given, norm_before, norm_before)
     if float(norm_before) / _FARTHEST > limit:
         raise KernelError(
@@ -184,7 +186,8 @@ def _find(
     search = Search(start, target.torus, target.compute, tolerance, max_iterations)
     state = _METHODS[method](search, None if dual is None else to_numpy(dual))
     best = search.kernel
-    inside, norm = target.inside(like(best * unit, given, given.dtype) * power, limit)
+    nearest, norm = target.moved(like(best * unit, given, given.dtype) * power).inside(limit)
+    inside = nearest.kernel
     # What rounding to the kernel's precision and the last division added to the distance.
     drift = float(np.linalg.norm(to_numpy(inside).astype(np.float64) / power / unit - best))
     gap = max(search.upper - search.lower, 0.0) + drift * math.sqrt(2 * search.upper) + drift**2 / 2

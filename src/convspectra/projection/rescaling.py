@@ -7,6 +7,7 @@ from .._compat import Array, is_tracked, namespace
 from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
 from ..guarantee import Guarantee, check_limit, target_of
+from ..problem import problem_of
 from ..results import Projection
 
 
@@ -45,18 +46,17 @@ def rescale(
     (2.0, True, True)
     """
     limit = check_limit("max_norm", max_norm)
-    target = target_of(kernel, geometry, guarantee, compute)
+    target = target_of(problem_of(kernel, geometry, compute), guarantee)
     if not is_tracked(target.kernel):
-        before = norm = target.norm(target.kernel)
-        inside = target.kernel
-        if not target.keeps(inside, limit, before):
-            inside, norm = target.inside(inside, limit, before)
-        return target.projection(inside, norm_before=before, norm=norm)
+        if target.keeps(limit):
+            return target.projection(target)
+        inside, norm = target.inside(limit)
+        return inside.projection(target, norm=norm)
     # The scaling itself carries the derivative; what `inside` still takes off is rounding.
     norm = functions.norm(target.kernel, target.torus, target.compute) * target.factor
     xp = namespace(target.kernel)
     # At the limit the derivative is that of the inside, wherever rounding put the norm.
     over = norm > limit * (1 + 64 * float(xp.finfo(norm.dtype).eps))
     factor = xp.where(over, limit / xp.where(over, norm, 1 + norm), 1 + 0 * norm)
-    inside, after = target.inside(target.kernel * factor, limit)
-    return target.projection(inside, norm=after)
+    inside, after = target.moved(target.kernel * factor).inside(limit)
+    return inside.projection(target, norm=after)

@@ -8,8 +8,9 @@ from typing import Any
 from .. import functions
 from .._compat import Array, namespace
 from ..compute import DEFAULT, Compute
-from ..geometry import ConvGeometry, Correlation
+from ..geometry import ConvGeometry
 from ..guarantee import Guarantee, check_limit, target_of
+from ..problem import Problem, problem_of
 from ..results import Projection
 
 
@@ -42,17 +43,17 @@ def clip_reshaped_kernel(
     Reference: Yoshida and Miyato (2017); Sedghi, Gupta and Long (2019), Section 4.4.
     """
     limit = check_limit("max_reshaped_norm", max_reshaped_norm)
-    target = target_of(kernel, geometry, guarantee, compute)
-    flat, pointwise = as_pointwise(target.kernel, target.torus)
-    moved = functions.lowered(flat, pointwise, limit, target.compute)
+    target = target_of(problem_of(kernel, geometry, compute), guarantee)
+    flat = as_pointwise(target.problem)
+    moved = flat.kernel - functions.lowered(flat.kernel, flat.correlation, limit, compute)
     fields: dict[str, Any] = {} if measure else {"norm_before": None, "norm": None}
-    found = namespace(flat).reshape(flat - moved, target.kernel.shape)
-    return target.projection(found, iterations=1, **fields)
+    found = namespace(moved).reshape(moved, target.kernel.shape)
+    return target.moved(found).projection(target, iterations=1, **fields)
 
 
-def as_pointwise(kernel: Array, correlation: Correlation) -> tuple[Array, Correlation]:
-    """The reshaped kernel, as the kernel of a layer that has its singular values and no spatial extent."""
-    columns = math.prod(kernel.shape[1:])
-    flat = namespace(kernel).reshape(kernel, (kernel.shape[0], columns, 1))
-    geometry = ConvGeometry((1,), groups=correlation.groups)
-    return flat, geometry.correlation(flat.shape)
+def as_pointwise(problem: Problem) -> Problem:
+    """The reshaped kernel, as that of a layer that has its singular values and no spatial extent."""
+    kernel = problem.kernel
+    flat = namespace(kernel).reshape(kernel, (kernel.shape[0], math.prod(kernel.shape[1:]), 1))
+    geometry = ConvGeometry((1,), groups=problem.correlation.groups)
+    return Problem(flat, geometry, geometry.correlation(flat.shape), problem.compute)

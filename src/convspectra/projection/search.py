@@ -99,7 +99,7 @@ class Search:
 
     def propose(self, kernel: NumpyArray) -> None:
         """An upper bound from any kernel, scaled into the ball."""
-        norm = float(top_block(kernel, self._correlation, compute=self._compute).norm)
+        norm = float(top_block(kernel, self._correlation, self._compute).norm)
         inside = kernel / norm if norm > 1 else kernel
         upper = float(np.sum((inside - self.given) ** 2)) / 2
         if upper < self.upper:

@@ -18,10 +18,10 @@ from ..compute import DEFAULT, Compute
 from ..errors import InputError
 from ..functions import SpectralFunction
 from ..geometry import ConvGeometry
-from ..guarantee import Guarantee, Target, check_limit, in_doubles, target_of
+from ..guarantee import Guarantee, Target, check_limit, target_of
+from ..problem import in_doubles, problem_of, without_gradient
 from ..results import Projection, Spectrum
-from ..rounding import norm_error
-from ..spectrum import spectrum_of
+from ..spectrum import spectrum_on
 
 
 def soft_threshold(
@@ -50,10 +50,9 @@ def soft_threshold(
     Reference: Cai, Candes and Shen (2010), Theorem 2.1.
     """
     level = check_limit("threshold", threshold)
-    target = target_of(kernel, geometry, guarantee, compute)
-    return target.projection(
-        functions.lowered(target.kernel, target.torus, level, target.compute), iterations=1
-    )
+    target = target_of(problem_of(kernel, geometry, compute), guarantee)
+    moved = functions.lowered(target.kernel, target.torus, level, target.compute)
+    return target.moved(moved).projection(target, iterations=1)
 
 
 def low_rank(
@@ -87,10 +86,10 @@ def low_rank(
     """
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
         raise InputError(f"rank must be an integer of at least 0; got {rank!r}")
-    target = target_of(kernel, geometry, guarantee, compute)
+    target = target_of(problem_of(kernel, geometry, compute), guarantee)
     values = _all_values(target, "low_rank")
     if rank >= values.count:
-        return target.projection(target.kernel)
+        return target.projection(target)
     flat, counts, order = _descending(values)
     dropped = np.searchsorted(np.cumsum(counts[order]), rank, side="right")  # the first that does not fit
     level = float(flat[order][dropped])
@@ -104,9 +103,8 @@ def low_rank(
         return namespace(sigma).where(sigma > level, 1 + 0 * sigma, 0 * sigma)
 
     function = SpectralFunction(kept, slope)
-    return target.projection(
-        functions.mapped(target.kernel, target.torus, function, target.compute), iterations=2
-    )
+    moved = functions.mapped(target.kernel, target.torus, function, target.compute)
+    return target.moved(moved).projection(target, iterations=2)
 
 
 def orthogonalise(
@@ -140,11 +138,10 @@ def orthogonalise(
     Reference: Fan and Hoffman (1955); Higham (2008), Functions of Matrices, Theorem 8.4.
     """
     level = check_limit("value", value)
-    target = target_of(kernel, geometry, guarantee, compute)
+    target = target_of(problem_of(kernel, geometry, compute), guarantee)
     function = SpectralFunction(lambda sigma: level + 0 * sigma, lambda sigma: 0 * sigma)
-    return target.projection(
-        functions.mapped(target.kernel, target.torus, function, target.compute), iterations=1
-    )
+    moved = functions.mapped(target.kernel, target.torus, function, target.compute)
+    return target.moved(moved).projection(target, iterations=1)
 
 
 def project_schatten(
@@ -187,11 +184,11 @@ def project_schatten(
         raise InputError(f"p must be 1, 2 or math.inf; got {p!r}")
     if is_tracked(kernel):
         raise InputError("project_schatten gives no gradient: detach the kernel and call it outside jax.jit")
-    target = target_of(kernel, geometry, guarantee, compute)
+    target = target_of(problem_of(kernel, geometry, compute), guarantee)
     limit = limit / target.factor
     values = _all_values(target, "project_schatten")
-    if _schatten(target.kernel, target, p) <= limit:
-        return target.projection(target.kernel)
+    if _schatten(target, p) <= limit:
+        return target.projection(target)
     found = target.kernel
     if p == math.inf:
         found = found - functions.lowered(found, target.torus, limit, target.compute)
@@ -205,19 +202,20 @@ def project_schatten(
         level = float(thresholds[survivors[-1] if survivors.size else 0])
         found = functions.lowered(found, target.torus, level, target.compute)
     margin = 64 * float(np.finfo(to_numpy(found).dtype).eps)
-    while (size := _schatten(found, target, p)) > limit:
-        found = found * (limit / size * (1 - margin))
+    inside = target.moved(found)
+    while (size := _schatten(inside, p)) > limit:
+        inside = inside.moved(inside.kernel * (limit / size * (1 - margin)))
         margin = min(1.0, 4 * margin)  # at worst the kernel ends at zero
-    return target.projection(found, iterations=2)
+    return inside.projection(target, iterations=2)
 
 
-def _schatten(kernel: Array, target: Target, p: float) -> float:
+def _schatten(target: Target, p: float) -> float:
     """Proven: the Schatten norm of these very entries is at most this."""
-    wide = in_doubles(kernel)
-    values = spectrum_of(wide, target.torus, compute=target.compute)
-    if not float(namespace(wide).max(abs(wide))) > 0:
+    wide = in_doubles(target.problem)
+    if not float(namespace(wide.kernel).max(abs(wide.kernel))) > 0:
         return 0.0
-    error = norm_error(wide, target.torus, values.norm) * values.count ** (1 / p)
+    values = spectrum_on(wide, target.torus)
+    error = values.error * values.count ** (1 / p)
     eps = float(np.finfo(np.float64).eps)
     return float(float(values.schatten_norm(p)) + error) * (1 + eps * (math.log2(values.count) + 64))
 
@@ -225,7 +223,7 @@ def _schatten(kernel: Array, target: Target, p: float) -> float:
 def _all_values(target: Target, name: str) -> Spectrum:
     if not is_concrete(target.kernel):
         raise InputError(f"{name} looks at all singular values: call it outside jax.jit and jax.grad")
-    return spectrum_of(untracked(target.kernel), target.torus, compute=target.compute)
+    return spectrum_on(without_gradient(target.problem), target.torus)
 
 
 def _descending(values: Spectrum) -> tuple[Any, Any, Any]:

@@ -9,16 +9,13 @@ from __future__ import annotations
 import math
 from typing import Literal, get_args
 
-import numpy as np
-
 from .. import functions
 from .._compat import Array, namespace
 from ..errors import InputError
 from ..functions import SpectralFunction
 from ..geometry import ConvGeometry
+from ..problem import Problem, problem_of
 from ..projection.reshaped import as_pointwise
-from ..spectrum import prepare
-from ..symbol import in_correlation_order
 
 Scaling = Literal["sedghi2019", "cisse2017"]
 
@@ -56,12 +53,12 @@ def parseval_retraction(kernel: Array, geometry: ConvGeometry, *, beta: float = 
     """
     if not 0 < beta <= 1:
         raise InputError(f"beta must be positive and at most 1; got {beta!r}")
-    ready, correlation = prepare(kernel, geometry)
-    xp, groups = namespace(ready), correlation.groups
-    rows = xp.reshape(ready, (groups, correlation.out_channels // groups, -1))
+    problem = problem_of(kernel, geometry)
+    xp, correlation = namespace(problem.kernel), problem.correlation
+    rows = xp.reshape(problem.kernel, (correlation.groups, correlation.out_channels // correlation.groups, -1))
     gram = xp.matmul(rows, xp.matrix_transpose(rows))
     moved = (1 + beta) * rows - beta * xp.matmul(gram, rows)
-    return _as_given(xp.reshape(moved, ready.shape), geometry)
+    return problem.in_layout(xp.reshape(moved, problem.kernel.shape))
 
 
 def parseval_projection(kernel: Array, geometry: ConvGeometry, *, scaling: Scaling = "sedghi2019") -> Array:
@@ -91,12 +88,11 @@ def parseval_projection(kernel: Array, geometry: ConvGeometry, *, scaling: Scali
     >>> bool(np.isclose(kernel.sum(), 3 / np.sqrt(7)))  # its norm, above 1
     True
     """
-    scale = parseval_scale(kernel, geometry, scaling=scaling)
-    ready, correlation = prepare(kernel, geometry)
-    flat, pointwise = as_pointwise(ready, correlation)
+    problem = problem_of(kernel, geometry)
+    scale, flat = _scale(problem, scaling), as_pointwise(problem)
     unit = SpectralFunction(lambda sigma: scale + 0 * sigma, lambda sigma: 0 * sigma)
-    moved = functions.mapped(flat, pointwise, unit)
-    return _as_given(namespace(moved).reshape(moved, ready.shape), geometry)
+    moved = functions.mapped(flat.kernel, flat.correlation, unit)
+    return problem.in_layout(namespace(moved).reshape(moved, problem.kernel.shape))
 
 
 def parseval_scale(kernel: Array, geometry: ConvGeometry, *, scaling: Scaling = "sedghi2019") -> float:
@@ -124,12 +120,11 @@ def parseval_scale(kernel: Array, geometry: ConvGeometry, *, scaling: Scaling = 
     >>> [round(parseval_scale(kernel, geometry, scaling=way), 6) for way in ("sedghi2019", "cisse2017")]
     [0.377964, 0.333333]
     """
+    return _scale(problem_of(kernel, geometry), scaling)
+
+
+def _scale(problem: Problem, scaling: Scaling) -> float:
     if scaling not in get_args(Scaling):
         raise InputError(f"scaling must be one of {', '.join(get_args(Scaling))}; got {scaling!r}")
-    sizes = prepare(kernel, geometry)[1].kernel_size
+    sizes = problem.correlation.kernel_size
     return 1 / math.sqrt(2 * max(sizes) + 1 if scaling == "sedghi2019" else math.prod(sizes))
-
-
-def _as_given(kernel: Array, geometry: ConvGeometry) -> Array:
-    """Back from the order of `Correlation` to the geometry's layout."""
-    return in_correlation_order(kernel, [int(axis) for axis in np.argsort(geometry.kernel_axes)])

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from .._compat import Array, in_range, is_concrete, like, to_numpy
+from .._compat import Array, is_concrete, like, to_numpy
 from ..errors import InputError
 from ..geometry import ConvGeometry
 from ..operators.lanczos import proven_gains
 from ..operators.padded import operator
+from ..problem import problem_of, scaled
 from ..results import Bound
 from ..rounding import rounded_down, times
-from ..spectrum import prepare
 
 NumpyArray = np.ndarray[Any, Any]
 
@@ -55,11 +55,11 @@ def power_iteration(
     """
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise InputError(f"steps must be an integer of at least 1; got {steps!r}")
-    ready, correlation = prepare(kernel, geometry)
+    problem, power = scaled(problem_of(kernel, geometry))
+    ready, correlation = problem.kernel, problem.correlation
     if not is_concrete(ready):
         raise InputError("power_iteration needs concrete values: call it outside jax.jit")
-    scaled, power = in_range(ready)
-    weights = to_numpy(scaled)
+    weights = to_numpy(ready)
     layer = operator(weights, correlation)
     x = _start(start, seed, layer.input_shape, weights.dtype)
     for _ in range(steps):
