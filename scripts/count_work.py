@@ -16,7 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ import convspectra as cs
 from convspectra import analysis, krylov, penalties  # noqa: F401  # so that they are wrapped, too
 from convspectra._compat import to_numpy
 from convspectra.demo import model_path
+from convspectra.geometry import Correlation
 from convspectra.models import read_model
 
 
@@ -61,18 +62,20 @@ def counting() -> Iterator[Work]:
         if hasattr(kernel, "dtype"):
             work.validated[_digest(kernel)] += 1
 
-    def solves(kernel: Any, torus: object, *_: Any, **__: Any) -> None:
-        work.tori[_digest(kernel), torus] += 1
+    def solves(kernel: Any, torus: Correlation, *_: Any, **__: Any) -> None:
+        # Blocks do not depend on the padding, which is the layer's.
+        plain = replace(torus, padding=(), padding_mode="circular", transposed=False)
+        work.tori[_digest(kernel), plain] += 1
 
-    def makes_packet(kernel: Any, _: object, torus: object, *__: Any) -> None:
-        work.packets[_digest(kernel), torus] += 1
+    def makes_packet(vector: Any, _: object, torus: object, *__: Any) -> None:
+        work.packets[_digest(vector), torus] += 1
 
     observers: dict[str, Callable[..., None]] = {
         "real_kernel": validates,
-        "top_block": solves,
-        "spectrum_of": solves,
+        "_top_block": solves,
+        "spectrum_values": solves,
         "excess": solves,
-        "packet": makes_packet,
+        "input_wave": makes_packet,
     }
     wrapped: list[tuple[Any, str, Any]] = []
     modules = [m for name, m in sys.modules.items() if name.startswith("convspectra.") and m is not None]

@@ -9,6 +9,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from convspectra import ConvGeometry
+from convspectra.problem import problem_of
 
 LARGEST = {1: 12, 2: 5, 3: 3}
 SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
@@ -83,6 +84,12 @@ def layers(draw, mode="torus", dtype=np.float64, mirrored=True):
     geometry = ConvGeometry(size, padding=pads, padding_mode=mode, **options)
     assume(not mirrored or mode != "reflect" or 1 not in geometry.correlation(shape).input_shape)
     return kernel, geometry
+
+
+def prepare(kernel, geometry):
+    """The kernel in the order of its correlation, and that."""
+    problem = problem_of(kernel, geometry)
+    return problem.kernel, problem.correlation
 
 
 def plain_symbol(kernel, frequency, shape, dilation):

@@ -17,8 +17,7 @@ from convspectra.bounds.copy_count import copies
 from convspectra.bounds.unfoldings import plain_kernel
 from convspectra.operators.padded import read_count
 from convspectra.operators.reference import dense_operator
-from convspectra.spectrum import prepare
-from strategies import layers
+from strategies import layers, prepare
 
 SYMBOL = ("zeros", "circular")
 ANY = ("zeros", "circular", "reflect", "replicate")

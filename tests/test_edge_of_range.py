@@ -15,8 +15,9 @@ from convspectra.models import Model
 from convspectra.operators.reference import dense_operator
 from convspectra.report import json_file
 from convspectra.rounding import EXACT, norm_error
-from convspectra.spectrum import prepare, top_block
+from convspectra.spectrum import top_block
 from reports import layer
+from strategies import prepare
 
 WRAPPED = cs.ConvGeometry((1,), padding="same", padding_mode="circular")
 

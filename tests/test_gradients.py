@@ -32,7 +32,7 @@ PROJECTIONS = {
     "clip_reshaped_kernel": kernel_of(cs.clip_reshaped_kernel, max_reshaped_norm=0.8),
 }
 PENALTIES = {
-    "operator_norm": penalties.operator_norm,
+    "norm": penalties.norm,
     "squared_norm": penalties.squared_norm,
     "condition_number": penalties.condition_number,
     "hinge": partial(penalties.hinge, max_norm=0.7),
@@ -99,7 +99,7 @@ def test_jax_agrees_with_finite_differences():
     jax, util = pytest.importorskip("jax"), pytest.importorskip("jax.test_util")
     jax.config.update("jax_enable_x64", True)
     kernel = jax.numpy.asarray(generic((3, 3, 3)))
-    for name in ("clip", "orthogonalise", "operator_norm", "nuclear_norm"):
+    for name in ("clip", "orthogonalise", "norm", "nuclear_norm"):
         function = partial(EVERYTHING[name], geometry=GEOMETRY)
         util.check_grads(function, (kernel,), order=1, modes=["rev"], eps=1e-6, atol=1e-5, rtol=1e-5)
 
@@ -310,7 +310,7 @@ def test_finite_differences_agree_where_the_derivative_exists(name, special):
     assert torch.autograd.gradcheck(function, (kernel,), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["operator_norm", "nuclear_norm"])
+@pytest.mark.parametrize("name", ["norm", "nuclear_norm"])
 @pytest.mark.parametrize("special", SPECIAL)
 def test_norms_have_subgradients(name, special):
     kernel, method = SPECIAL[special], PENALTIES[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,9 +11,9 @@ from hypothesis import strategies as st
 
 import convspectra as cs
 from convspectra.bounds.copy_count import copies_at_any_size
-from convspectra.compute import DEFAULT
 from convspectra.guarantee import target_of
 from convspectra.operators.reference import dense_operator
+from convspectra.problem import problem_of
 from strategies import layers
 
 MOVES = pytest.mark.parametrize("move", [cs.rescale, cs.project], ids=lambda move: move.__name__)
@@ -179,14 +178,14 @@ def test_one_function_decides_in_every_precision():
     rng = np.random.default_rng(3)
     for _ in range(40):
         kernel = rng.standard_normal((3, 4, 3)).astype(np.float32)
-        held = [target_of(kernel.astype(d), torus(8), "torus", DEFAULT) for d in (np.float32, np.float64)]
-        norm = float(held[1].norm(held[1].kernel))
+        held = [target_of(problem_of(kernel.astype(d), torus(8)), "torus") for d in (np.float32, np.float64)]
+        norm = float(held[1].norm)
         for limit in (norm * (1 - 1e-9), norm * (1 + 1e-9)):
-            wide = held[1].keeps(held[1].kernel, limit)
+            wide = held[1].keeps(limit)
             assert wide == (limit > norm)
             if not wide:  # the float32 norm may round to above a limit that is kept
-                assert not held[0].keeps(held[0].kernel, limit)
-    assert replace(held[0]).keeps(0 * held[0].kernel, 1e-300)
+                assert not held[0].keeps(limit)
+    assert held[0].moved(0 * held[0].kernel).keeps(1e-300)
 
 
 @pytest.mark.parametrize("value", ["1.0", None, 1j, True, float("nan"), -1, [1.0, 2.0]])

@@ -13,8 +13,7 @@ import convspectra as cs
 from convspectra import krylov
 from convspectra.operators import lanczos, padded
 from convspectra.operators.reference import dense_operator
-from convspectra.spectrum import prepare
-from strategies import layers
+from strategies import layers, prepare
 
 MODES = ("zeros", "circular", "reflect", "replicate")
 ANY = st.sampled_from(["torus", *MODES]).flatmap(layers)

@@ -9,8 +9,8 @@ import pytest
 
 import convspectra as cs
 from convspectra._compat import to_numpy
-from convspectra.spectrum import prepare
 from convspectra.symbol import frequency_grid, symbol_blocks
+from strategies import prepare
 
 GEOMETRIES = {
     "plain": ((4, 3, 3, 3), {"input_shape": (6, 5)}),

@@ -13,8 +13,7 @@ import convspectra as cs
 from convspectra._compat import to_numpy
 from convspectra.operators import padded
 from convspectra.operators.reference import dense_operator
-from convspectra.spectrum import prepare
-from strategies import layers
+from strategies import layers, prepare
 
 MODES = ("zeros", "circular", "reflect", "replicate")
 ANY = st.sampled_from(["torus", *MODES]).flatmap(layers)

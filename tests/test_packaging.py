@@ -93,6 +93,7 @@ FLOORS = (
     ("operators", "symbol"),
     ("_solvers", "results"),
     ("rounding",),
+    ("problem",),
     ("spectrum",),
     ("bounds", "checkpoint", "functions"),
     ("guarantee", "krylov"),

@@ -16,12 +16,11 @@ from convspectra._compat import to_numpy
 from convspectra.compute import DEFAULT
 from convspectra.operators.reference import dense_operator
 from convspectra.penalties.gram import by_autocorrelation, by_frequencies
-from convspectra.spectrum import prepare
-from strategies import layers
+from strategies import layers, prepare
 
 # Arguments, and the value from all singular values of the operator.
 PENALTIES = {
-    "operator_norm": ((), np.max),
+    "norm": ((), np.max),
     "squared_norm": ((), lambda s: s.max() ** 2),
     "condition_number": ((), lambda s: s.max() / s.min() if s.min() > 0 else math.inf),
     "hinge": ((0.7,), lambda s: np.sum(np.maximum(0, s - 0.7) ** 2)),
@@ -98,7 +97,7 @@ def test_the_cheaper_way_to_orthogonality_is_taken(monkeypatch):
 def test_penalties_of_the_largest_value_hold_for_the_padded_layer(case):
     (kernel, geometry), guarantee = case
     norm = np.linalg.norm(dense_operator(kernel, geometry), 2)
-    assert penalties.operator_norm(kernel, geometry, guarantee=guarantee) >= norm * (1 - 1e-14)
+    assert penalties.norm(kernel, geometry, guarantee=guarantee) >= norm * (1 - 1e-14)
     assume(norm > 0)
     limit = 0.6 * norm
     assert penalties.hinge(kernel, geometry, limit, guarantee=guarantee) > 0
@@ -126,14 +125,14 @@ def test_zero_up_to_rounding_counts_as_zero():
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_norms_scale(scale):
     kernel, geometry = np.random.default_rng(0).standard_normal((3, 2, 3, 3)), torus((4, 5))
-    for name in ("operator_norm", "nuclear_norm", "schatten_norm"):
+    for name in ("norm", "nuclear_norm", "schatten_norm"):
         arguments = (20.0,) if name == "schatten_norm" else ()
         method = getattr(penalties, name)
         np.testing.assert_allclose(
             method(scale * kernel, geometry, *arguments), scale * method(kernel, geometry, *arguments)
         )
     np.testing.assert_allclose(
-        penalties.schatten_norm(kernel, geometry, math.inf), penalties.operator_norm(kernel, geometry)
+        penalties.schatten_norm(kernel, geometry, math.inf), penalties.norm(kernel, geometry)
     )
     np.testing.assert_allclose(
         penalties.schatten_norm(kernel, geometry, 1), penalties.nuclear_norm(kernel, geometry)

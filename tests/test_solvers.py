@@ -11,8 +11,8 @@ import pytest
 
 import convspectra as cs
 from convspectra._solvers import choice, native, products, threshold
-from convspectra.spectrum import prepare
 from convspectra.symbol import frequency_grid
+from strategies import prepare
 
 needs_native = pytest.mark.skipif(
     native.why_unavailable() is not None, reason="the native core was not built"

@@ -9,9 +9,8 @@ import numpy as np
 from hypothesis import assume, given, settings
 
 import convspectra as cs
-from convspectra.spectrum import prepare
 from convspectra.symbol import frequency_grid, polyphase, symbol_adjoint, symbol_blocks
-from strategies import layers, plain_symbol
+from strategies import layers, plain_symbol, prepare
 
 
 def parts(layer):

@@ -18,14 +18,17 @@ from . import bounds, checkpoint
 from ._solvers.pool import available_cores, single_threaded_blas
 from ._version import __version__
 from .atomic import open_folder
+from .bounds.auto import operator_norm_of
+from .bounds.pfister2018 import pfister2018_of
 from .bounds.tori import repeats_inputs
 from .compute import DEFAULT, Compute
 from .cost import MEMORY
 from .errors import CostError, GeometryError, InputError, KernelError, RangeError
 from .geometry import ConvGeometry, Pads
 from .models.records import ConvLayer, Model, Unread
+from .problem import Problem, homogeneous, problem_of
 from .results import Bound, Spectrum
-from .spectrum import singular_values
+from .spectrum import spectrum_on
 from .work import anywhere, beyond, work_for_any_size, work_of
 
 LayerStatus = Literal["ok", "partial", "out of range", "skipped", "failed"]
@@ -257,15 +260,15 @@ def analyze_layer(
             reason = "; ".join(filter(None, (known.reason, beyond)))
             any_size = None if beyond else _any_size_without_geometry(layer, compute)
             return replace(known, status="skipped", reason=reason, any_size=any_size)
-        measured = None
+        problem, measured = problem_of(layer.kernel, layer.geometry, compute), None
         if resume is not None:
             kept = checkpoint.path_of(resume, layer.kernel, layer.geometry, compute)
-            measured = checkpoint.load(kept, layer.kernel, layer.geometry)
+            measured = checkpoint.load(kept, problem)
         if measured is None and beyond:
-            any_size = _cheap_any_size(layer, layer.geometry, compute)
+            any_size = _cheap_any_size(layer, problem)
             return replace(known, status="skipped", reason=beyond, any_size=any_size)
         if measured is None:
-            measured = _measure(layer.kernel, layer.geometry, compute)
+            measured = _measure(problem)
             if resume is not None:
                 checkpoint.save(kept, measured)
     except RangeError as error:
@@ -284,27 +287,26 @@ def analyze_layer(
     )
 
 
-def _measure(kernel: np.ndarray[Any, Any], geometry: ConvGeometry, compute: Compute) -> checkpoint.Measured:
-    correlation = geometry.correlation(kernel.shape)
-    as_padded = any_size = spectrum = None
+def _measure(problem: Problem) -> checkpoint.Measured:
+    spectrum = as_padded = any_size = None
     errors: list[tuple[str, InputError]] = []
-    if not repeats_inputs(correlation):
-        try:
-            any_size = as_floats(bounds.pfister2018(kernel, geometry, compute=compute))
-        except (CostError, RangeError) as error:
-            errors.append(("no bound for any size", error))
-    try:
-        as_padded = as_floats(bounds.operator_norm(kernel, geometry, compute=compute))
-        if any_size is not None and correlation.padding_mode == "zeros":
-            as_padded = _least_upper(as_padded, any_size)
-    except (GeometryError, CostError, RangeError) as error:
-        errors.append(("no bound as it pads", error))
-    try:
-        spectrum = singular_values(kernel, geometry.on_torus(), compute=compute)
+    try:  # first: the largest value on this torus need not be computed again
+        spectrum = spectrum_on(problem, problem.wrapped)
         if not math.isfinite(summarize(spectrum).nuclear_norm):
             errors.append(("no nuclear norm", RangeError("the sum is beyond the range of float64")))
     except (GeometryError, CostError, RangeError) as error:
         errors.append(("no torus spectrum", error))
+    if not repeats_inputs(problem.correlation):
+        try:
+            any_size = as_floats(homogeneous(pfister2018_of, problem))
+        except (CostError, RangeError) as error:
+            errors.append(("no bound for any size", error))
+    try:
+        as_padded = as_floats(homogeneous(operator_norm_of, problem))
+        if any_size is not None and problem.correlation.padding_mode == "zeros":
+            as_padded = _least_upper(as_padded, any_size)
+    except (GeometryError, CostError, RangeError) as error:
+        errors.append(("no bound as it pads", error))
     found = (spectrum, as_padded, any_size)
     status = "partial" if errors else "ok"
     if any(isinstance(error, RangeError) for _, error in errors):
@@ -314,11 +316,11 @@ def _measure(kernel: np.ndarray[Any, Any], geometry: ConvGeometry, compute: Comp
     return *found, status, "; ".join(f"{what}: {error}" for what, error in errors)
 
 
-def _cheap_any_size(layer: ConvLayer, geometry: ConvGeometry, compute: Compute) -> Bound | None:
+def _cheap_any_size(layer: ConvLayer, problem: Problem) -> Bound | None:
     """The bound for any size, where it takes no time to speak of and there is one."""
     with suppress(InputError):
-        if work_for_any_size(layer.kernel.shape, geometry).seconds < 1:
-            return as_floats(bounds.pfister2018(layer.kernel, geometry, compute=compute))
+        if work_for_any_size(layer.kernel.shape, problem.geometry).seconds < 1:
+            return as_floats(homogeneous(pfister2018_of, problem))
     return None
 
 

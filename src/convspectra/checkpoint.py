@@ -19,8 +19,9 @@ from ._version import __version__
 from .atomic import atomic
 from .compute import Compute
 from .geometry import ConvGeometry
+from .problem import Problem
 from .results import Bound, Spectrum
-from .spectrum import prepare, spectrum_from
+from .spectrum import spectrum_from
 
 Measured = tuple[Spectrum | None, Bound | None, Bound | None, str, str]
 """Torus spectrum, bound as it pads, any-size bound; the layer's status, and why a number is missing."""
@@ -53,7 +54,7 @@ def save(path: Path, measured: Measured) -> None:
         np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
 
 
-def load(path: Path, kernel: np.ndarray[Any, Any], geometry: ConvGeometry) -> Measured | None:
+def load(path: Path, problem: Problem) -> Measured | None:
     """The numbers kept for one layer, None where there are none or they cannot be read."""
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
@@ -62,8 +63,5 @@ def load(path: Path, kernel: np.ndarray[Any, Any], geometry: ConvGeometry) -> Me
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     bounds = [None if facts[name] is None else Bound(**facts[name]) for name in ("as_padded", "any_size")]
-    spectrum = None
-    if values is not None:
-        ready, correlation = prepare(kernel, geometry.on_torus())
-        spectrum = spectrum_from(values, ready, correlation)
+    spectrum = None if values is None else spectrum_from(problem, values, problem.wrapped)
     return spectrum, bounds[0], bounds[1], facts["status"], facts["reason"]

@@ -142,9 +142,7 @@ class Target:
         for name, one in (("norm_before", given), ("norm", self)):
             if name not in fields:
                 fields[name] = one.norm
-        return Projection(
-            kernel=self.problem.in_layout(self.kernel), guarantee=self.guarantee, **fields
-        )
+        return Projection(kernel=self.problem.in_layout(self.kernel), guarantee=self.guarantee, **fields)
 
 
 def target_of(problem: Problem, guarantee: Guarantee) -> Target:

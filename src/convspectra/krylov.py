@@ -16,15 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from ._compat import Array, in_range, in_range_again, is_concrete, to_numpy
-from .bounds.tori import enclosing_tori
-from .bounds.wave_packet import packet
+from ._compat import Array, in_range_again, is_concrete
+from .bounds.wave_packet import enclosing_top, packet
 from .compute import DEFAULT, Compute
 from .errors import InputError
 from .geometry import ConvGeometry
 from .operators.lanczos import Triplets, bidiagonal, largest_triplets, start_vector
 from .operators.padded import Operator, operator
-from .spectrum import prepare, top_block
+from .problem import Problem, in_numpy, problem_of, scaled
 
 NumpyArray = np.ndarray[Any, Any]
 
@@ -74,12 +73,13 @@ def largest(
     >>> bool(np.allclose(found.values, 2 + 2 * np.cos(np.pi * np.array([1, 2]) / 65)))
     True
     """
-    layer, power = _in_range(kernel, geometry)
+    problem, power = _in_doubles(kernel, geometry)
+    layer = operator(problem.kernel, problem.correlation)
     _check_count("k", k, 1, min(_whole_sides(layer)))
     given = None if start is None else start_vector(start, layer.input_shape)
     if not layer.kernel.any():
         return _of_zero(layer, k)
-    first = _start(layer, seed) if given is None else given
+    first = _start(problem, layer, seed) if given is None else given
     found = largest_triplets(
         layer, first, k=k, tolerance=tolerance, applications=applications, asides=2, seed=seed
     )
@@ -107,13 +107,16 @@ def all_values(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFA
     >>> np.round(all_values(np.array([[[-1.0, 2.0, -1.0]]]), mirrored), 9)
     array([3., 1., 0.])
     """
-    layer, power = _in_range(kernel, geometry)
-    rows, columns = layer.sides
-    needed = bytes_of_all(kernel, geometry)
-    if needed > compute.memory:
+    return _all_values(*_in_doubles(kernel, geometry, compute))
+
+
+def _all_values(problem: Problem, power: float) -> NumpyArray:
+    layer, memory = operator(problem.kernel, problem.correlation), problem.compute.memory
+    (rows, columns), needed = layer.sides, _bytes(layer)
+    if needed > memory:
         raise InputError(
             f"all singular values of an operator of {rows} x {columns} take {needed / 2**20:.0f} MiB, memory "
-            f"allows {compute.memory / 2**20:.0f}: raise memory, take krylov.largest or krylov.density, or "
+            f"allows {memory / 2**20:.0f}: raise memory, take krylov.largest or krylov.density, or "
             "singular_values(kernel, geometry.on_torus()) for the wrapped layer"
         )
     values = in_range_again(np.linalg.svd(layer.matrix(), compute_uv=False), power)
@@ -122,7 +125,11 @@ def all_values(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFA
 
 def bytes_of_all(kernel: Array, geometry: ConvGeometry) -> int:
     """What `all_values` takes: of the matrix, its making and its decomposition."""
-    layer = operator(*prepare(kernel, geometry))
+    problem = problem_of(kernel, geometry)
+    return _bytes(operator(problem.kernel, problem.correlation))
+
+
+def _bytes(layer: Operator) -> int:
     rows, columns = layer.sides
     return 8 * layer.correlation.groups * (3 * rows * columns + min(rows, columns) ** 2)
 
@@ -138,9 +145,10 @@ def smallest(kernel: Array, geometry: ConvGeometry, k: int = 1, *, compute: Comp
     >>> float(smallest(np.ones((1, 1, 1)), ConvGeometry(4))[0])
     1.0
     """
-    layer, _ = _in_range(kernel, geometry)
-    _check_count("k", k, 1, min(layer.sides) * layer.correlation.groups)
-    return all_values(kernel, geometry, compute=compute)[::-1][:k]
+    problem, power = _in_doubles(kernel, geometry, compute)
+    layer = operator(problem.kernel, problem.correlation)
+    _check_count("k", k, 1, min(layer.sides) * problem.correlation.groups)
+    return _all_values(problem, power)[::-1][:k]
 
 
 @dataclass(frozen=True)
@@ -206,7 +214,8 @@ def density(
     """
     _check_count("probes", probes, 2, None)
     _check_count("steps", steps, 1, None)
-    layer, power = _in_range(kernel, geometry)
+    problem, power = _in_doubles(kernel, geometry)
+    layer = operator(problem.kernel, problem.correlation)
     rows, columns = _whole_sides(layer)
     if rows < columns:  # the zeros that only the larger side has do not count
         layer = layer.T
@@ -222,28 +231,26 @@ def density(
     return Density(in_range_again(nodes, power), weights, count)
 
 
-def _in_range(kernel: Array, geometry: ConvGeometry) -> tuple[Operator, float]:
-    """The operator in float64 with its entries in range, and the power that they were divided by."""
-    ready, correlation = prepare(kernel, geometry)
-    if not is_concrete(ready):
+def _in_doubles(kernel: Array, geometry: ConvGeometry, compute: Compute = DEFAULT) -> tuple[Problem, float]:
+    """The problem in float64 with its entries in range, and the power that they were divided by."""
+    problem = problem_of(kernel, geometry, compute)
+    if not is_concrete(problem.kernel):
         raise InputError("krylov needs concrete values: call it outside jax.jit")
-    weights, power = in_range(to_numpy(ready).astype(np.float64))
-    return operator(weights, correlation), power
+    return scaled(in_numpy(problem))
 
 
 def _whole_sides(layer: Operator) -> tuple[int, int]:
     return math.prod(layer.output_shape), math.prod(layer.input_shape)
 
 
-def _start(layer: Operator, seed: int) -> NumpyArray:
+def _start(problem: Problem, layer: Operator, seed: int) -> NumpyArray:
     """A wave packet as the layer's input, with a little of everything else."""
-    c = layer.correlation
+    c = problem.correlation
     forward = layer.T if c.transposed else layer
-    torus = enclosing_tori(c, 1)[0]
-    top = top_block(layer.kernel, torus)
+    top = enclosing_top(problem)
     x = np.zeros(forward.input_shape)
     columns = c.in_channels // c.groups
-    wave = packet(layer.kernel, c, torus, top)[0].real
+    wave = packet(problem)[0].real
     x[top.group * columns : (top.group + 1) * columns] = wave / (np.linalg.norm(wave) or 1.0)
     other = np.random.default_rng(seed).standard_normal(x.shape)
     x += 0.01 * other / np.linalg.norm(other)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 
@@ -91,7 +91,7 @@ def once(
         found: Result = kept[key]
         return found
 
-    return of_problem
+    return cast(Callable[Concatenate[Problem, P], Result], of_problem)
 
 
 def known(problem: Problem, function: Callable[Concatenate[Problem, P], Result], *args: Any) -> Result | None:

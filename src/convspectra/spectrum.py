@@ -93,7 +93,7 @@ def top_on(problem: Problem, torus: Correlation) -> TopBlock:
 
 
 def _standing_for(problem: Problem, torus: Correlation) -> Correlation:
-    """One of all correlations that have the same blocks: neither padding nor its mode plays a part in them."""
+    """One of all correlations that have the same blocks: padding plays no part in them."""
     torus.require_circulant()
     return problem.correlation.embedded(torus.output_shape)
 

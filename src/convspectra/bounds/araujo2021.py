@@ -8,9 +8,10 @@ from .._compat import Array, namespace
 from ..compute import DEFAULT, Compute
 from ..errors import InputError
 from ..geometry import ConvGeometry, Correlation
+from ..problem import Problem, homogeneous, problem_of, widened
 from ..results import Bound
-from ..rounding import homogeneous, root, rounded_up, symbol_error, widened
-from ..spectrum import over_grid, prepare
+from ..rounding import root, rounded_up
+from ..spectrum import over_grid
 from ..symbol import frequency_grid, symbol_blocks
 from .pfister2018 import sampling_torus
 from .tori import refuse_repeated_inputs
@@ -18,7 +19,6 @@ from .tori import refuse_repeated_inputs
 ASSUMES = "any input size; circular, zero or no padding"
 
 
-@homogeneous
 def araujo2021(
     kernel: Array,
     geometry: ConvGeometry,
@@ -67,16 +67,21 @@ def araujo2021(
     >>> round(float(bound.upper), 3)
     3.001
     """
+    return homogeneous(araujo2021_of, problem_of(kernel, geometry, compute), oversampling, together)
+
+
+def araujo2021_of(problem: Problem, oversampling: int = 8, together: bool = True) -> Bound:
+    """`araujo2021` of a problem whose entries are in range."""
     if oversampling < 2:
         raise InputError(f"oversampling must be at least 2; got {oversampling}")
-    kernel, correlation = prepare(kernel, geometry)
+    kernel, correlation = problem.kernel, problem.correlation
     refuse_repeated_inputs("araujo2021", correlation)
-    wide = widened(kernel)
+    wide = widened(problem).kernel
     torus, factor = sampling_torus(correlation, oversampling)
-    squares = _largest_squares(wide, torus, together, compute)
+    squares = _largest_squares(wide, torus, together, problem.compute)
     # A Frobenius norm, and root of that many blocks' errors, with those of its own sums.
     rows, columns = frequency_grid(torus).block_shape
-    off = symbol_error(wide, correlation) * math.sqrt(min(rows, columns))
+    off = widened(problem).symbol_error() * math.sqrt(min(rows, columns))
     slack = factor * (1 + float(namespace(wide).finfo(wide.dtype).eps) * (rows * columns + 64))
     upper = rounded_up(root(namespace(wide).max(squares)) + off, slack, kernel)
     return Bound(None, upper, method="araujo2021", assumes=ASSUMES)

@@ -20,15 +20,18 @@ from ..errors import InputError
 from ..geometry import ConvGeometry, Correlation
 from ..operators.lanczos import largest_triplets, start_vector
 from ..operators.padded import operator, read_count
+from ..problem import Problem, homogeneous, in_numpy, problem_of, widened
 from ..results import Bound
-from ..rounding import around, homogeneous, matrix_allowance, norm_error, rounded_down, rounded_up, widened
-from ..spectrum import prepare, spectrum_of, top_block
+from ..rounding import around, matrix_allowance, rounded_down, rounded_up
+from ..spectrum import spectrum_on, top_on
 from . import dense
-from .circulant_embedding import circulant_embedding
-from .copy_count import copy_count
-from .pfister2018 import pfister2018
+from .circulant_embedding import circulant_embedding_of
+from .copy_count import copy_count_of
+from .pfister2018 import pfister2018_of
 from .tori import enclosing_tori
-from .wave_packet import PACKET_APPLICATIONS, forward_of_group, packet
+from .wave_packet import enclosing_top, forward_of_top_group, packet
+
+NumpyArray = np.ndarray[Any, Any]
 
 WIDE = 0.01
 """Relative width that no more work is done for, unless a tolerance is given."""
@@ -40,7 +43,6 @@ _MOST = 30.0
 """Seconds, roughly, that a tolerance may ask for."""
 
 
-@homogeneous
 def operator_norm(
     kernel: Array,
     geometry: ConvGeometry,
@@ -110,14 +112,29 @@ def operator_norm(
         if not tolerance is seconds is start is None:
             raise InputError(f"tolerance, seconds and start are for method='auto'; method is {method!r}")
         return _named(method)(kernel, geometry, compute=compute)
-    ready, correlation = prepare(kernel, geometry)
-    layer = operator(ready, correlation)
+    problem = problem_of(kernel, geometry, compute)
+    return homogeneous(operator_norm_of, problem, tolerance, seconds, start)
+
+
+def operator_norm_of(
+    problem: Problem,
+    tolerance: float | None = None,
+    seconds: float | None = None,
+    start: Array | None = None,
+) -> Bound:
+    """`operator_norm` of a problem whose entries are in range."""
+    correlation = problem.correlation
+    layer = operator(problem.kernel, correlation)
     first = None if start is None else start_vector(start, layer.input_shape)
     if correlation.is_circulant:
-        norm = top_block(ready, correlation, compute=compute).norm
-        return around(norm, norm_error(ready, correlation, norm), "symbol")
-    certified = _certified(kernel, geometry, ready, correlation, compute)
-    if is_tracked(ready):
+        norm = top_on(problem, correlation).norm
+        return around(norm, problem.norm_error(norm), "symbol")
+    copies = correlation.padding_mode != "zeros" and any(map(any, correlation.padding))
+    if correlation.groups > 1 and not copies and not is_tracked(problem.kernel):
+        # Each group's largest value is needed below, and tells which is the largest of all.
+        spectrum_on(problem, enclosing_tori(correlation, 1)[0])
+    certified = _certified(problem, copies)
+    if is_tracked(problem.kernel):
         return certified
     # Without a clock the same work is done, with the same result, however fast the machine is.
     left, end = (_QUICK if tolerance is None else _MOST), math.inf
@@ -126,13 +143,13 @@ def operator_norm(
     if tolerance is None:
         tolerance = WIDE if seconds is None else 0.0
     search = _Search(
-        ready,
-        correlation,
+        problem,
+        copies,
         lower=0.0 if certified.lower is None else float(certified.lower),
         upper=math.inf if certified.upper is None else float(certified.upper),
         method=certified.method,
     )
-    for expected, refine in search.refinements(kernel, geometry, first, compute):
+    for expected, refine in search.refinements(first):
         if search.upper <= search.lower * (1 + tolerance):
             break
         if expected <= min(left, end - time.monotonic()):
@@ -151,38 +168,34 @@ def _named(method: str) -> Callable[..., Bound]:
     return found
 
 
-def _certified(
-    kernel: Array, geometry: ConvGeometry, ready: Array, correlation: Correlation, compute: Compute
-) -> Bound:
+def _certified(problem: Problem, copies: bool) -> Bound:
     """What plain array operations give: the interval of a traced or differentiated kernel."""
-    if correlation.padding_mode == "zeros" or not any(map(any, correlation.padding)):
-        return circulant_embedding(kernel, geometry, compute=compute)
-    every = reads_upper(ready, correlation)
-    copied = copy_count(kernel, geometry, compute=compute)
-    upper = namespace(ready).minimum(copied.upper, every)
+    if not copies:
+        return circulant_embedding_of(problem)
+    every, copied = reads_upper(problem), copy_count_of(problem)
+    upper = namespace(problem.kernel).minimum(copied.upper, every)
     return Bound(copied.lower, upper, method="copy_count", assumes="the geometry's padding and input size")
 
 
-def reads_upper(kernel: Array, correlation: Correlation) -> Array:
+def reads_upper(problem: Problem) -> Array:
     """`||W reshaped to C_out x (C_in k^D)|| sqrt(reads)`, an upper bound for any padding.
 
     The operator first copies, for each output, what its taps read, and then multiplies by the kernel,
     reshaped. That copying has the norm `sqrt(reads)`, the largest number of reads of one input point.
     """
-    wide = widened(kernel)
-    c = correlation
+    wide, c = widened(problem).kernel, problem.correlation
     matrices = namespace(wide).reshape(wide, (c.groups, c.out_channels // c.groups, -1))
     norm = namespace(wide).max(array_api.largest_singular_value(matrices))
     slack = matrix_allowance(wide, *matrices.shape[1:])
-    return rounded_up(norm * math.sqrt(read_count(c)), slack, kernel)
+    return rounded_up(norm * math.sqrt(read_count(c)), slack, problem.kernel)
 
 
 @dataclass
 class _Search:
-    """An interval in float64 that shrinks, and by which methods."""
+    """An interval in float64 that shrinks, and by which methods; `copies`: padding copies the input."""
 
-    kernel: Array
-    correlation: Correlation
+    problem: Problem
+    copies: bool
     lower: float
     upper: float
     method: str
@@ -190,36 +203,28 @@ class _Search:
     raised_by: str = ""
     changed: bool = False
 
-    def refinements(
-        self,
-        kernel: Array,
-        geometry: ConvGeometry,
-        start: np.ndarray[Any, Any] | None,
-        compute: Compute,
-    ) -> Iterator[tuple[float, Callable[[], None]]]:
+    def refinements(self, start: NumpyArray | None) -> Iterator[tuple[float, Callable[[], None]]]:
         """What can be tried, the cheapest first, and how many seconds it takes, roughly."""
         each, torus = self.seconds_each(), self.seconds_a_torus()
-        yield each * 24, partial(self.krylov, start, compute, 24)
-        uppers = self.group_uppers(compute)
-        whole = self.seconds_to_decompose(uppers, compute)
+        yield each * 24, partial(self.krylov, start, 24)
+        uppers = self.group_uppers()
+        whole = self.seconds_to_decompose(uppers)
         if whole <= _QUICK / 2:
             yield whole, partial(self.decompose, uppers)
         if not self.copies:
-            yield self.seconds_any_size(8), partial(self.any_size, kernel, geometry, 8, compute)
+            yield self.seconds_any_size(8), partial(self.any_size, 8)
         if whole > _QUICK / 2:
             yield whole, partial(self.decompose, uppers)
         for applications in (100, 400):
-            yield each * applications, partial(self.krylov, start, compute, applications)
-        packet_seconds = 0.0 if self.copies else each * PACKET_APPLICATIONS
+            yield each * applications, partial(self.krylov, start, applications)
         for sizes in (4, 8):
-            yield packet_seconds + torus * sizes, partial(self.more_tori, kernel, geometry, sizes, compute)
+            yield torus * sizes, partial(self.more_tori, sizes)
         if not self.copies:
-            yield self.seconds_any_size(32), partial(self.any_size, kernel, geometry, 32, compute)
+            yield self.seconds_any_size(32), partial(self.any_size, 32)
 
     @property
-    def copies(self) -> bool:
-        """Whether padding copies the input."""
-        return self.correlation.padding_mode != "zeros" and any(map(any, self.correlation.padding))
+    def correlation(self) -> Correlation:
+        return self.problem.correlation
 
     def seconds_each(self) -> float:
         """Of one application of the layer in a Krylov method, roughly."""
@@ -241,56 +246,48 @@ class _Search:
     def seconds_of_blocks(self, frequencies: int) -> float:
         return 1e-3 + seconds_of_blocks(self.correlation, frequencies / 2)
 
-    def group_uppers(self, compute: Compute) -> np.ndarray[Any, Any]:
+    def group_uppers(self) -> NumpyArray:
         """An upper bound for each group."""
         c = self.correlation
         if c.groups == 1 or self.copies:
             return np.full(c.groups, self.upper)
-        torus = enclosing_tori(c, 1)[0]
-        values = to_numpy(spectrum_of(self.kernel, torus, compute=compute).values).astype(np.float64)
+        values = to_numpy(spectrum_on(self.problem, enclosing_tori(c, 1)[0]).values).astype(np.float64)
         largest = values.max(axis=1).reshape(-1, c.groups).max(axis=0)
-        above = largest + [norm_error(self.kernel, c, float(norm)) for norm in largest]
+        above = largest + [self.problem.norm_error(float(norm)) for norm in largest]
         return np.asarray(np.minimum(above * (1 + 1e-15), self.upper))
 
-    def seconds_to_decompose(self, uppers: np.ndarray[Any, Any], compute: Compute) -> float:
-        if dense.bytes_needed(self.correlation) > compute.memory:
+    def seconds_to_decompose(self, uppers: NumpyArray) -> float:
+        if dense.bytes_needed(self.correlation) > self.problem.compute.memory:
             return math.inf
         return int((uppers > self.lower).sum()) * dense.seconds_a_group(self.correlation)
 
-    def decompose(self, uppers: np.ndarray[Any, Any]) -> None:
-        low, high = dense.dense_norm(self.kernel, self.correlation, self.lower, uppers)
+    def decompose(self, uppers: NumpyArray) -> None:
+        low, high = dense.dense_norm(in_numpy(self.problem).kernel, self.correlation, self.lower, uppers)
         self.raise_to(low, "dense")
         self.take(Bound(None, high, method="dense"))
         # Not exact if the lower bound stays that of a group that needed no decomposition.
         self.exact = self.upper <= self.lower * (1 + 1e-9)
 
-    def krylov(self, start: np.ndarray[Any, Any] | None, compute: Compute, applications: int) -> None:
+    def krylov(self, start: NumpyArray | None, applications: int) -> None:
         """From the start, or from a packet, of its group alone where no copies disturb the others."""
         if start is not None:
-            whole = to_numpy(self.kernel).astype(np.float64)
-            layer, first = operator(whole, self.correlation), start
+            layer, first = operator(in_numpy(self.problem).kernel, self.correlation), start
         else:
-            torus = enclosing_tori(self.correlation, 1)[0]
-            top = top_block(self.kernel, torus, compute=compute)
-            if not float(top.norm) > 0:
+            if not float(enclosing_top(self.problem).norm) > 0:
                 return
-            layer = forward_of_group(self.kernel, self.correlation, top.group)
-            first = packet(self.kernel, self.correlation, torus, top)[0].real
+            layer, first = forward_of_top_group(self.problem), packet(self.problem)[0].real
             other = np.random.default_rng(0).standard_normal(first.shape)
             first = first / (np.linalg.norm(first) or 1.0)
             first = first + (0.1 if self.copies else 1e-3) * other / np.linalg.norm(other)
         found = largest_triplets(layer, first, tolerance=1e-9, applications=applications)
         self.raise_to(float(found.values[0]), "krylov")
 
-    def more_tori(self, kernel: Array, geometry: ConvGeometry, sizes: int, compute: Compute) -> None:
-        if self.copies:
-            self.take(copy_count(kernel, geometry, sizes=sizes, compute=compute))
-        else:
-            self.take(circulant_embedding(kernel, geometry, sizes=sizes, compute=compute))
+    def more_tori(self, sizes: int) -> None:
+        self.take((copy_count_of if self.copies else circulant_embedding_of)(self.problem, sizes))
 
-    def any_size(self, kernel: Array, geometry: ConvGeometry, oversampling: int, compute: Compute) -> None:
-        found = pfister2018(kernel, geometry, oversampling=oversampling, compute=compute)
-        off = norm_error(self.kernel, self.correlation, found.upper) if found.exact else 0.0
+    def any_size(self, oversampling: int) -> None:
+        found = pfister2018_of(self.problem, oversampling)
+        off = self.problem.norm_error(found.upper) if found.exact else 0.0
         if found.upper is not None:
             self.take(replace(found, upper=float(found.upper) + off))
 
@@ -307,12 +304,13 @@ class _Search:
         """The result in the kernel's library and precision, rounded outwards."""
         if not self.changed:
             return certified
-        ours = to_numpy(self.kernel)
+        kernel = self.problem.kernel
+        ours = to_numpy(kernel)
         low = rounded_down(np.float64(self.lower), 1.0, ours)
         high = rounded_up(np.float64(self.upper), 1.0, ours)
         return Bound(
-            like(low, self.kernel, self.kernel.dtype),
-            like(high, self.kernel, self.kernel.dtype),
+            like(low, kernel, kernel.dtype),
+            like(high, kernel, kernel.dtype),
             # Of an exact norm, rounding alone decides which lower bound is the larger one.
             method=", ".join(
                 dict.fromkeys(filter(None, (self.method, "" if self.exact else self.raised_by)))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from .._compat import Array, is_concrete, like, namespace
 from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
+from ..problem import Problem, homogeneous, problem_of
 from ..results import Bound
-from ..rounding import homogeneous, norm_error, rounded_down, widened
-from ..spectrum import prepare, top_block
+from ..rounding import rounded_down
+from ..spectrum import top_on
 from .reshaped_kernel import refuse_other_boundaries, row_norm_below
 from .tori import enclosing_tori
 from .wave_packet import packet_norm
@@ -15,7 +16,6 @@ from .wave_packet import packet_norm
 ASSUMES = "zero or no padding, at the geometry's input size"
 
 
-@homogeneous
 def circulant_embedding(
     kernel: Array,
     geometry: ConvGeometry,
@@ -51,15 +51,19 @@ def circulant_embedding(
     >>> bool(bound.lower <= 2 + 2**0.5 <= bound.upper)
     True
     """
-    kernel, correlation = prepare(kernel, geometry)
+    return homogeneous(circulant_embedding_of, problem_of(kernel, geometry, compute), sizes)
+
+
+def circulant_embedding_of(problem: Problem, sizes: int = 2) -> Bound:
+    """`circulant_embedding` of a problem whose entries are in range."""
+    kernel, correlation = problem.kernel, problem.correlation
     refuse_other_boundaries("circulant_embedding", correlation)
     xp = namespace(kernel)
     tori = enclosing_tori(correlation, sizes)
-    tops = [top_block(kernel, torus, compute=compute) for torus in tori]
+    tops = [top_on(problem, torus) for torus in tori]
     upper = xp.min(xp.stack([top.norm for top in tops]))
-    upper = upper + norm_error(kernel, correlation, upper)
-    lower = rounded_down(row_norm_below(widened(kernel), correlation), 1.0, kernel)
+    upper = upper + problem.norm_error(upper)
+    lower = rounded_down(row_norm_below(problem), 1.0, kernel)
     if is_concrete(kernel):
-        packet = packet_norm(kernel, correlation, tori[0], tops[0])
-        lower = xp.maximum(lower, like(packet, kernel, kernel.dtype))
+        lower = xp.maximum(lower, like(packet_norm(problem), kernel, kernel.dtype))
     return Bound(lower, upper, method="circulant_embedding", assumes=ASSUMES)

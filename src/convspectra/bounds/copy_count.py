@@ -13,14 +13,14 @@ from ..compute import DEFAULT, Compute
 from ..errors import GeometryError
 from ..geometry import ConvGeometry, Correlation
 from ..operators.padded import sources
+from ..problem import Problem, homogeneous, problem_of
 from ..results import Bound
-from ..rounding import homogeneous, norm_error, rounded_down, widened
-from ..spectrum import prepare, top_block
+from ..rounding import rounded_down
+from ..spectrum import top_on
 from .reshaped_kernel import row_norm_below
 from .tori import enclosing_tori, holding_tori, repeats_inputs
 
 
-@homogeneous
 def copy_count(
     kernel: Array,
     geometry: ConvGeometry,
@@ -65,13 +65,18 @@ def copy_count(
     >>> round(float(bound.lower), 9), round(float(bound.upper), 3) >= 0
     (0.0, True)
     """
-    kernel, correlation = prepare(kernel, geometry)
+    return homogeneous(copy_count_of, problem_of(kernel, geometry, compute), sizes)
+
+
+def copy_count_of(problem: Problem, sizes: int = 2) -> Bound:
+    """`copy_count` of a problem whose entries are in range."""
+    kernel, correlation = problem.kernel, problem.correlation
     tori, count = covering_tori(correlation, sizes)
-    norms = [top_block(kernel, torus, compute=compute).norm for torus in tori]
+    norms = [top_on(problem, torus).norm for torus in tori]
     norm = namespace(kernel).min(namespace(kernel).stack(norms))
     slack = math.sqrt(count) * (1 + 4 * float(namespace(kernel).finfo(kernel.dtype).eps))
-    upper = (norm + norm_error(kernel, correlation, norm)) * slack
-    lower = rounded_down(row_norm_below(widened(kernel), correlation), 1.0, kernel)
+    upper = (norm + problem.norm_error(norm)) * slack
+    lower = rounded_down(row_norm_below(problem), 1.0, kernel)
     return Bound(lower, upper, method="copy_count", assumes="any padding, at the geometry's input size")
 
 

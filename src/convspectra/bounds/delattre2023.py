@@ -7,25 +7,16 @@ from .._solvers.array_api import smaller_gram, with_entries_near_one
 from ..compute import DEFAULT, Compute
 from ..errors import InputError
 from ..geometry import ConvGeometry, Correlation
+from ..problem import Problem, homogeneous, problem_of, widened
 from ..results import Bound
-from ..rounding import (
-    homogeneous,
-    length,
-    less,
-    matrix_allowance,
-    rounded_down,
-    rounded_up,
-    symbol_error,
-    widened,
-)
-from ..spectrum import over_grid, prepare
+from ..rounding import length, less, matrix_allowance, rounded_down, rounded_up
+from ..spectrum import over_grid
 from ..symbol import frequency_grid, symbol_blocks
 from .tori import holding_tori
 
 ASSUMES = "zero, no or circular padding, at the geometry's input size"
 
 
-@homogeneous
 def delattre2023(
     kernel: Array,
     geometry: ConvGeometry,
@@ -70,15 +61,20 @@ def delattre2023(
     >>> round(float(delattre2023(laplacian, wrapped).upper), 9)  # one channel: exact
     4.0
     """
+    return homogeneous(delattre2023_of, problem_of(kernel, geometry, compute), steps, sizes)
+
+
+def delattre2023_of(problem: Problem, steps: int = 6, sizes: int = 1) -> Bound:
+    """`delattre2023` of a problem whose entries are in range."""
     if steps < 1:
         raise InputError(f"steps must be at least 1; got {steps}")
-    kernel, correlation = prepare(kernel, geometry)
+    kernel, correlation = problem.kernel, problem.correlation
     tori = holding_tori("delattre2023", correlation, sizes)
     xp = namespace(kernel)
-    wide = widened(kernel)
-    norm = xp.min(xp.stack([_largest(wide, torus, steps, compute) for torus in tori]))
+    wide = widened(problem).kernel
+    norm = xp.min(xp.stack([_largest(wide, torus, steps, problem.compute) for torus in tori]))
     rows, columns = frequency_grid(tori[0]).block_shape
-    slack, off = matrix_allowance(wide, rows, columns), symbol_error(wide, correlation)
+    slack, off = matrix_allowance(wide, rows, columns), widened(problem).symbol_error()
     upper = rounded_up(norm * slack + off, 1.0, kernel)
     lower = None
     if correlation.is_circulant:

@@ -9,16 +9,15 @@ from .._solvers.array_api import smaller_gram
 from ..compute import DEFAULT, Compute
 from ..errors import InputError
 from ..geometry import ConvGeometry
+from ..problem import Problem, homogeneous, problem_of, widened
 from ..results import Bound
-from ..rounding import homogeneous, length, rounded_up, widened
-from ..spectrum import prepare
+from ..rounding import length, rounded_up
 from .tori import refuse_repeated_inputs
 from .unfoldings import plain_kernel
 
 ASSUMES = "any input size; circular, zero or no padding"
 
 
-@homogeneous
 def delattre2024(
     kernel: Array,
     geometry: ConvGeometry,
@@ -65,15 +64,20 @@ def delattre2024(
     >>> round(float(delattre2024(laplacian, ConvGeometry(3, padding=1)).upper), 9)  # the sup is 4
     4.0
     """
+    return homogeneous(delattre2024_of, problem_of(kernel, geometry, compute), steps)
+
+
+def delattre2024_of(problem: Problem, steps: int = 4) -> Bound:
+    """`delattre2024` of a problem whose entries are in range."""
     if steps < 1:
         raise InputError(f"steps must be at least 1; got {steps}")
-    kernel, correlation = prepare(kernel, geometry)
+    kernel, correlation = problem.kernel, problem.correlation
     refuse_repeated_inputs("delattre2024", correlation)
     xp = namespace(kernel)
-    wide = widened(kernel)
+    wide = widened(problem).kernel
     current = plain_kernel(wide, correlation)
     logarithm, done = 0 * xp.max(wide), 0
-    while done < steps and (done == 0 or _bytes_of_step(current) <= compute.memory):
+    while done < steps and (done == 0 or _bytes_of_step(current) <= problem.compute.memory):
         current, size = _unit(current)
         logarithm = logarithm + xp.log(size) / 2**done
         current = _autocorrelation(current)

@@ -10,14 +10,13 @@ from .._compat import Array, like, namespace, untracked
 from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry, Correlation
 from ..operators.padded import NumpyArray, reads
+from ..problem import Problem, homogeneous, problem_of, widened
 from ..results import Bound
-from ..rounding import homogeneous, less, root, rounded_down, rounded_up, widened
-from ..spectrum import prepare
+from ..rounding import less, root, rounded_down, rounded_up
 from .tori import repeats_inputs
 from .unfoldings import plain_kernel
 
 
-@homogeneous
 def frobenius(
     kernel: Array,
     geometry: ConvGeometry,
@@ -58,8 +57,13 @@ def frobenius(
     >>> round(float(bound.lower), 9), round(float(bound.upper), 9)
     (1.414213562, 1.414213562)
     """
-    kernel, correlation = prepare(kernel, geometry)
-    xp, wide = namespace(kernel), widened(kernel)
+    return homogeneous(frobenius_of, problem_of(kernel, geometry, compute))
+
+
+def frobenius_of(problem: Problem) -> Bound:
+    """`frobenius` of a problem whose entries are in range."""
+    kernel, correlation = problem.kernel, problem.correlation
+    xp, wide = namespace(kernel), widened(problem).kernel
     eps = float(xp.finfo(wide.dtype).eps) * (math.prod(kernel.shape) + 64)
     # Taps that meet can cancel: what the sums are off by is a part of those of the moduli.
     squares, off = _squares(wide, correlation), eps * untracked(_squares(xp.abs(wide), correlation))

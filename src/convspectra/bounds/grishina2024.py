@@ -8,20 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from .._compat import Array, in_range, is_concrete, like, namespace, to_numpy
+from .._compat import Array, is_concrete, like, namespace, to_numpy
 from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
+from ..problem import Problem, homogeneous, problem_of, scaled, widened
 from ..results import Bound
-from ..rounding import homogeneous, less, matrix_allowance, norm_error, rounded_down, rounded_up, widened
-from ..spectrum import prepare
-from .reshaped_kernel import seen_kernel
+from ..rounding import less, matrix_allowance, rounded_down, rounded_up
+from .reshaped_kernel import effective_kernel
 from .tori import refuse_repeated_inputs
 from .unfoldings import plain_kernel, unfolding_norm
 
 ASSUMES = "circular, zero or no padding; upper: any input size"
 
 
-@homogeneous
 def grishina2024(
     kernel: Array,
     geometry: ConvGeometry,
@@ -74,20 +73,25 @@ def grishina2024(
     >>> round(float(bound.lower), 3), round(float(bound.upper), 3)
     (7.348, 22.045)
     """
-    kernel, correlation = prepare(kernel, geometry)
+    return homogeneous(grishina2024_of, problem_of(kernel, geometry, compute), starts, sweeps)
+
+
+def grishina2024_of(problem: Problem, starts: int = 1, sweeps: int = 30) -> Bound:
+    """`grishina2024` of a problem whose entries are in range."""
+    kernel, correlation = problem.kernel, problem.correlation
     refuse_repeated_inputs("grishina2024", correlation)
-    wide = widened(kernel)
+    wide = widened(problem).kernel
     plain = plain_kernel(wide, correlation)
     taps = math.prod(plain.shape[3:])
     slack = matrix_allowance(plain, plain.shape[1], plain.shape[2] * taps)
     upper = rounded_up(_least_unfolding(plain) * math.sqrt(taps), slack, kernel)
     lower = None
     if is_concrete(kernel):
-        seen = to_numpy(seen_kernel(wide, correlation))
+        seen = to_numpy(effective_kernel(wide, correlation))
         rows = correlation.out_channels // correlation.groups
         found = _alternating(seen.reshape(correlation.groups, rows, *seen.shape[1:]), starts, sweeps)
         value = like(np.asarray(found), wide, wide.dtype)
-        lower = rounded_down(less(value, norm_error(wide, correlation)), 1.0, kernel)
+        lower = rounded_down(less(value, widened(problem).norm_error()), 1.0, kernel)
     return Bound(lower, upper, method="grishina2024", assumes=ASSUMES)
 
 
@@ -103,10 +107,9 @@ def tensor_norm_estimate(
 
     Reference: Grishina, Gorbunov and Rakhuba (2024), strides by polyphase components as in their code.
     """
-    kernel, correlation = prepare(kernel, geometry)
-    refuse_repeated_inputs("tensor_norm_estimate", correlation)
-    scaled, power = in_range(kernel)
-    plain = to_numpy(plain_kernel(widened(scaled), correlation))
+    inside, power = scaled(problem_of(kernel, geometry))
+    refuse_repeated_inputs("tensor_norm_estimate", inside.correlation)
+    plain = to_numpy(plain_kernel(widened(inside).kernel, inside.correlation))
     found = _alternating(plain, starts, sweeps, seed)
     return float(power) * math.sqrt(math.prod(plain.shape[3:])) * found
 

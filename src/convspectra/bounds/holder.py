@@ -10,12 +10,11 @@ from .._compat import Array, like, namespace
 from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
 from ..operators.padded import NumpyArray, reads
+from ..problem import Problem, homogeneous, problem_of, widened
 from ..results import Bound
-from ..rounding import homogeneous, root, rounded_up, widened
-from ..spectrum import prepare
+from ..rounding import root, rounded_up
 
 
-@homogeneous
 def holder(
     kernel: Array,
     geometry: ConvGeometry,
@@ -53,8 +52,13 @@ def holder(
     >>> round(float(holder(box, ConvGeometry(8, padding=1, padding_mode="circular")).upper), 9)
     3.0
     """
-    kernel, correlation = prepare(kernel, geometry)
-    xp, wide = namespace(kernel), widened(kernel)
+    return homogeneous(holder_of, problem_of(kernel, geometry, compute))
+
+
+def holder_of(problem: Problem) -> Bound:
+    """`holder` of a problem whose entries are in range."""
+    kernel, correlation = problem.kernel, problem.correlation
+    xp, wide = namespace(kernel), widened(problem).kernel
     groups, moduli = correlation.groups, xp.abs(wide)
     grouped = xp.reshape(moduli, (groups, correlation.out_channels // groups, *moduli.shape[1:]))
     by_output, by_input = xp.sum(grouped, axis=2), xp.sum(grouped, axis=1)

@@ -10,16 +10,16 @@ from .._compat import Array, namespace
 from ..compute import DEFAULT, Compute
 from ..errors import InputError
 from ..geometry import ConvGeometry, Correlation
+from ..problem import Problem, homogeneous, problem_of
 from ..results import Bound
-from ..rounding import around, homogeneous, less, norm_error
-from ..spectrum import prepare, top_block
+from ..rounding import around, less
+from ..spectrum import top_on
 from ..symbol import polyphase
 from .tori import refuse_repeated_inputs
 
 ASSUMES = "any input size; wrapped, zero or no padding"
 
 
-@homogeneous
 def pfister2018(
     kernel: Array,
     geometry: ConvGeometry,
@@ -58,13 +58,18 @@ def pfister2018(
     >>> round(float(bound.lower), 6), round(float(bound.upper), 2)
     (4.0, 4.08)
     """
+    return homogeneous(pfister2018_of, problem_of(kernel, geometry, compute), oversampling)
+
+
+def pfister2018_of(problem: Problem, oversampling: int = 8) -> Bound:
+    """`pfister2018` of a problem whose entries are in range."""
     if oversampling < 2:
         raise InputError(f"oversampling must be at least 2; got {oversampling}")
-    kernel, correlation = prepare(kernel, geometry)
+    kernel, correlation = problem.kernel, problem.correlation
     refuse_repeated_inputs("pfister2018", correlation)
     torus, factor = sampling_torus(correlation, oversampling)
-    norm = top_block(kernel, torus, compute=compute).norm
-    error = norm_error(kernel, correlation, norm)
+    norm = top_on(problem, torus).norm
+    error = problem.norm_error(norm)
     if factor == 1.0:  # the symbol is constant: one block says it all
         return around(norm, error, "pfister2018", ASSUMES)
     upper = (norm + error) * (factor * (1 + 4 * float(namespace(kernel).finfo(kernel.dtype).eps)))

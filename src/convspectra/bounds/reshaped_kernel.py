@@ -12,12 +12,11 @@ from ..compute import DEFAULT, Compute
 from ..errors import GeometryError
 from ..geometry import ConvGeometry, Correlation
 from ..operators.padded import NumpyArray, read_count, reads
+from ..problem import Problem, homogeneous, once, problem_of, widened
 from ..results import Bound
-from ..rounding import homogeneous, less, matrix_allowance, rounded_down, rounded_up, symbol_error, widened
-from ..spectrum import prepare
+from ..rounding import less, matrix_allowance, rounded_down, rounded_up
 
 
-@homogeneous
 def reshaped_kernel(
     kernel: Array,
     geometry: ConvGeometry,
@@ -61,15 +60,20 @@ def reshaped_kernel(
     >>> round(float(bound.lower), 9), round(float(bound.upper), 9)  # a point lies in two windows
     (2.0, 2.828427125)
     """
-    kernel, correlation = prepare(kernel, geometry)
+    return homogeneous(reshaped_kernel_of, problem_of(kernel, geometry, compute))
+
+
+def reshaped_kernel_of(problem: Problem) -> Bound:
+    """`reshaped_kernel` of a problem whose entries are in range."""
+    kernel, correlation = problem.kernel, problem.correlation
     if correlation.padding_mode != "circular":
         refuse_other_boundaries("reshaped_kernel", correlation)
-    wide = widened(kernel)
+    wide = widened(problem).kernel
     groups = correlation.groups
     shape = (groups, correlation.out_channels // groups, math.prod(kernel.shape[1:]))
     slack = matrix_allowance(wide, *shape[1:])
     whole = namespace(wide).max(array_api.largest_singular_value(namespace(wide).reshape(wide, shape)))
-    lower = rounded_down(row_norm_below(wide, correlation), 1.0, kernel)
+    lower = rounded_down(row_norm_below(problem), 1.0, kernel)
     upper = rounded_up(whole * math.sqrt(read_count(correlation)), slack, kernel)
     return Bound(lower, upper, method="reshaped_kernel", assumes="zero, no or circular padding")
 
@@ -87,23 +91,26 @@ def refuse_other_boundaries(method: str, correlation: Correlation) -> None:
 def row_norm(kernel: Array, correlation: Correlation) -> Array:
     """The norm of the rows of the output point that reads most input points, for any padding."""
     xp = namespace(kernel)
-    seen = seen_kernel(kernel, correlation)
+    effective = effective_kernel(kernel, correlation)
     groups = correlation.groups
-    columns = math.prod(seen.shape[1:])
+    columns = math.prod(effective.shape[1:])
     if columns == 0:  # every read falls on padding: the operator is zero
-        return xp.sum(seen)
-    matrices = xp.reshape(seen, (groups, correlation.out_channels // groups, columns))
+        return xp.sum(effective)
+    matrices = xp.reshape(effective, (groups, correlation.out_channels // groups, columns))
     return xp.max(array_api.largest_singular_value(matrices))
 
 
-def row_norm_below(kernel: Array, correlation: Correlation) -> Array:
-    """`row_norm` less what rounding can do to it: taps that are added may cancel."""
+@once
+def row_norm_below(problem: Problem) -> Array:
+    """`row_norm` in double precision, less what rounding can do to it: taps that are added may cancel."""
+    wide = widened(problem)
+    kernel, correlation = wide.kernel, wide.correlation
     columns = math.prod(kernel.shape[1:])
     slack = matrix_allowance(kernel, correlation.out_channels // correlation.groups, columns)
-    return less(row_norm(kernel, correlation) / slack, symbol_error(kernel, correlation))
+    return less(row_norm(kernel, correlation) / slack, wide.symbol_error())
 
 
-def seen_kernel(kernel: Array, correlation: Correlation) -> Array:
+def effective_kernel(kernel: Array, correlation: Correlation) -> Array:
     """The kernel as the output that reads most input points sees it, one entry a point.
 
     Taps that read padded zeros are left out, taps that read one and the same point are added.

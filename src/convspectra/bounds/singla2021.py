@@ -8,16 +8,15 @@ import math
 from .._compat import Array, namespace
 from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
+from ..problem import Problem, homogeneous, problem_of, widened
 from ..results import Bound
-from ..rounding import homogeneous, matrix_allowance, rounded_up, widened
-from ..spectrum import prepare
+from ..rounding import matrix_allowance, rounded_up
 from .tori import refuse_repeated_inputs
 from .unfoldings import plain_kernel, unfolding_norm
 
 ASSUMES = "any input size; circular, zero or no padding"
 
 
-@homogeneous
 def singla2021(
     kernel: Array,
     geometry: ConvGeometry,
@@ -58,9 +57,14 @@ def singla2021(
     >>> round(float(singla2021(box, ConvGeometry((8, 8), padding=1)).upper), 9)
     9.0
     """
-    kernel, correlation = prepare(kernel, geometry)
+    return homogeneous(singla2021_of, problem_of(kernel, geometry, compute))
+
+
+def singla2021_of(problem: Problem) -> Bound:
+    """`singla2021` of a problem whose entries are in range."""
+    kernel, correlation = problem.kernel, problem.correlation
     refuse_repeated_inputs("singla2021", correlation)
-    wide = widened(kernel)
+    wide = widened(problem).kernel
     plain = plain_kernel(wide, correlation)
     axes = [axis for axis in range(3, plain.ndim) if plain.shape[axis] > 1]
     sets = itertools.chain.from_iterable(itertools.combinations(axes, n) for n in range(len(axes) + 1))

@@ -13,9 +13,10 @@ from ..errors import GeometryError
 from ..geometry import ConvGeometry, Correlation
 from ..operators.lanczos import proven_gains
 from ..operators.padded import Operator, operator
+from ..problem import Problem, homogeneous, in_numpy, once, problem_of
 from ..results import Bound
-from ..rounding import homogeneous, rounded_down
-from ..spectrum import TopBlock, prepare, top_block
+from ..rounding import rounded_down
+from ..spectrum import TopBlock, top_on
 from ..symbol import frequency_grid, input_wave, symbol_blocks
 from .tori import enclosing_tori
 
@@ -25,7 +26,6 @@ PACKET_APPLICATIONS = 14
 """Of a layer or its adjoint in `packet_norm`."""
 
 
-@homogeneous
 def wave_packet(
     kernel: Array,
     geometry: ConvGeometry,
@@ -56,31 +56,29 @@ def wave_packet(
     Reference: the wave packets of Bottcher and Silbermann (1999), Introduction to large truncated
     Toeplitz matrices, section 5, that make Toeplitz norms tend to the sup of the symbol.
     """
-    ready, correlation = prepare(kernel, geometry)
+    return homogeneous(wave_packet_of, problem_of(kernel, geometry, compute), steps)
+
+
+def wave_packet_of(problem: Problem, steps: int = 3) -> Bound:
+    """`wave_packet` of a problem whose entries are in range."""
+    ready = problem.kernel
     if not is_concrete(ready):
         raise GeometryError("wave_packet needs concrete values; call it outside jax.jit")
-    torus = enclosing_tori(correlation, 1)[0]
-    top = top_block(ready, torus, compute=compute)
-    lower = packet_norm(ready, correlation, torus, top, steps)
+    lower = packet_norm(problem, steps)
     return Bound(like(lower, ready, ready.dtype), None, method="wave_packet")
 
 
-def packet_norm(
-    kernel: Array, correlation: Correlation, torus: Correlation, top: TopBlock, steps: int = 3
-) -> float:
-    """The quotient of the packet on the top block of `torus`, proven, not above it in the kernel's dtype.
+@once
+def packet_norm(problem: Problem, steps: int = 3) -> float:
+    """The quotient of the packet, proven, not above it in the kernel's dtype.
 
     The larger one of its real and its imaginary part: no less than that of both, which is a mean of these.
     """
-    if not float(top.norm) > 0:
+    if not float(enclosing_top(problem).norm) > 0:
         return 0.0
-    layer = forward_of_group(kernel, correlation, top.group)
-    wave, best = packet(kernel, correlation, torus, top), 0.0
-    parts = [wave.imag.copy(), wave.real.copy()]
-    del wave  # these vectors can be most of the memory there is
-    while parts:
-        best = max(best, _gain(layer, parts.pop(), steps))
-    return float(rounded_down(np.float64(best), 1.0, to_numpy(kernel)))
+    layer, wave = forward_of_top_group(problem), packet(problem)
+    best = max(_gain(layer, part, steps) for part in (wave.real, wave.imag))
+    return float(rounded_down(np.float64(best), 1.0, to_numpy(problem.kernel)))
 
 
 def _gain(layer: Operator, x: NumpyArray, steps: int) -> float:
@@ -98,13 +96,21 @@ def _gain(layer: Operator, x: NumpyArray, steps: int) -> float:
     return best
 
 
-def packet(kernel: Array, correlation: Correlation, torus: Correlation, top: TopBlock) -> NumpyArray:
-    """The packet of one group on the top block of `torus`: complex, shape (1, channels, *input_shape).
+def enclosing_top(problem: Problem) -> TopBlock:
+    """The largest singular value on the smallest torus that holds the layer, and where it is reached."""
+    return top_on(problem, enclosing_tori(problem.correlation, 1)[0])
+
+
+@once
+def packet(problem: Problem) -> NumpyArray:
+    """The packet of one group on its top block: complex, shape (1, channels, *input_shape).
 
     Of the forward correlation, which has the norm of a transposed layer too.
     """
+    correlation, top = problem.correlation, enclosing_top(problem)
+    torus = enclosing_tori(correlation, 1)[0]
     grid = frequency_grid(torus)
-    alone, torus_group = of_group(to_numpy(kernel).astype(np.float64), torus, top.group)
+    alone, torus_group = of_group(in_numpy(problem).kernel, torus, top.group)
     block = symbol_blocks(alone, torus_group, grid, top.frequency, top.frequency + 1)[0, 0]
     vector = np.linalg.svd(block, full_matrices=False)[2][0].conj()
     x = input_wave(vector, grid, torus_group, grid.index[top.frequency])
@@ -116,9 +122,9 @@ def packet(kernel: Array, correlation: Correlation, torus: Correlation, top: Top
     return np.asarray(x[None])
 
 
-def forward_of_group(kernel: Array, correlation: Correlation, group: int) -> Operator:
-    """The forward operator of one group in float64."""
-    alone, one = of_group(to_numpy(kernel).astype(np.float64), correlation, group)
+def forward_of_top_group(problem: Problem) -> Operator:
+    """The forward operator of the group of the packet, in float64."""
+    alone, one = of_group(in_numpy(problem).kernel, problem.correlation, enclosing_top(problem).group)
     return operator(alone, replace(one, transposed=False))
 
 

@@ -17,6 +17,7 @@ from ..guarantee import target_of
 from ..models.floats import EPSILON, rounded
 from ..models.records import ConvLayer
 from ..models.writers import Home
+from ..problem import problem_of
 from ..results import Projection
 from ..work import anywhere
 from .records import Limit
@@ -53,9 +54,9 @@ class Held:
         if geometry is None and self.limit.guarantee != "any_size":
             raise InputError(f"layer {name!r}: {self.layer.reason}; or hold it with --guarantee any-size")
         try:
-            target = target_of(kernel, geometry or anywhere(self.layer), self.limit.guarantee, self.compute)
-            norm = target.norm(target.kernel)
-            return float(norm), target.keeps(target.kernel, self.limit.max_norm, norm)
+            problem = problem_of(kernel, geometry or anywhere(self.layer), self.compute)
+            target = target_of(problem, self.limit.guarantee)
+            return float(target.norm), target.keeps(self.limit.max_norm)
         except KernelError as error:
             raise KernelError(f"layer {name!r}: {error}; nothing was written") from None
         except GeometryError as error:

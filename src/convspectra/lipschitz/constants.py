@@ -7,7 +7,7 @@ from functools import singledispatch
 
 import numpy as np
 
-from ..bounds import operator_norm
+from ..bounds.auto import operator_norm_of
 from ..errors import InputError
 from ..geometry import ConvGeometry
 from ..models.operations import (
@@ -25,8 +25,7 @@ from ..models.operations import (
     Softmax,
     Sum,
 )
-from ..rounding import norm_error
-from ..spectrum import prepare
+from ..problem import homogeneous, problem_of
 from .slopes import SLOPES
 
 # Rounding of a handful of operations in float64.
@@ -145,21 +144,20 @@ def norm_interval(operation: Convolution | AxisMatrices) -> tuple[float, float, 
         sides = [_matrix_norm(one) for one in operation.matrices.values()]
         lower, upper = (math.prod((side[place] for side in sides), start=1.0) for place in (0, 1))
         return lower, upper, "matrix norm"
-    kernel = _finite(operation.kernel)
-    bound = operator_norm(kernel, operation.geometry)
+    problem = problem_of(_finite(operation.kernel), operation.geometry)
+    bound = homogeneous(operator_norm_of, problem)
     assert bound.upper is not None
     lower, upper = 0.0 if bound.lower is None else float(bound.lower), float(bound.upper)
-    error = norm_error(*prepare(kernel, operation.geometry), upper) if bound.exact else 0.0
+    error = problem.norm_error(upper) if bound.exact else 0.0
     return max(lower - error, 0.0), upper + error, bound.method
 
 
 def _matrix_norm(matrix: Array) -> tuple[float, float]:
     """Below and above the norm of a real matrix by an allowance for rounding; computed in float64."""
-    wide = _finite(matrix)[..., None]
-    geometry = ConvGeometry((1,))
-    norm = operator_norm(wide, geometry).upper
+    problem = problem_of(_finite(matrix)[..., None], ConvGeometry((1,)))
+    norm = homogeneous(operator_norm_of, problem).upper
     assert norm is not None
-    error = norm_error(*prepare(wide, geometry), norm)
+    error = problem.norm_error(norm)
     return max(float(norm) - error, 0.0) / _ALLOWANCE, (float(norm) + error) * _ALLOWANCE
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import functions
-from .._compat import Array, is_concrete, is_tracked, namespace, to_numpy, untracked
+from .._compat import Array, is_concrete, is_tracked, namespace, to_numpy
 from ..compute import DEFAULT, Compute
 from ..errors import InputError
 from ..functions import SpectralFunction

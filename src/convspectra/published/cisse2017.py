@@ -55,7 +55,9 @@ def parseval_retraction(kernel: Array, geometry: ConvGeometry, *, beta: float = 
         raise InputError(f"beta must be positive and at most 1; got {beta!r}")
     problem = problem_of(kernel, geometry)
     xp, correlation = namespace(problem.kernel), problem.correlation
-    rows = xp.reshape(problem.kernel, (correlation.groups, correlation.out_channels // correlation.groups, -1))
+    rows = xp.reshape(
+        problem.kernel, (correlation.groups, correlation.out_channels // correlation.groups, -1)
+    )
     gram = xp.matmul(rows, xp.matrix_transpose(rows))
     moved = (1 + beta) * rows - beta * xp.matmul(gram, rows)
     return problem.in_layout(xp.reshape(moved, problem.kernel.shape))

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 
 from .._compat import Array
-from ..compute import DEFAULT
 from ..errors import KernelError
 from ..geometry import ConvGeometry
 from ..guarantee import Target, target_of
+from ..problem import problem_of
 from ..projection import Guarantee, clip, clip_reshaped_kernel, project, rescale
 from ..results import Projection
 
@@ -121,24 +121,24 @@ def hold(
 def norm_of(weight: torch.Tensor, use: Use, guarantee: Guarantee) -> float:
     """What is known of the operator's norm for this use."""
     target = _promised(weight, use, guarantee)
-    return float(target.norm(target.kernel))
+    return float(target.norm)
 
 
 def is_kept(weight: torch.Tensor, use: Use, max_norm: float, guarantee: Guarantee) -> bool:
     """Whether the weight, as it stands, is proven to keep the promise for this use."""
     target = _promised(weight, use, guarantee)
-    return target.keeps(target.kernel, max_norm)
+    return target.keeps(max_norm)
 
 
 def _promised(weight: torch.Tensor, use: Use, guarantee: Guarantee) -> Target:
     kernel = _scaled(_computed_in(weight, [use]), use)
-    return target_of(_given(kernel), use.geometry, guarantee, DEFAULT)
+    return target_of(problem_of(_given(kernel), use.geometry), guarantee)
 
 
 def torus_of(weight: torch.Tensor, use: Use, guarantee: Guarantee) -> tuple[int, ...]:
     """The sizes of the torus that the promise is held on; of a transposed layer, on its output's side."""
     one = torch.zeros(_computed_in(weight, [use]).shape, dtype=torch.float64)
-    return target_of(_given(one), use.geometry, guarantee, DEFAULT).torus.input_shape
+    return target_of(problem_of(_given(one), use.geometry), guarantee).torus.input_shape
 
 
 def cost_of(weight: torch.Tensor, uses: list[Use]) -> float:

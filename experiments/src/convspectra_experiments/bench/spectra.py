@@ -28,8 +28,9 @@ from convspectra.bounds import operator_norm
 from convspectra.compute import Compute
 from convspectra.geometry import ConvGeometry
 from convspectra.operators.reference import dense_operator
+from convspectra.problem import problem_of
 from convspectra.results import Spectrum
-from convspectra.spectrum import prepare, singular_values
+from convspectra.spectrum import singular_values
 from convspectra.symbol import frequency_grid, symbol_blocks
 
 from .measuring import Case, NumpyArray, machine, seconds_of
@@ -104,8 +105,9 @@ def norm_exact(kernel: NumpyArray, geometry: ConvGeometry) -> Any:
 
 def norm_gram(kernel: NumpyArray, geometry: ConvGeometry) -> float:
     """Gram iteration on half of the frequencies: an upper bound."""
-    ready, correlation = prepare(kernel, geometry)
-    blocks = symbol_blocks(ready, correlation, frequency_grid(correlation))
+    problem = problem_of(kernel, geometry)
+    correlation = problem.correlation
+    blocks = symbol_blocks(problem.kernel, correlation, frequency_grid(correlation))
     logarithm = np.zeros(blocks.shape[:2])
     for _ in range(GRAM_ITERATIONS):
         scale = np.linalg.norm(blocks, axis=(-2, -1), keepdims=True)
