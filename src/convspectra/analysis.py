@@ -24,7 +24,7 @@ from .bounds.tori import repeats_inputs
 from .compute import DEFAULT, Compute
 from .cost import MEMORY
 from .errors import CostError, GeometryError, InputError, KernelError, RangeError
-from .geometry import ConvGeometry, Pads
+from .geometry import Pads
 from .models.records import ConvLayer, Model, Unread
 from .problem import Problem, homogeneous, problem_of
 from .results import Bound, Spectrum
