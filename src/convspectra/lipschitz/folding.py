@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..models import batch_norm
+from ..models.layers import with_padding
 from ..models.operations import (
     Affine,
     Array,
@@ -67,7 +69,8 @@ def _merged(first: Node, then: Node, before: Shape, shape: Shape) -> Node | None
         case Affine() as inner, Affine() as affine:
             operation = _in_a_row(inner, affine)
         case Move() as move, Convolution() as convolution:
-            operation = _padded(move, convolution)
+            geometry = with_padding(convolution.geometry, convolution.kernel.shape, move)
+            operation = None if geometry is None else replace(convolution, geometry=geometry)
         case _, Move() as move if _is_identity(move, before):
             return replace(first, output=then.output)
         case Move() as inner_move, Move() as move:
@@ -102,16 +105,10 @@ def _scaled_convolution(convolution: Convolution, affine: Affine, shape: Shape) 
     scale, shift = _along(affine.scale, 1, shape), _along(affine.shift, 1, shape)
     if scale is None or shift is None:
         return None
-    kernel = np.asarray(convolution.kernel, dtype=np.float64)
+    kernel, geometry = np.asarray(convolution.kernel, dtype=np.float64), convolution.geometry
     own = 0.0 if convolution.shift is None else convolution.shift.astype(np.float64)
-    if convolution.geometry.transposed:
-        # Axis 1 of the kernel holds the output channels of one group, axis 0 the input channels of all.
-        groups = convolution.geometry.groups
-        rows = scale.reshape(groups, 1, -1).repeat(kernel.shape[0] // groups, axis=1)
-        kernel = kernel * rows.reshape(*kernel.shape[:2], *[1] * (kernel.ndim - 2))
-    else:
-        kernel = kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1))
-    return Convolution(kernel, convolution.geometry, scale * own + shift)
+    scaled = kernel * batch_norm.factors(scale, kernel.shape, geometry.transposed, geometry.groups)
+    return Convolution(scaled, geometry, scale * own + shift)
 
 
 def _scaled_matrix(matrices: AxisMatrices, affine: Affine, shape: Shape) -> AxisMatrices | None:
@@ -139,8 +136,9 @@ def _is_finite(operation: Operation) -> bool:
 
 
 def _is_identity(move: Move, before: Shape) -> bool:
-    index = move.index
-    return index.shape == before and bool((index.reshape(-1) == np.arange(index.size)).all())
+    return move.shape == before and (
+        move.positions is None or bool((move.index.reshape(-1) == np.arange(move.index.size)).all())
+    )
 
 
 def _moved(first: Move, then: Move) -> Move | None:
@@ -151,21 +149,4 @@ def _moved(first: Move, then: Move) -> Move | None:
         return None
     inside = then.index >= 0
     index = np.where(inside, first.index.reshape(-1)[np.where(inside, then.index, 0)], -1)
-    return Move(index, fill=then.fill if not inside.all() else first.fill)
-
-
-def _padded(move: Move, convolution: Convolution) -> Convolution | None:
-    geometry = convolution.geometry
-    if move.padding is None or geometry.transposed:
-        return None
-    mode, pads = move.padding
-    own = geometry.correlation(convolution.kernel.shape).padding
-    sizes = tuple(
-        n - before - after for n, (before, after) in zip(geometry.input_shape, pads[2:], strict=True)
-    )
-    reaches = any(side >= n for n, pair in zip(sizes, pads[2:], strict=True) for side in pair)
-    if any(map(any, pads[:2])) or any(map(any, own)) or (reaches and mode != "zeros"):
-        return None
-    return replace(
-        convolution, geometry=replace(geometry, input_shape=sizes, padding=pads[2:], padding_mode=mode)
-    )
+    return Move(index.shape, lambda: index, then.fill if not inside.all() else first.fill)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ..models import batch_norm
 from ..models.operations import (
     Affine,
     Array,
@@ -132,10 +133,6 @@ def _scaled(operation: Operation, scale: Array, shape: Shape) -> Operation | Non
         values = _along(scale, 1, shape)
         if values is None:
             return None
-        kernel, groups = operation.kernel.astype(np.float64), operation.geometry.groups
-        taps = [1] * (kernel.ndim - 2)
-        if operation.geometry.transposed:
-            return replace(operation, kernel=kernel * values.reshape(-1, 1, *taps))
-        # Axis 1 of the kernel holds the input channels of one group, axis 0 the output channels of all.
-        rows = values.reshape(groups, 1, -1).repeat(kernel.shape[0] // groups, axis=1)
-        return replace(operation, kernel=kernel * rows.reshape(*kernel.shape[:2], *taps))
+        kernel, geometry = operation.kernel.astype(np.float64), operation.geometry
+        factors = batch_norm.factors(values, kernel.shape, geometry.transposed, geometry.groups, side="in")
+        return replace(operation, kernel=kernel * factors)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, ModelError
 from . import refusals
 from .names import Names
 from .operations import (
@@ -18,13 +17,18 @@ from .operations import (
     AxisMatrices,
     Move,
     Node,
+    OpenShape,
     Operation,
     Pointwise,
     Refused,
     Shape,
+    StoredLayer,
     Sum,
+    complete,
     output_shape,
+    positions_in,
 )
+from .records import Unread
 
 LARGEST = 2**27
 """More entries than this are not made of constants, nor does any tensor of a network have them here."""
@@ -38,18 +42,18 @@ class UnsupportedError(Exception):
 
 
 @contextmanager
-def translating(operator: str, name: str) -> Iterator[None]:
-    """What goes wrong with one node as an InputError that names it; an `UnsupportedError` passes."""
+def translating() -> Iterator[None]:
+    """What goes wrong with one node as an `UnsupportedError`; only a damaged file is an error."""
     try:
         yield
-    except UnsupportedError:
+    except (UnsupportedError, ModelError):
         raise
     except InputError as error:
-        raise InputError(f"{operator} {name!r}: {error}") from None
-    except Exception as error:  # noqa: BLE001  # attributes that are missing, or of any shape
+        raise UnsupportedError(str(error)) from None
+    except Exception as error:  # noqa: BLE001  # attributes that are missing, or of any type and shape
         line = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(
-            f"{operator} {name!r} contradicts its operator or its inputs: {type(error).__name__}: {line}"
+        raise UnsupportedError(
+            f"it contradicts its operator or its inputs: {type(error).__name__}: {line}"
         ) from None
 
 
@@ -58,69 +62,108 @@ class Builder:
     """A graph in the making.
 
     Attributes:
-        constants: tensors that do not depend on the input, by name.
-        shapes: of the tensors that do; one that a refused operator made has none.
+        constants: tensors that do not depend on the input, by name; one that cannot be had is an
+            `UnsupportedError`.
+        shapes: of the tensors that do, where they are known; filled in by `add` where it can say.
         dependent: names of all that depend on the input, refused or not.
+        names, tensors: names of nodes and of tensors that are taken.
     """
 
-    constants: dict[str, Array] = field(default_factory=dict)
-    shapes: dict[str, Shape] = field(default_factory=dict)
+    constants: MutableMapping[str, Array] = field(default_factory=dict)
+    shapes: dict[str, OpenShape] = field(default_factory=dict)
     dependent: set[str] = field(default_factory=set)
     nodes: list[Node] = field(default_factory=list)
     producers: dict[str, Node] = field(default_factory=dict)
     names: Names = field(default_factory=Names)
+    tensors: Names = field(default_factory=Names)
 
-    def add_input(self, name: str, shape: Shape) -> None:
+    def add_input(self, name: str, shape: OpenShape | None) -> None:
         """A tensor that somebody hands in."""
-        self._check_size(name, shape)
-        self.shapes[name] = shape
         self.dependent.add(name)
+        if shape is not None:
+            self.shapes[name] = shape
 
-    def add(self, name: str, operator: str, operation: Operation, inputs: Sequence[str], output: str) -> str:
-        """One more node; what reads a refused tensor has no shape, and its operation is not looked at."""
-        node = Node(self.names.unique(name), operator, operation, tuple(inputs), output)
+    def add(
+        self,
+        name: str,
+        operator: str,
+        operation: Operation,
+        inputs: Sequence[str],
+        output: str,
+        layer: StoredLayer | Unread | None = None,
+    ) -> str:
+        """One more node, and the shape of what it makes if those that it reads are known.
+
+        Raises:
+            InputError: the shapes do not fit.
+        """
+        shapes = [self.shapes[one] for one in inputs if one in self.shapes and None not in self.shapes[one]]
+        if isinstance(operation, Move):
+            self.shapes[output] = operation.shape
+        elif len(shapes) == len(inputs) and not isinstance(operation, Refused):
+            self.shapes[output] = output_shape(operation, [complete(shape) for shape in shapes])
+        node = Node(self.names.unique(name), operator, operation, tuple(inputs), output, layer=layer)
         self.nodes.append(node)
         self.producers[output] = node
         self.dependent.add(output)
-        if not isinstance(operation, Refused):
-            shape = output_shape(operation, [self.shapes[one] for one in inputs])
-            self._check_size(name, shape)
-            self.shapes[output] = shape
         return output
 
-    def refuse(self, name: str, operator: str, reason: str, inputs: Sequence[str], output: str) -> None:
+    def refuse(
+        self,
+        name: str,
+        operator: str,
+        reason: str,
+        inputs: Sequence[str],
+        output: str,
+        layer: StoredLayer | Unread | None = None,
+    ) -> None:
         """A node of which nothing is known; it is an error only for what depends on it."""
         read = [one for one in inputs if one in self.dependent]
-        self.add(name, operator, Refused(reason), read, output)
+        self.add(name, operator, Refused(reason), read, output, layer)
 
-    def known(self, name: str) -> bool:
-        """Whether a tensor depends on the input and its shape is known."""
-        return name in self.shapes
+    def depends(self, name: str) -> bool:
+        """Whether a tensor depends on the input."""
+        return name in self.dependent
 
-    def index_of(self, name: str) -> Array:
-        """The positions of a tensor's entries, in its shape: what moves them moves these."""
-        shape = self.shapes[name]
-        return np.arange(int(np.prod(shape, dtype=np.int64)), dtype=np.int64).reshape(shape)
+    def sizes(self, name: str) -> OpenShape:
+        """The shape of a tensor, sizes that are open included.
+
+        Raises:
+            UnsupportedError: it is not known how many axes it has.
+        """
+        if name not in self.shapes:
+            raise UnsupportedError(f"it reads {name!r}, of which nothing is known")
+        return self.shapes[name]
+
+    def shape(self, name: str) -> Shape:
+        """The shape of a tensor.
+
+        Raises:
+            UnsupportedError, InputError: it is not known.
+        """
+        return complete(self.sizes(name))
 
     def move(
         self,
         name: str,
         operator: str,
+        shape: OpenShape,
         change: Callable[[Array], Array],
         source: str,
         output: str,
-        **kept: Any,
     ) -> str:
         """An operator that only moves entries, by what it makes of their positions."""
-        moved = np.asarray(change(self.index_of(source)))
-        return self.add(name, operator, Move(moved.astype(np.int64), **kept), [source], output)
+        sizes = self.sizes(source)
+        return self.add(
+            name, operator, Move(shape, lambda: np.asarray(change(positions_in(sizes)))), [source], output
+        )
 
     def expanded(self, name: str, operator: str, source: str, shape: Shape, output: str) -> str:
         """A tensor repeated to a shape that it broadcasts to; itself if it has that shape."""
         if self.shapes[source] == shape:
             return source
-        made = self.names.unique(f"{output}/{source}")
-        return self.move(name, operator, lambda index: np.broadcast_to(index, shape), source, made)
+        made = self.tensors.unique(f"{output}/{source}")
+        return self.move(name, operator, shape, lambda index: np.broadcast_to(index, shape), source, made)
 
     def arithmetic(self, name: str, operator: str, word: str, inputs: Sequence[str], output: str) -> None:
         """`add`, `sub`, `mul` or `div` of two tensors, broadcasting.
@@ -129,12 +172,12 @@ class Builder:
             UnsupportedError: a product of, or a division by, what depends on the input.
         """
         left, right = inputs
-        shapes = [self.shapes[one] if self.known(one) else self.constants[one].shape for one in inputs]
+        shapes = [self.shape(one) if self.depends(one) else self.constants[one].shape for one in inputs]
         try:
             shape = np.broadcast_shapes(*shapes)
         except ValueError:
             raise InputError(f"shapes {shapes[0]} and {shapes[1]} do not broadcast") from None
-        if self.known(left) and self.known(right):
+        if self.depends(left) and self.depends(right):
             gate = self._gate(left, right) if word == "mul" else None
             if gate is not None:
                 self.add(name, operator, Pointwise(gate[0]), [gate[1]], output)
@@ -144,7 +187,7 @@ class Builder:
             both = [self.expanded(name, operator, one, shape, output) for one in inputs]
             self.add(name, operator, Sum((1.0, 1.0 if word == "add" else -1.0)), both, output)
             return
-        given, constant = (left, right) if self.known(left) else (right, left)
+        given, constant = (left, right) if self.depends(left) else (right, left)
         value = self.constants[constant].astype(np.float64)
         one, none = np.ones(()), np.zeros(())
         if word in ("add", "sub"):
@@ -162,7 +205,7 @@ class Builder:
 
     def affine(self, name: str, operator: str, scale: Array, shift: Array, source: str, output: str) -> str:
         """`scale * x + shift`, both of the rank of x."""
-        rank = len(self.shapes[source])
+        rank = len(self.sizes(source))
         scale, shift = (one.reshape((1,) * (rank - one.ndim) + one.shape) for one in (scale, shift))
         return self.add(name, operator, Affine(scale, shift), [source], output)
 
@@ -185,12 +228,16 @@ class Builder:
                 return _GATES[" ".join(words)], value
         return None
 
-    def _check_size(self, name: str, shape: Shape) -> None:
-        if int(np.prod([int(n) for n in shape], dtype=object)) > LARGEST or any(n < 1 for n in shape):
-            raise InputError(
-                f"tensor {name!r} of shape {tuple(shape)} must have 1 to {LARGEST} entries; "
-                "give a smaller --input-shape"
-            )
+
+def _zeros(rows: int, columns: int) -> Array:
+    """A matrix to fill in, of one axis.
+
+    Raises:
+        UnsupportedError: it would be huge.
+    """
+    if not 0 <= rows * columns <= LARGEST // 4:
+        raise UnsupportedError(f"a matrix of {rows} x {columns} for one axis; give a smaller --input-shape")
+    return np.zeros((rows, columns))
 
 
 def average_matrix(
@@ -201,7 +248,7 @@ def average_matrix(
     `end` None: by the points of the input that a window covers. Else: by all that it covers from `-before` up
     to `end`, padding counted.
     """
-    matrix = np.zeros((outputs, size))
+    matrix = _zeros(outputs, size)
     for row in range(outputs):
         taps = row * stride - before + dilation * np.arange(window)
         inside = taps[(taps >= 0) & (taps < size)]
@@ -212,10 +259,10 @@ def average_matrix(
 
 def interpolation_matrix(size: int, positions: Array) -> Array:
     """Linear interpolation at positions in points of the input, beyond its ends their value."""
+    matrix = _zeros(len(positions), size)
     at = np.clip(positions, 0, size - 1)
     low = np.floor(at).astype(int)
     high, rows = np.minimum(low + 1, size - 1), np.arange(len(at))
-    matrix = np.zeros((len(at), size))
     matrix[rows, low] += 1 - (at - low)
     matrix[rows, high] += at - low
     return matrix

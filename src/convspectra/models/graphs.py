@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, ModelError
 from . import input_shapes
+from .graph_builder import LARGEST
 from .input_shapes import InputShape
-from .operations import Graph
+from .operations import Graph, Move, Node, OpenShape, Refused, complete
 from .reading import reading
-from .sniff import format_of
+from .sniff import Format, format_of
 
 
 def read_graph(
@@ -36,24 +42,71 @@ def read_graph(
         raise InputError("give a model file, or --model package.module:factory")
     with reading(file):
         kind = format_of(file)
+    if kind not in WITH_GRAPH:
+        raise ModelError(
+            f"{file} holds weights ({kind}) and no graph: give an ONNX or .pt2 file, or name the code with "
+            "--model package.module:factory and --input-shape"
+        )
     with reading(file, kind):
-        if kind == "onnx":
-            from .formats.onnx import network
+        return bounded(stored_graph(file, kind, input_shape))
 
-            return network.read_graph(file, input_shape=input_shape)
-        if kind == "torch.export":
-            from .formats.torch_export import program
 
-            return program.read_graph(file)
-    raise ModelError(
-        f"{file} holds weights ({kind}) and no graph: give an ONNX or .pt2 file, or name the code with "
-        "--model package.module:factory and --input-shape"
-    )
+WITH_GRAPH: tuple[Format, ...] = ("onnx", "torch.export")
+"""Formats whose `formats/<format>/reader.py` has `read_graph(path, input_shape=...)`."""
+
+
+def stored_graph(file: Path, kind: Format, input_shape: InputShape | None) -> Graph:
+    """The graph in a file of a format that holds one, as far as it can be read.
+
+    Raises: as `read_graph`; open sizes are none.
+    """
+    name = f".formats.{kind.replace('.', '_')}.reader"
+    graph: Graph = import_module(name, __package__).read_graph(file, input_shape=input_shape)
+    return graph
+
+
+def bounded(graph: Graph) -> Graph:
+    """The graph for whoever needs all of its sizes: what is open, or too large, is refused.
+
+    Raises:
+        InputError: it has no input, or one of open size or without floating point.
+    """
+    for reason in graph.unfit.values():
+        raise InputError(f"{graph.path or graph.name}: {reason}")
+    if not graph.inputs:
+        raise InputError(f"{graph.path or graph.name}: the graph has no input; give a model that has one")
+    for name, shape in graph.inputs.items():
+        if fault := _size_fault(shape):
+            raise InputError(f"{graph.path or graph.name}: input {name!r} {fault}")
+    return replace(graph, nodes=tuple(map(partial(_bounded, shapes=graph.shapes), graph.nodes)))
+
+
+def _bounded(node: Node, shapes: Mapping[str, Any]) -> Node:
+    if isinstance(node.operation, Refused):
+        return node
+    fault = _size_fault(shapes.get(node.output))
+    try:
+        if not fault and isinstance(node.operation, Move):
+            _ = node.operation.index
+    except Exception as error:  # noqa: BLE001  # whatever an operator makes of amounts of any type and value
+        line = (str(error).strip().splitlines() or [""])[0]
+        fault = f"contradicts its operator or its inputs: {type(error).__name__}: {line}"
+    return replace(node, operation=Refused(f"it {fault}")) if fault else node
+
+
+def _size_fault(shape: OpenShape | None) -> str:
+    if shape is None or None in shape:
+        return "makes a tensor whose sizes are not all known"
+    entries = math.prod(complete(shape))
+    if 1 <= entries <= LARGEST:
+        return ""
+    more = f"more than {LARGEST}" if entries else "no"
+    return f"makes a tensor of {more} entries; give another --input-shape"
 
 
 def _traced(module: Any, input_shape: tuple[int, ...] | None, file: Path | None) -> Graph:
     from . import live
-    from .formats.torch_export import program
+    from .formats.torch_export.reader import trace_graph
 
     label = module if isinstance(module, str) else type(module).__name__
     made = live.build(module) if isinstance(module, str) else module
@@ -61,4 +114,4 @@ def _traced(module: Any, input_shape: tuple[int, ...] | None, file: Path | None)
         raise InputError(f"--model {label} is traced once: give its --input-shape, such as 3,224,224")
     if file is not None:
         live.load_into(made, file)
-    return program.trace_graph(made, input_shape, name=file.name if file else label, path=file)
+    return bounded(trace_graph(made, input_shape, name=file.name if file else label, path=file))

@@ -9,7 +9,9 @@ import numpy as np
 
 from ..errors import InputError
 from . import geometry_file
+from .graphs import stored_graph
 from .input_shapes import InputShape
+from .layers import model_of
 from .reading import reading
 from .records import ConvLayer, Model
 
@@ -37,11 +39,9 @@ def _from_geometry_file(model: Model, neighbour: Path) -> Model:
 
 
 def _from_graph(model: Model, neighbour: Path, input_shape: InputShape | None) -> Model:
-    from .formats.onnx.reader import read
-
     try:
         with reading(neighbour, "onnx"):
-            graph = read(neighbour, input_shape=input_shape)
+            graph = model_of(stored_graph(neighbour, "onnx", input_shape))
     except InputError as error:
         note = f"{neighbour.name} lies beside the model but cannot be read: {error}"
         return replace(model, notes=(*model.notes, note))

@@ -6,17 +6,22 @@ linear layer, a mean, an average pooling and a bilinear resize are `AxisMatrices
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
 from ..geometry import ConvGeometry, PaddingMode, Pads
+from .records import ConvLayer, Unread
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
+OpenShape = tuple[int | None, ...]
+"""None for a size that the file leaves open."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,22 +47,61 @@ class AxisMatrices:
 
 @dataclass(frozen=True, eq=False)
 class Move:
-    """`y.flat[i] = x.flat[index.flat[i]]`, and `fill` where the index is -1; `index` has the shape of y.
+    """`y.flat[i] = x.flat[index.flat[i]]`, and `fill` where the index is -1.
 
-    `padding` tells of one that fits a convolution behind it: its mode, and (before, after) for each axis.
+    Attributes:
+        shape: of y.
+        positions: makes `index`, of the shape of y, when it is first needed; None where nothing moves.
+        padding: of one that may be a convolution's behind it: its mode, and (before, after) for each axis.
     """
 
-    index: Array
+    shape: OpenShape
+    positions: Callable[[], Array] | None = None
     fill: float = 0.0
     padding: tuple[PaddingMode, Pads] | None = None
+
+    @cached_property
+    def index(self) -> Array:
+        """Where each entry of y comes from.
+
+        Raises:
+            InputError: its sizes are open, or not those of `shape`.
+        """
+        if self.positions is None:
+            return positions_in(self.shape)
+        index = np.asarray(self.positions(), dtype=np.int64)
+        if index.shape != self.shape:
+            raise InputError(f"it makes a tensor of shape {index.shape}, not {self.shape}")
+        return index
+
+
+def positions_in(shape: OpenShape) -> Array:
+    """The positions of a tensor's entries, in its shape: what moves them moves these."""
+    return np.arange(math.prod(complete(shape)), dtype=np.int64).reshape(complete(shape))
+
+
+def complete(shape: OpenShape) -> Shape:
+    """A shape of which no size is open.
+
+    Raises:
+        InputError: one is.
+    """
+    sizes = tuple(size for size in shape if size is not None)
+    if len(sizes) < len(shape):
+        raise InputError(f"the sizes {shape} that it reads are not all known: give --input-shape")
+    return sizes
 
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """`scale * x + shift` point by point; both broadcast to the shape of x."""
+    """`scale * x + shift` point by point; both broadcast to the shape of x.
+
+    `batch_norm`: whether it is one, with one scale a channel, and not a factor by itself.
+    """
 
     scale: Array
     shift: Array
+    batch_norm: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,11 +160,27 @@ Operation = (
 )
 
 
+@dataclass(frozen=True, eq=False)
+class StoredLayer:
+    """The layer that a node is, by itself: without what padding in front or a batch norm behind make of it.
+
+    Attributes:
+        tensor: the constant that is its kernel, by name.
+        dequantised: whether that is stored as integers with a scale.
+    """
+
+    layer: ConvLayer
+    tensor: str
+    dequantised: bool = False
+
+
 @dataclass(frozen=True)
 class Node:
     """One step of a network: `output = operation(inputs)`. `operator` is its name in the file's own words.
 
-    `parts`: what an operation is made of, where a scale was folded into it; else empty.
+    Attributes:
+        parts: what an operation is made of, where a scale was folded into it; else empty.
+        layer: the layer that it is, whatever its operation; or what may be one, and why it is not read.
     """
 
     name: str
@@ -129,25 +189,32 @@ class Node:
     inputs: tuple[str, ...]
     output: str
     parts: tuple[Operation, Affine] | tuple[()] = ()
+    layer: StoredLayer | Unread | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A feed-forward network: nodes in an order in which each finds its inputs made.
 
+    The nodes of branches and loop bodies are among them, in front of the node that they are in.
+
     Attributes:
-        inputs: shape by name, the batch included, all sizes fixed.
-        outputs: names of tensors; several outputs may name one tensor.
-        shapes: of every tensor that is made without a refused operator.
+        inputs: shape by name, the batch included.
+        outputs: names of tensors that depend on them; several outputs may name one tensor.
+        shapes: of every tensor of which it is known.
+        operators: how often the file has each, by name.
+        unfit: inputs of open size or without floating point, and what to do: there is no constant for them.
         path, sha256: of the file; None for a live module.
     """
 
     name: str
     format: str
-    inputs: Mapping[str, Shape]
+    inputs: Mapping[str, Any]
     outputs: tuple[str, ...]
     nodes: tuple[Node, ...]
-    shapes: Mapping[str, Shape]
+    shapes: Mapping[str, Any]
+    operators: Mapping[str, int] = field(default_factory=dict)
+    unfit: Mapping[str, str] = field(default_factory=dict)
     path: str | None = None
     sha256: str | None = None
 
@@ -170,7 +237,7 @@ def output_shape(operation: Operation, shapes: list[Shape]) -> Shape:
                 sizes[axis] = matrix.shape[0]
             return tuple(sizes)
         case Move():
-            return tuple(map(int, operation.index.shape))
+            return complete(operation.shape)
         case Sum():
             if any(shape != first for shape in shapes):
                 raise InputError(f"the inputs of a sum have different shapes: {shapes}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, ModelError
 from . import geometry_file, input_shapes, neighbours
+from .graphs import WITH_GRAPH, stored_graph
 from .input_shapes import InputShape
+from .layers import model_of
 from .reading import reading
 from .records import Model
 from .sniff import Format, format_of
@@ -69,7 +70,7 @@ def _read_file(path: Path, input_shape: InputShape | None) -> Model:
     if kind != "onnx":
         input_shape = input_shapes.of_one_input(input_shape, f"{path} ({kind})")
     with reading(path, kind):
-        model = neighbours.complete(_reader(kind)(path, input_shape=input_shape), path, input_shape)
+        model = neighbours.complete(_read(kind, path, input_shape), path, input_shape)
         if len(model.layers) > MAX_LAYERS:
             raise ModelError(
                 f"{path} ({kind}) holds {len(model.layers):,} layers; at most {MAX_LAYERS:,} are taken from "
@@ -78,7 +79,10 @@ def _read_file(path: Path, input_shape: InputShape | None) -> Model:
         return model
 
 
-def _reader(kind: Format) -> Callable[..., Model]:
-    """The `read` function of a format; its module is imported only now."""
-    found: Callable[..., Model] = import_module(f".formats.{kind.replace('.', '_')}.reader", __package__).read
-    return found
+def _read(kind: Format, path: Path, input_shape: InputShape | None) -> Model:
+    """What the format's own reader finds; it is imported only now."""
+    if kind in WITH_GRAPH:
+        return model_of(stored_graph(path, kind, input_shape))
+    module = import_module(f".formats.{kind}.reader", __package__)
+    model: Model = module.read(path, input_shape=input_shape)
+    return model

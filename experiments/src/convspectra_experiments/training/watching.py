@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from convspectra.lipschitz import LipschitzReport, lipschitz
 from convspectra.lipschitz.complexity import margins
-from convspectra.models.formats.torch_export.program import trace_graph
+from convspectra.models.graphs import read_graph
 from convspectra.spectrum import singular_values
 
 from ..data.datasets import Data
@@ -71,7 +71,7 @@ def final_numbers(
     if not settings.attack_radii:
         return found
     attacked = Normalised(model, data.mean, data.deviation).eval()
-    report = lipschitz(trace_graph(attacked, shape, name="network"))
+    report = lipschitz(read_graph(module=attacked, input_shape=shape))
     attacked.to(test[0].device)
     some, right = test[0][:ATTACKED].float() / 255, test[1][:ATTACKED]
     bound = report.joint.upper

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,11 +97,19 @@ def _cost(node: Any, inputs: Sequence[Array | None], opset: int) -> int:
     Raises:
         NotConstantError: nobody can say, or it takes too many multiplications.
     """
+    from onnx import helper
+
     given = [value for value in inputs if value is not None]
     if node.op_type == "NonZero":
         return 8 * given[0].ndim * given[0].size
+    named = {name: value for name, value in zip(node.input, inputs, strict=True) if value is not None}
+    kinds = {
+        name: helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in named.items()
+    }
+    small = {name: value for name, value in named.items() if value.size <= _SMALL}
     entries = 0
-    for kind in _inferred(node, inputs, opset).values():
+    for kind in outputs_of(node, kinds, small, opset).values():
         dims = kind.tensor_type.shape.dim
         if not all(dim.HasField("dim_value") and dim.dim_value >= 0 for dim in dims):
             raise NotConstantError(f"made by {node.op_type} {node.output[0]!r}, of unknown size")
@@ -114,21 +122,26 @@ def _cost(node: Any, inputs: Sequence[Array | None], opset: int) -> int:
     return 8 * entries
 
 
-def _inferred(node: Any, inputs: Sequence[Array | None], opset: int) -> dict[str, Any]:
-    """The types of a node's outputs."""
+def outputs_of(
+    node: Any, kinds: Mapping[str, Any], known: Mapping[str, Array | None], opset: int
+) -> dict[str, Any]:
+    """The types of a node's outputs, for inputs of these types, where the operator's inference says them.
+
+    Arguments:
+        kinds: of the inputs, None for one that is not known.
+        known: the values of inputs that may be sizes or amounts.
+    """
     import onnx
     from onnx import helper, numpy_helper
 
-    types, data = {}, {}
-    for name, value in zip(node.input, inputs, strict=True):
-        if value is not None:
-            element = helper.np_dtype_to_tensor_dtype(value.dtype)
-            types[name] = helper.make_tensor_type_proto(element, value.shape)
-            if value.size <= _SMALL:
-                data[name] = numpy_helper.from_array(value, name)
+    if node.domain not in ("", "ai.onnx"):
+        return {}
     schema = onnx.defs.get_schema(node.op_type, opset, "")
+    types = {name: onnx.TypeProto() if kind is None else kind for name, kind in kinds.items()}
+    data = {name: numpy_helper.from_array(value, name) for name, value in known.items() if value is not None}
+    imports = [helper.make_opsetid("", opset)]
     found: dict[str, Any] = onnx.shape_inference.infer_node_outputs(
-        schema, node, types, data, opset_imports=[helper.make_opsetid("", opset)], ir_version=onnx.IR_VERSION
+        schema, node, types, data, opset_imports=imports, ir_version=onnx.IR_VERSION
     )
     return found
 

@@ -1,24 +1,19 @@
-"""Shapes in an ONNX graph: asked for, inferred, and worked out where inference stops."""
+"""Types and shapes in an ONNX graph and the graphs inside of it: asked for, and inferred node by node."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from pathlib import Path
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
-import numpy as np
-
 from ....errors import ModelError
-from ...budget import Budget, BudgetError
+from ...budget import Budget
 from ...input_shapes import InputShape, assign
 from . import store as tensors
-from .evaluation import NotConstantError, evaluate
-
-# Arrays beyond this are weights, not shapes: they are left to the reader.
-_LARGEST_FOLDED = 4096
-
-_ROUNDS = 16
+from .evaluation import outputs_of
+from .scope import Scope, Values, sizes_of
 
 _NESTED_GRAPHS = 8  # each may hold two of the next
 
@@ -26,7 +21,7 @@ _NESTED_GRAPHS = 8  # each may hold two of the next
 def count_operators(graph: Any) -> Counter[str]:
     """How often each operator occurs, sub-graphs included; constants are not counted."""
     nodes = (node for part in tensors.graphs(graph) for node in part.node)
-    return Counter(node.op_type for node in nodes if node.op_type not in ("Constant", "Identity"))
+    return Counter(tensors.operator(node) for node in nodes if node.op_type not in ("Constant", "Identity"))
 
 
 def inlined(proto: Any, budget: Budget) -> Any:
@@ -78,103 +73,154 @@ def _check_depth(graph: Any, budget: Budget) -> None:
         depth += 1
 
 
-def infer(proto: Any, path: Path) -> Any:
-    """The model with the shapes that ONNX can infer.
+class Inference:
+    """Scopes with the types of their values, which follow from the inputs in one pass over the nodes.
 
-    Raises:
-        ModelError: they contradict each other.
+    What constants and known shapes make is worked out on the way, so that sizes that are computed are known;
+    the propagation of ONNX itself is not used: a small file can make it fill the memory. What the file states
+    fills in what does not follow.
     """
-    import onnx.shape_inference
 
-    try:
-        return onnx.shape_inference.infer_shapes(proto)
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError, MemoryError, TypeError) as error:
-        line = (str(error).strip().splitlines() or ["inference ran out of memory"])[0]
-        raise ModelError(f"{path}: its shapes contradict each other: {line}") from None
+    def __init__(self, values: Values) -> None:
+        self.values = values
+
+    def scope(self, graph: Any, outer: Scope | None = None, given: Sequence[Any] = ()) -> Scope:
+        """The scope of a graph, for inputs of these types where they are known."""
+        scope = Scope.of(graph, outer)
+        stated = {value.name: value.type for value in (*graph.value_info, *graph.output)}
+        for value, kind in zip_longest(graph.input, given[: len(graph.input)]):
+            scope.types[value.name] = _filled(kind, value.type)
+        for tensor in graph.initializer:
+            scope.types[tensor.name] = _type(tensor.data_type, tensor.dims)
+        for tensor in graph.sparse_initializer:
+            scope.types[tensor.values.name] = _type(tensor.values.data_type, tensor.dims)
+        for place, node in enumerate(graph.node):
+            self.values.store.budget.evaluate("the sizes in its graph")
+            bodies, read = tensors.subgraphs(node), [name for name in node.input if name]
+            depends = bodies or any(scope.depends(name) or not scope.is_made(name) for name in read)
+            if depends and not self._is_known_size(node, scope):
+                scope.dependent.update(node.output)
+            found = self._of_bodies(place, node, bodies, scope) if bodies else self._of_operator(node, scope)
+            for name, kind in zip_longest(node.output, found[: len(node.output)]):
+                scope.types[name] = _filled(kind, stated.get(name))
+        return scope
+
+    def _is_known_size(self, node: Any, scope: Scope) -> bool:
+        """Whether a node has sizes of a tensor that are known, though their tensor depends on the input."""
+        if node.op_type not in ("Shape", "Size", "Gather") or len(node.output) != 1:
+            return False
+        return self.values.get(node.output[0], scope) is not None
+
+    def _of_operator(self, node: Any, scope: Scope) -> list[Any]:
+        """The types of what a node makes of its inputs, None where they do not follow."""
+        for one in node.attribute if node.op_type == "Constant" else ():
+            if one.name == "value":
+                return [_type(one.t.data_type, one.t.dims)]
+        kinds = {name: scope.type_of(name) for name in node.input if name}
+        small = [name for name, kind in kinds.items() if _is_small(kind) and not scope.depends(name)]
+        known = {name: self.values.get(name, scope) for name in small}
+        try:
+            found = outputs_of(node, kinds, known, self.values.opset)
+        except Exception:  # noqa: BLE001  # inference raises whatever contradicts an operator
+            found = {}
+        if not found and node.op_type in ("Conv", "ConvTranspose") and len(node.input) > 1:
+            weight = sizes_of(kinds.get(node.input[1]))
+            return [None if weight is None else _type(1, [None] * len(weight))]
+        return [found.get(name) for name in node.output]
+
+    def _of_bodies(self, place: int, node: Any, bodies: list[Any], scope: Scope) -> list[Any]:
+        """Those of a node with graphs inside, whose scopes are kept."""
+        read = [scope.type_of(name) for name in node.input]
+        if len(bodies) == 1 and node.op_type == "Loop":
+            return self._repeated(place, bodies[0], scope, [_type(7, []), _type(9, [])], read[2:], [])
+        if len(bodies) == 1 and node.op_type == "Scan":
+            found = tensors.attributes(node)
+            count, axes = found.get("num_scan_inputs"), found.get("scan_input_axes") or []
+            if isinstance(count, int) and isinstance(axes, list):
+                states, lists = read[: len(read) - count], read[len(read) - count :]
+                slices = [_slice(kind, axis) for kind, axis in zip_longest(lists, axes[:count], fillvalue=0)]
+                return self._repeated(place, bodies[0], scope, [], states, slices)
+        scopes = scope.inner[place] = [self.scope(body, scope) for body in bodies]
+        outputs = [
+            [one.types.get(value.name) for value in body.output]
+            for one, body in zip(scopes, bodies, strict=True)
+        ]
+        return [_agreed(kinds) for kinds in zip(*outputs, strict=False)] if node.op_type == "If" else []
+
+    def _repeated(
+        self, place: int, body: Any, scope: Scope, first: list[Any], states: list[Any], slices: list[Any]
+    ) -> list[Any]:
+        """Those of a body that is repeated: of its states, and of lists of what it makes in each round.
+
+        A state keeps a size that one round keeps.
+        """
+        while True:
+            inner = self.scope(body, scope, [*first, *states, *slices])
+            made = [inner.types.get(one.name) for one in body.output][len(first) // 2 :]
+            kept = [_agreed(pair) for pair in zip(states, made, strict=False)]
+            if kept == states[: len(kept)]:
+                scope.inner[place] = [inner]
+                return [*kept, *map(_list, made[len(kept) :])]
+            states = kept
 
 
-def work_out(proto: Any, store: tensors.Store) -> Any:
-    """The model with all shapes that inference finds, computed padding and reshapes taken into account.
-
-    The inference of ONNX stops at amounts that are computed, as exporters like to do. They are evaluated
-    here, from constants and known shapes, and put in as constants, as often as that gives more. Its own
-    propagation of values is not used: a small file can make it fill the memory.
-    """
-    proto = infer(proto, store.path)
-    for _ in range(_ROUNDS):
-        if not _fold(proto, store):
-            break
-        proto = infer(proto, store.path)
-    return proto
+_SMALL = 64
+"""Arrays up to here may be amounts and sizes, which inference is given."""
 
 
-def _fold(proto: Any, store: tensors.Store) -> bool:
-    """Put in what the top graph computes from constants and known shapes; whether there was any."""
+def _type(element: int, sizes: Sequence[int | None]) -> Any:
     import onnx
 
-    graph, version = proto.graph, tensors.opset(proto)
-    values = (*graph.input, *graph.value_info, *graph.output)
-    sizes = {one.name: _sizes(one) for one in values if one.type.tensor_type.HasField("shape")}
-    if all(name in sizes and None not in sizes[name] for node in graph.node for name in node.output):
+    return onnx.helper.make_tensor_type_proto(element, list(sizes))
+
+
+def _is_tensor(kind: Any) -> bool:
+    return kind is not None and kind.HasField("tensor_type") and kind.tensor_type.HasField("shape")
+
+
+def _is_small(kind: Any) -> bool:
+    if not _is_tensor(kind):
         return False
-    known: dict[str, Any] = {
-        tensor.name: store.array(tensor)
-        for tensor in graph.initializer
-        if math.prod(tensor.dims) <= _LARGEST_FOLDED and tensor.data_type != onnx.TensorProto.STRING
-    }
-    kept = []
-    for node in graph.node:
-        value = _value(node, known, sizes, store, version)
-        if value is not None and value.size <= _LARGEST_FOLDED:
-            known[node.output[0]] = value
-        # Values of more axes are weights, which keep their names and their nodes.
-        if value is None or value.ndim > 1 or value.dtype.kind not in "fiub":
-            kept.append(node)
-        else:
-            graph.initializer.append(onnx.numpy_helper.from_array(value, node.output[0]))
-    found = len(kept) < len(graph.node)
-    if found:
-        del graph.node[:]
-        graph.node.extend(kept)
-    return found
+    dims = kind.tensor_type.shape.dim
+    return all(dim.HasField("dim_value") for dim in dims) and math.prod(d.dim_value for d in dims) <= _SMALL
 
 
-def _value(
-    node: Any, known: dict[str, Any], sizes: dict[str, Any], store: tensors.Store, version: int
-) -> Any:
-    """What a node computes, None where that is not known or large; a size that is open is a None in it."""
-    if len(node.output) != 1:
-        return None
-    if node.op_type == "Constant":
-        value = store.constant_node(node)
-        return value if value is not None and value.size <= _LARGEST_FOLDED else None
-    if not node.input or (node.op_type == "Shape" and node.input[0] not in sizes):
-        return None
-    if node.op_type == "Shape":
-        found = tensors.attributes(node)
-        known_sizes = sizes[node.input[0]][found.get("start", 0) : found.get("end")]
-        if None in known_sizes:
-            known[node.output[0]] = np.asarray(known_sizes, dtype=object)  # for those that take a part of it
-            return None
-        return np.asarray(known_sizes, dtype=np.int64)
-    if not all(name in known for name in node.input if name):
-        return None
-    inputs = [known.get(name) for name in node.input]
-    first, places = inputs[0], inputs[1] if len(inputs) > 1 else None
-    if any(value is not None and value.dtype == object for value in inputs):
-        if node.op_type != "Gather" or first is None or places is None or places.dtype == object:
-            return None
-        part = np.take(first, places)
-        return None if None in part.reshape(-1) else part.astype(np.int64)
-    try:
-        return evaluate(node, inputs, version, store.budget)[0]
-    except (NotConstantError, BudgetError):
-        return None
+def _filled(kind: Any, stated: Any) -> Any:
+    """A type, with what the file states in place of what is not known."""
+    if not _is_tensor(stated) or (kind is not None and not kind.HasField("tensor_type")):
+        return stated if kind is None else kind
+    if not _is_tensor(kind):
+        return stated
+    own, other = kind.tensor_type.shape.dim, stated.tensor_type.shape.dim
+    for one, its in zip(own, other, strict=False) if len(own) == len(other) else ():
+        if not one.HasField("dim_value") and its.dim_value > 0:
+            one.dim_value = its.dim_value
+    return kind
 
 
-def _sizes(value: Any) -> tuple[int | None, ...]:
-    """The sizes of a value, None for one that is open."""
-    return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim)
+def _agreed(kinds: Sequence[Any]) -> Any:
+    """The type of what may be any of these: the sizes that they have in common; None if that is nothing."""
+    if not all(map(_is_tensor, kinds)):
+        return None
+    sizes = [sizes_of(kind) or [] for kind in kinds]
+    if len(set(map(len, sizes))) != 1:
+        return None
+    common = [column[0] if len(set(column)) == 1 else None for column in zip(*sizes, strict=True)]
+    return _type(kinds[0].tensor_type.elem_type, common)
+
+
+def _slice(kind: Any, axis: Any) -> Any:
+    """The type of one entry of a list along an axis."""
+    sizes = sizes_of(kind)
+    if not sizes or not isinstance(axis, int) or not -len(sizes) <= axis < len(sizes):
+        return None
+    del sizes[axis]
+    return _type(kind.tensor_type.elem_type, sizes)
+
+
+def _list(kind: Any) -> Any:
+    sizes = sizes_of(kind)
+    return None if sizes is None else _type(kind.tensor_type.elem_type, [None, *sizes])
 
 
 def set_input_shape(graph: Any, input_shape: InputShape | None) -> None:

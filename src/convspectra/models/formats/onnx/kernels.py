@@ -52,11 +52,6 @@ _FORMS = re.compile(
 _PARAMETRIZED = re.compile(r"\.?parametrizations\.weight\.original\d?$")
 
 
-def operator(node: Any) -> str:
-    """The operator in full: its own name in ONNX, `domain::name` elsewhere."""
-    return str(node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}")
-
-
 def may_be_layer(node: Any) -> bool:
     """Whether an operator that is not read multiplies by weights, by its name."""
     return _MAY_BE_LAYERS.search(node.op_type) is not None

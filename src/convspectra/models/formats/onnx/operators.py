@@ -2,95 +2,101 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from ... import refusals
+from ... import batch_norm, refusals
 from ...graph_builder import UnsupportedError
-from ...operations import Affine, Array, AxisMatrices, Concat, Convolution, Move, Pointwise, Softmax
-from . import evaluation as onnx_constants
-from . import windows
-from .conv_geometry import pad_pairs, stated_geometry
+from ...operations import (
+    Affine,
+    Array,
+    AxisMatrices,
+    Concat,
+    Convolution,
+    Move,
+    Pointwise,
+    Softmax,
+    StoredLayer,
+    positions_in,
+)
+from ...records import ConvLayer
+from . import evaluation, windows
 from .step import Step
 
 
 def _convolution(step: Step) -> None:
-    kernel = step.constant(1, "kernel")
-    shift = step.optional(2, "bias")
-    axes = kernel.ndim - 2
-    if axes not in (1, 2, 3):
-        raise UnsupportedError(f"a kernel of {axes} spatial axes; 1 to 3 are taken")
-    pads = pad_pairs(step.found.get("pads"), axes)
-    size = list(step.shape[2:])
-    geometry = stated_geometry(step.node.op_type == "ConvTranspose", step.found, size, kernel.shape[2:], pads)
-    step.emit(Convolution(kernel, geometry, shift))
+    layer = _layer(step)
+    if layer.geometry is None:
+        raise UnsupportedError(layer.reason)
+    step.emit(Convolution(layer.kernel, layer.geometry, step.optional(2, "bias")))
 
 
 def _gemm(step: Step) -> None:
-    matrix, shift = step.constant(1, "matrix").astype(np.float64), step.optional(2, "bias")
-    if not step.found.get("transB", 0):
-        matrix = matrix.T
+    matrix, shift = _layer(step).kernel[..., 0], step.optional(2, "bias")
     source = step.source
     if step.found.get("transA", 0):
-        source = step.between(Move(step.builder.index_of(source).T))
+        source = step.between(Move(step.shape[::-1], lambda: positions_in(step.shape).T))
     if shift is not None:
         shift = shift.astype(np.float64) * step.found.get("beta", 1.0)
-    step.emit(AxisMatrices({1: matrix * step.found.get("alpha", 1.0)}, shift, weights=True), source)
+    step.emit(AxisMatrices({1: matrix}, shift, weights=True), source)
 
 
 def _matmul(step: Step) -> None:
-    left, right = step.node.input
-    if step.builder.known(left) and step.builder.known(right):
+    left, right = step.inputs
+    if step.builder.depends(left) and step.builder.depends(right):
         raise UnsupportedError(refusals.PRODUCT)
-    given, constant = (left, right) if step.builder.known(left) else (right, left)
-    matrix = step.builder.constants[constant].astype(np.float64)
-    rank = len(step.builder.shapes[given])
-    if matrix.ndim != 2 or rank < 2:
-        raise UnsupportedError(f"a product with a constant of shape {matrix.shape}; a matrix is taken")
-    axis, matrix = (rank - 1, matrix.T) if given == left else (rank - 2, matrix)
-    step.emit(AxisMatrices({axis: matrix}, weights=True), given)
+    given, constant = (left, right) if step.builder.depends(left) else (right, left)
+    rank = len(step.builder.sizes(given))
+    if step.builder.constants[constant].ndim != 2 or rank < 2:
+        shape = step.builder.constants[constant].shape
+        raise UnsupportedError(f"a product with a constant of shape {shape}; a matrix is taken")
+    axis = rank - 1 if given == left else rank - 2
+    step.emit(AxisMatrices({axis: _layer(step).kernel[..., 0]}, weights=True), given)
+
+
+def _layer(step: Step) -> ConvLayer:
+    """The layer that the node is."""
+    if not isinstance(step.layer, StoredLayer):
+        raise UnsupportedError(step.layer.reason if step.layer else "its weights are no matrix")
+    return step.layer.layer
 
 
 def _batch_norm(step: Step) -> None:
     if step.found.get("training_mode", 0) or len([name for name in step.node.output if name]) > 1:
         raise UnsupportedError(refusals.TRAINING)
     gamma, beta, mean, variance = (
-        step.constant(place, what).astype(np.float64)
-        for place, what in enumerate(("scale", "bias", "mean", "variance"), 1)
+        step.constant(place, what) for place, what in enumerate(("scale", "bias", "mean", "variance"), 1)
     )
-    with np.errstate(all="ignore"):  # what comes out is checked before it is used
-        scale = gamma / np.sqrt(variance + step.found.get("epsilon", 1e-5))
-        shift = beta - mean * scale
-    along = (1, -1, *[1] * (len(step.shape) - 2))
-    step.emit(Affine(scale.reshape(along), shift.reshape(along)))
+    epsilon = step.found.get("epsilon", 1e-5)
+    step.emit(batch_norm.affine(gamma, beta, mean, variance, epsilon, len(step.sizes)))
 
 
 def _arithmetic(word: str) -> Callable[[Step], None]:
     def rule(step: Step) -> None:
-        step.builder.arithmetic(
-            step.label, step.node.op_type, word, list(step.node.input), step.node.output[0]
-        )
+        step.builder.arithmetic(step.label, step.node.op_type, word, step.inputs, step.outputs[0])
 
     return rule
 
 
 def _negative(step: Step) -> None:
-    ones = np.ones((1,) * len(step.shape))
+    ones = np.ones((1,) * len(step.sizes))
     step.emit(Affine(-ones, 0 * ones))
 
 
 def _sum(step: Step) -> None:
-    names, output = list(step.node.input), step.node.output[0]
+    names, output = list(step.inputs), step.outputs[0]
     if len(names) == 1:
-        step.emit(Move(step.builder.index_of(names[0])))
+        _identity(step)
         return
     # In pairs; the last one makes the output.
     for place, name in enumerate(names[1:], 1):
-        if not step.builder.known(names[0]) and not step.builder.known(name):
+        if not step.builder.depends(names[0]) and not step.builder.depends(name):
             raise UnsupportedError("a sum that begins with two constants")
-        made = output if place == len(names) - 1 else step.builder.names.unique(f"{output}/sum")
+        made = output if place == len(names) - 1 else step.builder.tensors.unique(f"{output}/sum")
         step.builder.arithmetic(step.label, "Sum", "add", [names[0], name], made)
         names[0] = made
 
@@ -99,25 +105,25 @@ def _pow(step: Step) -> None:
     exponent = step.constant(1, "exponent")
     if exponent.size != 1 or float(exponent.reshape(())) != 1:
         raise UnsupportedError("a power other than 1 grows faster than any line")
-    step.emit(Move(step.builder.index_of(step.source)))
+    _identity(step)
 
 
 def _concat(step: Step) -> None:
-    names = list(step.node.input)
-    rank = len(next(step.builder.shapes[name] for name in names if step.builder.known(name)))
+    names = list(step.inputs)
+    rank = len(next(step.builder.sizes(name) for name in names if step.builder.depends(name)))
     axis = step.found["axis"] % rank
     for place, name in enumerate(names):
-        if not step.builder.known(name):
+        if not step.builder.depends(name):
             names[place] = _filled(step, step.builder.constants[name])
-    step.builder.add(step.label, "Concat", Concat(axis), names, step.node.output[0])
+    step.builder.add(step.label, "Concat", Concat(axis), names, step.outputs[0])
 
 
 def _filled(step: Step, value: Array) -> str:
     """A constant as a node of constant 0 of the first input that depends on the graph's."""
-    given = next(name for name in step.node.input if step.builder.known(name))
-    nothing = step.builder.names.unique(f"{step.node.output[0]}/constant")
-    step.builder.add(step.label, "Concat", Move(np.full(value.shape, -1)), [given], nothing)
-    made = step.builder.names.unique(f"{step.node.output[0]}/constant")
+    given = next(name for name in step.inputs if step.builder.depends(name))
+    made, nothing = (step.builder.tensors.unique(f"{step.outputs[0]}/constant") for _ in range(2))
+    empty = Move(value.shape, lambda: np.full(value.shape, -1))
+    step.builder.add(step.label, "Concat", empty, [given], nothing)
     return step.builder.affine(step.label, "Concat", np.zeros(()), value.astype(np.float64), nothing, made)
 
 
@@ -132,7 +138,7 @@ def _pointwise(function: str, **defaults: float) -> Callable[[Step], None]:
 
 def _prelu(step: Step) -> None:
     slope = step.constant(1, "slope").astype(np.float64)
-    rank = len(step.shape)
+    rank = len(step.sizes)
     step.emit(Pointwise("prelu", {"slope": slope.reshape((1,) * (rank - slope.ndim) + slope.shape)}))
 
 
@@ -156,35 +162,37 @@ def _clip(step: Step) -> None:
 def _softmax(step: Step) -> None:
     logarithm = step.node.op_type == "LogSoftmax"
     if step.opset >= 13:
-        step.emit(Softmax(step.found.get("axis", -1) % len(step.shape), logarithm))
+        step.emit(Softmax(step.found.get("axis", -1) % len(step.sizes), logarithm))
         return
     # Before version 13: over all axes from this one on, taken as one.
     shape, axis = step.shape, step.found.get("axis", 1) % len(step.shape)
     if axis == len(shape) - 1:
         step.emit(Softmax(axis, logarithm))
         return
-    index = step.builder.index_of(step.source)
-    flat = step.between(Move(index.reshape(*shape[:axis], -1)))
+    joined = (*shape[:axis], math.prod(shape[axis:]))
+    flat = step.between(Move(joined, lambda: positions_in(joined)))
     soft = step.between(Softmax(axis, logarithm), flat)
-    step.emit(Move(index), soft)
+    step.emit(Move(shape, lambda: positions_in(shape)), soft)
 
 
 def _moved(step: Step) -> None:
     """Operators that only move entries: by what the reference implementation makes of their positions."""
-    positions = step.builder.index_of(step.source)
-    inputs: list[Array | None] = [positions]
-    inputs += [step.optional(place, "second input") for place in range(1, len(step.node.input))]
-    amounts = inputs[1] if step.node.op_type in ("Expand", "Tile") else None
-    if amounts is not None:
-        tiled = positions.size if step.node.op_type == "Tile" else 1
-        step.check_size(tiled * math.prod(float(max(n, 1)) for n in amounts.reshape(-1)))
-    for name, moved in zip(step.node.output, onnx_constants.run(step.node, inputs, step.opset), strict=False):
-        if name:
-            step.emit(Move(moved.astype(np.int64)), output=name)
+    sizes, source = step.sizes, step.source
+    others = [step.optional(place, "second input") for place in range(1, len(step.inputs))]
+
+    @functools.cache
+    def moved() -> list[Array]:
+        return evaluation.run(step.node, [positions_in(sizes), *others], step.opset)
+
+    for place, output in enumerate(step.outputs):
+        if output not in step.builder.shapes:
+            raise UnsupportedError(f"it contradicts its inputs, or its sizes do not follow from {source!r}")
+        positions = functools.partial(lambda place: moved()[place], place)
+        step.emit(Move(step.builder.shapes[output], positions), output=output)
 
 
 def _identity(step: Step) -> None:
-    step.emit(Move(step.builder.index_of(step.source)))
+    step.emit(Move(step.sizes))
 
 
 def _dropout(step: Step) -> None:
@@ -275,3 +283,10 @@ REASONS = {
     **dict.fromkeys(("LSTM", "GRU", "RNN"), refusals.RECURRENT),
 }
 """Why operators that people use have no constant."""
+
+
+def reason(node: Any) -> str:
+    """Why an operator that is not in the table has no constant."""
+    if node.domain not in ("", "ai.onnx"):
+        return "an operator from outside of ONNX"
+    return REASONS.get(node.op_type, "an operator without a proven constant here")

@@ -1,47 +1,50 @@
-"""ONNX files: kernels, geometry and input sizes from the graph itself."""
+"""ONNX files: the network as a graph of few kinds of operations, sub-graphs and local functions included."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ....errors import GeometryError, InputError
-from ....geometry import ConvGeometry, PaddingMode
+from ....errors import GeometryError, ModelError
+from ....geometry import ConvGeometry
 from ...budget import Budget
+from ...graph_builder import Builder, UnsupportedError, translating
 from ...input_shapes import InputShape
-from ...names import Names, says_weight
-from ...records import ConvLayer, Model, Unread
-from . import inference as shapes
-from . import kernels as weights
+from ...names import layer_name, says_weight
+from ...operations import Graph, StoredLayer
+from ...records import ConvLayer, Unread
+from . import inference, kernels, operators
 from . import store as tensors
-from .conv_geometry import PAD_MODES, pad_pairs, stated_geometry
+from .conv_geometry import pad_pairs, stated_geometry
 from .evaluation import NotConstantError
 from .scope import Scope, Values
+from .step import Step
 
 Array = np.ndarray[Any, Any]
 
 UNKNOWN_SIZE = "input size unknown in the graph: give --input-shape"
-_SHOWN = 5
+
+_NAMED_BY_WEIGHT = ("BatchNormalization", "PRelu")
+_FLOATS = ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")
 
 
-def read(path: Path, *, input_shape: InputShape | None = None) -> Model:
-    """Every convolution and linear layer of an ONNX model, sub-graphs and local functions included.
+def read_graph(path: Path, *, input_shape: InputShape | None = None) -> Graph:
+    """The nodes of an ONNX model, what they compute from constants and known sizes alone worked out.
 
     Arguments:
         path: the `.onnx` file; external data is read only from inside its own folder.
         input_shape: the sizes of one input, without the batch, or those of several by their names, for
-            graphs that leave them open.
+            graphs that leave them open; an open batch is 1.
 
     Returns:
-        `Model` of format `onnx`, layers in graph order. Sizes come from ONNX shape inference. A
-        `Pad` node whose output only a convolution reads is taken into its geometry. Weights that the graph
-        computes from constants are worked out; those stored as integers are dequantised, and a note says so.
-        A layer whose weights are computed at run time is among `unread`.
+        `Graph` of format `onnx`. Weights that the graph computes from constants are worked out; those stored
+        as integers are dequantised. A node that is not read is `Refused`, with the reason; one that may be a
+        layer is so marked.
 
     Raises:
         ModelError: no ONNX model, a truncated one, external data that is missing or outside, or one that
@@ -50,224 +53,238 @@ def read(path: Path, *, input_shape: InputShape | None = None) -> Model:
     """
     data = path.read_bytes()
     budget = Budget(path, stored=len(data))
-    proto = shapes.inlined(tensors.parse(data, path), budget)
-    operators = shapes.count_operators(proto.graph)
-    shapes.set_input_shape(proto.graph, input_shape)
-    store = tensors.Store(path, budget)
-    reader = Reader(store, shapes.work_out(proto, store))
-    return Model(
-        name=path.name,
-        format="onnx",
-        layers=tuple(reader.layers),
-        path=path,
-        sha256=hashlib.sha256(data).hexdigest(),
-        other=dict(operators - reader.taken),
-        notes=tuple(reader.all_notes()),
-        unread=tuple(reader.unread),
-    )
+    proto = inference.inlined(tensors.parse(data, path), budget)
+    inference.set_input_shape(proto.graph, input_shape)
+    graph = Reader(tensors.Store(path, budget), proto).graph
+    return replace(graph, sha256=hashlib.sha256(data).hexdigest())
 
 
 class Reader:
-    """One pass over a model's graph and its sub-graphs."""
+    """One pass over a model's graph and its sub-graphs.
+
+    Attributes:
+        graph: what was read.
+        sources: of each layer, by its name: its node, the name of its weights there, and the scope of both.
+    """
 
     def __init__(self, store: tensors.Store, proto: Any) -> None:
-        self.store, self.values = store, Values(store, tensors.opset(proto))
-        self.layers: list[ConvLayer] = []
-        self.unread: list[Unread] = []
-        self.taken: Counter[str] = Counter()
-        self.notes: list[str] = []
-        self.dequantised: list[str] = []
-        self.names = Names()
-        self.kernels: dict[str, str] = {}
-        self.sources: dict[str, tuple[Any, str, Scope]] = {}  # by layer: its node, its weight, and where
-        self._graph(proto.graph, None)
+        self.store, self.opset = store, tensors.opset(proto)
+        self.values = Values(store, self.opset)
+        self.constants = _Constants(self.values)
+        self.builder = Builder(self.constants)
+        self.weights: dict[str, tuple[Any, str, Scope]] = {}  # the same by the layer's output
+        self.made: set[str] = set()
+        top = inference.Inference(self.values).scope(proto.graph)
+        self.builder.tensors.given.update(top.types)
+        self._graph(proto.graph, top)
+        self.sources = {
+            node.name: self.weights[node.output]
+            for node in self.builder.nodes
+            if isinstance(node.layer, StoredLayer)
+        }
+        inputs = [one for one in proto.graph.input if one.name not in top.constants]
+        outputs = [self._output(one.name, top) for one in proto.graph.output]
+        self.graph = Graph(
+            name=store.path.name,
+            format="onnx",
+            inputs={one.name: self.builder.shapes.get(one.name, ()) for one in inputs},
+            outputs=tuple(name for name in outputs if self.builder.depends(name)),
+            nodes=tuple(self.builder.nodes),
+            shapes=self.builder.shapes,
+            operators=inference.count_operators(proto.graph),
+            unfit=dict(_unfit(inputs)),
+            path=str(store.path),
+        )
 
-    def all_notes(self) -> list[str]:
-        """What the user should know of the layers."""
-        if not self.dequantised:
-            return self.notes
-        shown = ", ".join(map(repr, self.dequantised[:_SHOWN]))
-        more = f" and {len(self.dequantised) - _SHOWN} more" if len(self.dequantised) > _SHOWN else ""
-        return [*self.notes, f"dequantised: the kernels of {shown}{more} are stored as integers with a scale"]
+    def _graph(self, graph: Any, scope: Scope) -> None:
+        """The nodes of one graph, behind its inputs and constants."""
+        for name in (*scope.inputs, *scope.constants, *scope.sparse):
+            self.made.add(self._key(name, scope))
+        for place, node in enumerate(graph.node):
+            made = []
+            for inner, within in zip(tensors.subgraphs(node), scope.inner.get(place, ()), strict=False):
+                self._graph(inner, within)
+                made += [self._key(one.name, within) for one in inner.output]
+            self._node(node, scope, made)
 
-    def _graph(self, graph: Any, outer: Scope | None) -> None:
-        """Collect the layers of one graph."""
-        scope = Scope.of(graph, outer)
-        for node in graph.node:
-            self._node(node, scope)
-            for inner in tensors.subgraphs(node):
-                self._graph(inner, scope)
+    def _key(self, name: str, scope: Scope) -> str:
+        """The name of a tensor in the graph that is made, where each has its own; "" for none."""
+        home = scope.home(name) or scope
+        if name and name not in home.keys:
+            key = home.keys[name] = name if home.outer is None else self.builder.tensors.unique(name)
+            self.constants.places[key] = name, home
+            sizes = scope.sizes(name)
+            if name in home.dependent:
+                self.builder.add_input(key, None if sizes is None else tuple(sizes))
+        return home.keys.get(name, "")
 
-    def _node(self, node: Any, scope: Scope) -> None:
-        """Take one node: a layer, something that may be one and is not read, or something else."""
-        known = weights.OPERATORS.get(weights.operator(node))
+    def _output(self, name: str, scope: Scope) -> str:
+        key = self._key(name, scope)
+        if key not in self.made:
+            reason = f"no node makes the output {name!r}; the graph is not complete"
+            self.builder.refuse(name, "output", reason, [], key)
+        return key
+
+    def _node(self, node: Any, scope: Scope, inside: list[str]) -> None:
+        """Translate a node, or refuse it; what only makes constants is worked out where it is read.
+
+        Arguments:
+            inside: what the graphs inside of it make.
+        """
+        operator = tensors.operator(node)
+        read = [self._key(name, scope) for name in node.input]
+        outputs = [self._key(name, scope) for name in node.output]
+        missing = next((name for name in read if name and name not in self.made), None)
+        for key in filter(None, outputs):
+            if key in self.made:
+                raise ModelError(
+                    f"{self.store.path}: {operator} {kernels.label(node)!r} makes {key!r} a second time"
+                )
+            self.made.add(key)
+        if any(outputs) and not any(map(self.builder.depends, outputs)) and self._is_evaluated(node, scope):
+            return
+        layer = self._layer(node, scope)
+        label = layer.layer.name if isinstance(layer, StoredLayer) else self._label(node, scope)
+        outputs = outputs if any(outputs) else [self.builder.tensors.unique(label)]
+        if isinstance(layer, StoredLayer):
+            self.weights[outputs[0]] = node, layer.tensor, scope
+        try:
+            with translating():
+                if missing:
+                    raise UnsupportedError(
+                        f"reads {missing!r}, which no node before it makes: the graph has a cycle, an input "
+                        "is missing, or its nodes are out of order"
+                    )
+                if any(tensors.subgraphs(node)):
+                    raise UnsupportedError("which of its graphs runs, and how often, may depend on the input")
+                rule = operators.TABLE.get(operator)
+                if rule is None:
+                    raise UnsupportedError(operators.reason(node))
+                found = tensors.attributes(node)
+                rule(Step(self.builder, node, label, found, self.opset, read, outputs, layer))
+        except UnsupportedError as error:
+            for key in outputs:
+                if key and key not in self.builder.producers:
+                    self.builder.refuse(label, operator, str(error), [*read, *inside], key, layer)
+                    layer = None
+
+    def _is_evaluated(self, node: Any, scope: Scope) -> bool:
+        """Whether a node of constants is no layer: one that is and cannot be worked out is named."""
+        known = kernels.OPERATORS.get(tensors.operator(node))
+        return known is None or any(self.values.get(name, scope) is not None for name in node.output if name)
+
+    def _label(self, node: Any, scope: Scope) -> str:
+        """What a node is called that is no layer: by its weights where it has some, else by its own name."""
+        weights = [name for name in node.input[:2] if name and not scope.depends(name)]
+        own = kernels.label(node)
+        return layer_name(weights[-1], own) if weights and node.op_type in _NAMED_BY_WEIGHT else own
+
+    def _layer(self, node: Any, scope: Scope) -> StoredLayer | Unread | None:
+        """The layer that a node is; what may be one and is not read; None for everything else."""
+        known = kernels.OPERATORS.get(tensors.operator(node))
         try:
             if known is None:
-                layer = None
-                if weights.may_be_layer(node) and self._has_weights(node, scope):
-                    raise NotConstantError(f"those of {weights.operator(node)}, an operator that is not read")
-            elif known.kind == "linear":
-                layer = self._linear(node, known, scope)
-            else:
-                layer = self._convolution(node, known, scope)
+                if kernels.may_be_layer(node) and self._has_weights(node, scope):
+                    raise NotConstantError(f"those of {tensors.operator(node)}, an operator that is not read")
+                return None
+            return (self._linear if known.kind == "linear" else self._convolution)(node, known, scope)
         except NotConstantError as error:
-            self._skip(node, f"its weights are {error}")
-            return
-        except InputError:
+            reason = f"its weights are {error}"
+        except ModelError:
             raise
         except Exception as error:  # noqa: BLE001  # attributes and tensors of any type and shape
             line = (str(error).strip().splitlines() or [""])[0]
-            self._skip(node, f"it contradicts its operator or its inputs: {type(error).__name__}: {line}")
-            return
-        if layer is not None:
-            self.layers.append(layer)
-            self.taken[node.op_type] += 1
-
-    def _skip(self, node: Any, reason: str) -> None:
-        self.unread.append(Unread(f"{node.op_type} {weights.label(node)}", None, reason))
+            reason = f"it contradicts its operator or its inputs: {type(error).__name__}: {line}"
+        return Unread(f"{node.op_type} {kernels.label(node)}", None, reason)
 
     def _has_weights(self, node: Any, scope: Scope) -> bool:
         """Whether an input is a constant matrix or more."""
         found = [self.values.get(name, scope) for name in node.input if name]
         return any(value is not None and value.ndim >= 2 for value in found)
 
-    def _named(self, node: Any, weight: str, scope: Scope, quantised: bool) -> str:
-        stored, tensor = weights.stored_in(weight, scope)
-        stated = weight if says_weight(weight) else stored
-        name = self.names.unique(weights.plain_name(stated, node))
-        if weight in self.kernels:
-            self.notes.append(f"{name!r} uses the same weights as {self.kernels[weight]!r}")
-        self.kernels.setdefault(weight, name)
-        self.sources[name] = (node, weight, scope)
-        if quantised or (tensor is not None and tensors.is_integer(tensor)):
-            self.dequantised.append(name)
-        return name
+    def _stored(self, node: Any, known: kernels.Weights, scope: Scope, **facts: Any) -> StoredLayer:
+        """A layer by its weights."""
+        weight = node.input[known.weight]
+        stored, tensor = kernels.stored_in(weight, scope)
+        name = kernels.plain_name(weight if says_weight(weight) else stored, node)
+        integers = known.quantised or (tensor is not None and tensors.is_integer(tensor))
+        return StoredLayer(ConvLayer(name=name, source="graph", **facts), weight, integers)
 
-    def _linear(self, node: Any, known: weights.Weights, scope: Scope) -> ConvLayer | None:
+    def _linear(self, node: Any, known: kernels.Weights, scope: Scope) -> StoredLayer | None:
         """A linear layer as a 1x1 convolution on one point; None where not one factor alone is constant."""
         factors = [place for place in (known.weight, 0) if place < len(node.input)]
-        fixed = [place for place in factors if self._is_fixed(node.input[place], scope)]
+        fixed = [place for place in factors if not scope.depends(node.input[place])]
         if "MatMul" in node.op_type and len(fixed) != 1:
             return None
         place = fixed[0] if node.op_type == "MatMul" else known.weight
-        matrix = weights.kernel(node, replace(known, weight=place), scope, self.values)
+        known = replace(known, weight=place)
+        matrix = kernels.kernel(node, known, scope, self.values)
         if matrix.ndim == 1:
             matrix = matrix[:, None] if place else matrix[None, :]
         if matrix.ndim != 2:
             raise NotConstantError(f"of shape {matrix.shape}; a matrix is read")
         out_in, alpha = out_in_of(node, place, matrix)
-        if alpha != 1:
-            out_in = out_in * np.asarray(alpha, dtype=out_in.dtype)
-        return ConvLayer(
-            name=self._named(node, node.input[place], scope, known.quantised),
-            kind="linear",
-            kernel=np.ascontiguousarray(out_in)[..., None],
-            layout="OIW",
-            geometry=ConvGeometry((1,)),
-            source="graph",
-        )
+        kernel = np.ascontiguousarray(out_in if alpha == 1 else out_in.astype(np.float64) * alpha)[..., None]
+        facts = {"kind": "linear", "kernel": kernel, "layout": "OIW", "geometry": ConvGeometry((1,))}
+        return self._stored(node, known, scope, **facts)
 
-    def _is_fixed(self, name: str, scope: Scope) -> bool:
-        """Whether a tensor is the same for every input, be it readable or not."""
-        return not scope.depends(name) or self.values.get(name, scope) is not None
-
-    def _convolution(self, node: Any, known: weights.Weights, scope: Scope) -> ConvLayer:
-        """A convolution or a transposed one."""
-        kernel = weights.kernel(node, known, scope, self.values)
-        transposed = known.kind == "conv_transpose"
-        axes = kernel.ndim - 2
+    def _convolution(self, node: Any, known: kernels.Weights, scope: Scope) -> StoredLayer:
+        """A convolution or a transposed one, with what its own attributes say."""
+        kernel = kernels.kernel(node, known, scope, self.values)
+        transposed, axes = known.kind == "conv_transpose", kernel.ndim - 2
         if axes not in (1, 2, 3):
             raise NotConstantError(f"of shape {kernel.shape}; kernels with 1 to 3 spatial axes are read")
-        name = self._named(node, node.input[known.weight], scope, known.quantised)
-        geometry, reason = None, ""
-        try:
-            geometry = self._geometry(node, transposed, scope, kernel.shape[2:], name)
-        except GeometryError as error:
-            reason = str(error)
-        return ConvLayer(
-            name=name,
+        geometry, reason = None, UNKNOWN_SIZE
+        size, found = (scope.sizes(node.input[0]) or [])[2:], tensors.attributes(node)
+        if len(size) == axes and None not in size:
+            pads = pad_pairs(found.get("pads"), axes)
+            known_size = [n for n in size if n is not None]
+            try:
+                geometry, reason = stated_geometry(transposed, found, known_size, kernel.shape[2:], pads), ""
+            except GeometryError as error:
+                reason = str(error)
+        return self._stored(
+            node,
+            known,
+            scope,
             kind=f"{known.kind}{axes}d",
             kernel=kernel,
             layout=("IO" if transposed else "OI") + "DHW"[-axes:],
             geometry=geometry,
-            batch_norm_scale=self._batch_norm_scale(node, scope),
-            source="graph",
             reason=reason,
         )
 
-    def _geometry(
-        self, node: Any, transposed: bool, scope: Scope, taps: tuple[int, ...], name: str
-    ) -> ConvGeometry:
-        """The geometry that a node states.
 
-        Raises:
-            GeometryError: an unknown size, or something that `ConvGeometry` cannot hold.
-        """
-        found = tensors.attributes(node)
-        axes = len(taps)
-        data = node.input[0]
-        pads = pad_pairs(found.get("pads"), axes)
-        mode: PaddingMode = "zeros"
-        pad = scope.find("producers", data)
-        while pad is not None and pad.op_type in ("QuantizeLinear", "DequantizeLinear"):  # 0 stays 0
-            pad = scope.find("producers", pad.input[0])
-        if pad is not None and pad.op_type == "Pad":
-            merged = self._merged_pad(pad, scope, axes, pads)
-            if merged is None:
-                self.notes.append(f"{name!r} reads a Pad node that is not part of the geometry given here")
-            else:
-                pads, mode, data = *merged, pad.input[0]
-        shape = scope.find("shapes", data)
-        size = None if shape is None else shape[2:]
-        if size is None or len(size) != axes or None in size:
-            raise GeometryError(UNKNOWN_SIZE)
-        return stated_geometry(transposed, found, size, taps, pads, mode)
+class _Constants(dict[str, Array]):
+    """Constants by their names in the graph that is made, worked out when they are read."""
 
-    def _merged_pad(
-        self, pad: Any, scope: Scope, axes: int, own: tuple[tuple[int, int], ...]
-    ) -> tuple[tuple[tuple[int, int], ...], PaddingMode] | None:
-        """The padding of a Pad node and the convolution behind it, where the two are one padding."""
-        found = tensors.attributes(pad)
-        mode = PAD_MODES.get(found.get("mode", "constant"))
-        amounts = found.get("pads")
-        value = found.get("value", 0.0)
-        if amounts is None and len(pad.input) > 1:
-            amounts = self.values.get(pad.input[1], scope)
-            if len(pad.input) > 2 and pad.input[2]:
-                value = self.values.get(pad.input[2], scope)
-            if len(pad.input) > 3 and pad.input[3]:
-                return None
-        if mode is None or amounts is None or value is None or np.size(value) != 1 or np.any(value):
-            return None
-        sides = np.asarray(amounts, dtype=int).reshape(2, -1)
-        if sides.shape[1] != axes + 2 or sides.min() < 0 or sides[:, :2].any():
-            return None
-        if any(map(any, own)) and mode != "zeros":
-            return None
-        spatial = sides[:, 2:].T + np.asarray(own)
-        return tuple((int(before), int(after)) for before, after in spatial), mode
+    def __init__(self, values: Values) -> None:
+        super().__init__()
+        self.made_by = values
+        self.places: dict[str, tuple[str, Scope]] = {}
 
-    def _batch_norm_scale(self, node: Any, scope: Scope) -> Array | None:
-        """`gamma / sqrt(var + eps)` of the only consumer, if that is a batch norm at inference."""
-        for _ in range(8):
-            name = node.output[0]
-            readers = scope.consumers.get(name, [])
-            if len(readers) != 1 or name in scope.outputs or readers[0].input[0] != name:
-                return None
-            node = readers[0]
-            if node.op_type == "BatchNormalization":
-                break
-            if node.op_type != "Identity":
-                return None
-        found = tensors.attributes(node)
-        if node.op_type != "BatchNormalization" or found.get("training_mode", 0):
-            return None
-        gamma, variance = (self.values.get(node.input[i], scope) for i in (1, 4))
-        if gamma is None or variance is None:
-            return None
-        with np.errstate(all="ignore"):  # what comes out is checked where it is used
-            variance = variance.astype(np.float64) + found.get("epsilon", 1e-5)
-            return np.asarray(gamma.astype(np.float64) / np.sqrt(variance))
+    def __missing__(self, key: str) -> Array:
+        try:
+            return self.made_by.require(*self.places[key])
+        except NotConstantError as error:
+            raise UnsupportedError(f"a constant {error}") from None
+
+
+def _unfit(inputs: list[Any]) -> Iterator[tuple[str, str]]:
+    """The inputs that a Lipschitz constant cannot be with respect to, and why."""
+    import onnx
+
+    for value in inputs:
+        kind = value.type.tensor_type
+        word = onnx.TensorProto.DataType.Name(kind.elem_type)
+        if not kind.HasField("shape") or not all(dim.dim_value > 0 for dim in kind.shape.dim):
+            shown = [dim.dim_value or dim.dim_param or "?" for dim in kind.shape.dim]
+            yield value.name, f"the size of input {value.name!r} {shown} is open: give --input-shape"
+        elif word not in _FLOATS:
+            yield (
+                value.name,
+                f"input {value.name!r} must hold floating point for a Lipschitz constant; it holds {word}",
+            )
 
 
 def out_in_of(node: Any, place: int, matrix: Array) -> tuple[Array, float]:

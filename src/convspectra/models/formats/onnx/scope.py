@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +18,18 @@ Array = np.ndarray[Any, Any]
 
 @dataclass
 class Scope:
-    """The values of a graph and, in sub-graphs, of those around it."""
+    """The values of a graph and, in sub-graphs, of those around it.
+
+    Attributes:
+        types: of all values, as far as they are known.
+        dependent: names of what may change with the input of the network.
+        inner: the scopes of the graphs inside its nodes, by the node's place.
+        keys: the tensors' names in the graph that is made of the whole, where each has its own.
+    """
 
     outer: Scope | None = None
     inputs: set[str] = field(default_factory=set)
-    shapes: dict[str, list[int | None]] = field(default_factory=dict)
+    types: dict[str, Any] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
     sparse: set[str] = field(default_factory=set)
     producers: dict[str, Any] = field(default_factory=dict)
@@ -29,24 +37,19 @@ class Scope:
     outputs: set[str] = field(default_factory=set)
     dependent: set[str] = field(default_factory=set)
     values: dict[str, Array | NotConstantError] = field(default_factory=dict)
+    inner: dict[int, list[Scope]] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(graph: Any, outer: Scope | None = None) -> Scope:
-        """The scope of a graph's nodes."""
+        """The scope of a graph's nodes, of no types yet."""
         scope = Scope(outer)
-        for value in (*graph.input, *graph.value_info, *graph.output):
-            if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
-                scope.shapes[value.name] = [
-                    dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim
-                ]
         scope.inputs = {value.name for value in graph.input}
         scope.outputs = {value.name for value in graph.output}
         scope.constants = {tensor.name: tensor for tensor in graph.initializer}
         scope.sparse = {tensor.values.name for tensor in graph.sparse_initializer}
         scope.dependent = scope.inputs - scope.constants.keys()
         for node in graph.node:
-            if any(map(scope.depends, node.input)) or any(tensors.subgraphs(node)):
-                scope.dependent.update(node.output)
             for name in node.input:
                 scope.consumers.setdefault(name, []).append(node)
             for name in node.output:
@@ -69,6 +72,18 @@ class Scope:
         """Whether a tensor may change with the input of the network."""
         return any(name in one.dependent for one in self.around())
 
+    def is_made(self, name: str) -> bool:
+        """Whether a tensor is an input or constant, or a node before makes it."""
+        return any(name in one.types for one in self.around())
+
+    def type_of(self, name: str) -> Any:
+        """The type of a tensor, None if it is not known."""
+        return next((one.types[name] for one in self.around() if name in one.types), None)
+
+    def sizes(self, name: str) -> list[int | None] | None:
+        """The shape of a tensor, as far as it is known; None if the number of its axes is not."""
+        return sizes_of(self.type_of(name))
+
     def home(self, name: str) -> Scope | None:
         """The scope that a name comes from."""
         return next(
@@ -79,6 +94,13 @@ class Scope:
             ),
             None,
         )
+
+
+def sizes_of(kind: Any) -> list[int | None] | None:
+    """The shape in a type, None for a size that it leaves open."""
+    if kind is None or not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
+        return None
+    return [dim.dim_value if dim.dim_value > 0 else None for dim in kind.tensor_type.shape.dim]
 
 
 class Values:
@@ -130,8 +152,10 @@ class Values:
         node = home.producers.get(name)
         if name in home.constants or name in home.sparse or node is None or not _is_evaluated(node):
             return iter(())
-        if node.op_type == "Shape" and self._shape(node, home) is not None:
+        if self._known_size(node, home) is not None:
             return iter(())
+        if node.op_type == "Gather" and self._listed(node.input[0], home) is not None:
+            return iter(node.input[1:2])
         return iter([one for one in node.input if one])
 
     def _value(self, name: str, home: Scope) -> Array | NotConstantError:
@@ -150,9 +174,11 @@ class Values:
         if node.op_type == "Constant":
             value = self.store.constant_node(node)
             return NotConstantError("a constant of a kind that is not read") if value is None else value
-        shape = self._shape(node, home) if node.op_type == "Shape" else None
-        if shape is not None:
-            return shape
+        known = self._known_size(node, home)
+        if known is not None:
+            return known
+        if node.op_type == "Gather" and self._listed(node.input[0], home) is not None:
+            return self._part_of_shape(node, home)
         inputs: list[Array | None] = []
         for one in node.input:
             read = (home.home(one) or home).values.get(one) if one else None
@@ -167,12 +193,35 @@ class Values:
         home.values.update({key: value for key, value in found.items() if key and key != name})
         return found.get(name, NotConstantError(RUN_TIME))
 
-    def _shape(self, node: Any, home: Scope) -> Array | None:
-        """What a Shape node makes of a tensor whose sizes are all known."""
-        shape = home.find("shapes", node.input[0]) if node.input else None
-        if node.attribute or shape is None or None in shape:
+    def _known_size(self, node: Any, home: Scope) -> Array | None:
+        """What a Shape or Size node makes of a tensor whose sizes are all known."""
+        found = self._listed(node.output[0], home) if node.op_type == "Shape" else None
+        if node.op_type == "Size" and node.input:
+            found = home.sizes(node.input[0])
+        if found is None or None in found:
             return None
-        return np.asarray(shape, dtype=np.int64)
+        return np.asarray(found if node.op_type == "Shape" else math.prod(filter(None, found)), np.int64)
+
+    def _listed(self, name: str, home: Scope) -> list[int | None] | None:
+        """What a Shape node lists of its input's sizes, those that are open as None."""
+        node = home.find("producers", name)
+        if node is None or node.op_type != "Shape" or not node.input:
+            return None
+        sizes, found = home.sizes(node.input[0]), tensors.attributes(node)
+        start, end = found.get("start", 0), found.get("end")
+        if sizes is None or not isinstance(start, int) or not (end is None or isinstance(end, int)):
+            return None
+        return sizes[start:end]
+
+    def _part_of_shape(self, node: Any, home: Scope) -> Array | NotConstantError:
+        """Some of the sizes of a shape, where those are known and others need not be."""
+        where = (home.home(node.input[1]) or home).values.get(node.input[1]) if node.input[1:] else None
+        try:
+            listed = np.asarray(self._listed(node.input[0], home), dtype=object)
+            part = listed[where] if isinstance(where, np.ndarray) else None
+            return np.asarray(part, dtype=np.int64)
+        except (TypeError, ValueError, IndexError):  # an open size, no whole numbers, beyond the last axis
+            return NotConstantError(RUN_TIME)
 
 
 def _is_evaluated(node: Any) -> bool:

@@ -5,32 +5,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ....errors import InputError
-from ...graph_builder import LARGEST, Builder, UnsupportedError
-from ...operations import Array, Operation, Shape
+from ...graph_builder import Builder, UnsupportedError
+from ...operations import Array, OpenShape, Operation, Shape, StoredLayer
+from ...records import Unread
 
 
 @dataclass(frozen=True)
 class Step:
-    """One node, what it reads, and where it goes."""
+    """One node, what it reads, and where it goes; tensors by their names in the graph that is made."""
 
     builder: Builder
     node: Any
     label: str
     found: dict[str, Any]
     opset: int
+    inputs: list[str]
+    outputs: list[str]
+    layer: StoredLayer | Unread | None = None
 
     @property
     def source(self) -> str:
         """The first input, which must depend on the graph's."""
-        name = str(self.node.input[0])
-        if not self.builder.known(name):
+        if not self.builder.depends(self.inputs[0]):
             raise UnsupportedError("only its other inputs depend on the input of the network")
-        return name
+        return self.inputs[0]
+
+    @property
+    def sizes(self) -> OpenShape:
+        """The shape of the first input, sizes that are open included."""
+        return self.builder.sizes(self.source)
 
     @property
     def shape(self) -> Shape:
-        return self.builder.shapes[self.source]
+        return self.builder.shape(self.source)
 
     def constant(self, place: int, what: str) -> Array:
         """Another input, which must not depend on the graph's."""
@@ -41,31 +48,20 @@ class Step:
 
     def optional(self, place: int, what: str) -> Array | None:
         """The same, None where it is left out."""
-        name = self.node.input[place] if len(self.node.input) > place else ""
+        name = self.inputs[place] if len(self.inputs) > place else ""
         if not name:
             return None
-        if name in self.builder.dependent:
+        if self.builder.depends(name):
             raise UnsupportedError(f"its {what} depends on the input of the network")
         return self.builder.constants[name]
 
     def emit(self, operation: Operation, source: str | None = None, output: str | None = None) -> str:
         """The node as this operation."""
-        return self.builder.add(
-            self.label, self.node.op_type, operation, [source or self.source], output or self.node.output[0]
-        )
+        read = [source or self.source]
+        made = output or self.outputs[0]
+        return self.builder.add(self.label, self.node.op_type, operation, read, made, self.layer)
 
     def between(self, operation: Operation, source: str | None = None) -> str:
         """A step on the way to the node's output."""
-        name = self.builder.names.unique(f"{self.node.output[0]}/step")
-        return self.emit(operation, source, name)
-
-    def check_size(self, entries: float) -> None:
-        """Refuse, before it is made, what would be huge.
-
-        Raises:
-            InputError: more than `LARGEST` entries.
-        """
-        if not entries <= LARGEST:
-            raise InputError(
-                f"it makes a tensor of more than {LARGEST} entries; give a smaller --input-shape"
-            )
+        made = self.builder.tensors.unique(f"{self.outputs[0]}/step")
+        return self.builder.add(made, self.node.op_type, operation, [source or self.source], made)

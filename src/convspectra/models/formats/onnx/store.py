@@ -38,6 +38,11 @@ def opset(proto: Any) -> int:
     return max((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), default=1)
 
 
+def operator(node: Any) -> str:
+    """The operator in full: its own name in ONNX, `domain::name` elsewhere."""
+    return str(node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}")
+
+
 def attributes(node: Any) -> dict[str, Any]:
     """A node's attributes as Python values, sub-graphs left out; words as `str`."""
     import onnx

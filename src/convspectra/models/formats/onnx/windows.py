@@ -8,8 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ...graph_builder import UnsupportedError, average_matrix, interpolation_matrix, pool_outputs, reduction
-from ...operations import Array, AxisMatrices, MaxPool, Move
+from ...graph_builder import (
+    LARGEST,
+    UnsupportedError,
+    average_matrix,
+    interpolation_matrix,
+    pool_outputs,
+    reduction,
+)
+from ...operations import Array, AxisMatrices, MaxPool, Move, positions_in
 from .conv_geometry import PAD_MODES, auto_pads, pad_pairs
 from .step import Step
 
@@ -64,7 +71,7 @@ def reduce(step: Step) -> None:
         given = step.optional(1, "axes")
         axes = None if given is None else given.reshape(-1).tolist()
     if not axes and step.found.get("noop_with_empty_axes", 0):
-        step.emit(Move(step.builder.index_of(step.source)))
+        step.emit(Move(step.sizes))
         return
     axes = [axis % len(step.shape) for axis in axes] if axes else list(range(len(step.shape)))
     operation = reduction(step.shape, axes, mean=step.node.op_type == "ReduceMean")
@@ -72,7 +79,8 @@ def reduce(step: Step) -> None:
         step.emit(operation)
         return
     kept = step.between(operation)
-    step.emit(Move(step.builder.index_of(kept).squeeze(tuple(axes))), kept)
+    rest = tuple(n for axis, n in enumerate(step.shape) if axis not in axes)
+    step.emit(Move(rest, lambda: positions_in(rest)), kept)
 
 
 def pad(step: Step) -> None:
@@ -80,25 +88,23 @@ def pad(step: Step) -> None:
     given = np.asarray(amounts) if amounts is not None else step.constant(1, "amounts")
     value, some = step.optional(2, "value"), step.optional(3, "axes")
     fill = step.found.get("value", 0.0) if value is None else value.reshape(())
-    rank, mode = len(step.shape), step.found.get("mode", "constant")
-    axes = range(rank) if some is None else [int(axis) % rank for axis in some]
-    sides = np.zeros((rank, 2), dtype=int)
+    sizes, mode = step.sizes, step.found.get("mode", "constant")
+    axes = range(len(sizes)) if some is None else [int(axis) % len(sizes) for axis in some]
+    sides = np.zeros((len(sizes), 2), dtype=int)
     sides[list(axes)] = given.astype(int).reshape(2, -1).T
-    index = step.builder.index_of(step.source)
-    index = index[
-        tuple(slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(index.shape, sides, strict=True))
-    ]
+    pads = tuple((int(before), int(after)) for before, after in sides)
     if mode not in PAD_MODES:
         raise UnsupportedError(f"a padding of mode {mode!r}")
-    sides = np.maximum(sides, 0)
-    step.check_size(math.prod(n + float(sum(pair)) for n, pair in zip(index.shape, sides, strict=True)))
-    pads = tuple((int(before), int(after)) for before, after in sides)
-    padding = (PAD_MODES[mode], pads) if given.min() >= 0 and (mode != "constant" or fill == 0) else None
-    if mode == "constant":
-        step.emit(Move(np.pad(index, sides, constant_values=-1), float(fill), padding))
-        return
-    words: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
-    step.emit(Move(np.pad(index, sides, mode=words[mode]), padding=padding))
+
+    def positions() -> Array:
+        index = positions_in(sizes)
+        cut = (slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(index.shape, pads, strict=True))
+        options: dict[str, Any] = {"constant_values": -1} if mode == "constant" else {}
+        return np.asarray(np.pad(index[tuple(cut)], np.maximum(sides, 0), mode=mode, **options))
+
+    shape = tuple(None if n is None else n + sum(pair) for n, pair in zip(sizes, pads, strict=True))
+    is_padding = sides.min() >= 0 and (mode != "constant" or fill == 0)
+    step.emit(Move(shape, positions, float(fill), (PAD_MODES[mode], pads) if is_padding else None))
 
 
 def resize(step: Step) -> None:
@@ -108,12 +114,12 @@ def resize(step: Step) -> None:
     rule = "asymmetric" if old else found.get("coordinate_transformation_mode", "half_pixel")
     positions = {}
     scales, sizes = _resize_amounts(step, old)
-    grown = sizes if sizes is not None else [n * scale for n, scale in zip(shape, scales, strict=True)]
-    step.check_size(math.prod(map(float, grown)))
     for axis, n in enumerate(shape):
         scale = float(scales[axis]) if scales is not None else int(sizes[axis]) / n
         outputs = int(sizes[axis]) if sizes is not None else math.floor(n * scale + 1e-9)
         if (outputs, scale) != (n, 1.0):
+            if not 0 <= outputs <= LARGEST:
+                raise UnsupportedError(f"it makes a tensor of more than {LARGEST} entries")
             positions[axis] = _coordinates(rule, np.arange(outputs), scale, n, outputs)
     if found.get("antialias", 0) or found.get("exclude_outside", 0):
         raise UnsupportedError("resizing with antialias or exclude_outside")
@@ -125,11 +131,18 @@ def resize(step: Step) -> None:
     if mode != "nearest":
         raise UnsupportedError(f"resizing of mode {mode!r}; nearest and linear are taken")
     nearest = "floor" if old else found.get("nearest_mode", "round_prefer_floor")
-    index = step.builder.index_of(step.source)
-    for axis, at in positions.items():
-        rounded = _ROUND[nearest](at).astype(int)
-        index = np.take(index, np.clip(rounded, 0, shape[axis] - 1), axis=axis)
-    step.emit(Move(index))
+    rounded = {
+        axis: np.clip(_ROUND[nearest](at).astype(int), 0, shape[axis] - 1) for axis, at in positions.items()
+    }
+
+    def taken() -> Array:
+        index = positions_in(shape)
+        for axis, at in rounded.items():
+            index = np.take(index, at, axis=axis)
+        return index
+
+    made = tuple(len(rounded[axis]) if axis in rounded else n for axis, n in enumerate(shape))
+    step.emit(Move(made, taken))
 
 
 def _resize_amounts(step: Step, old: bool) -> tuple[Any, Any]:

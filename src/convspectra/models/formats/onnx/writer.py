@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,7 +16,7 @@ from ...records import ConvLayer
 from ...writers import Home, NotWritableError
 from . import store as tensors
 from .evaluation import run
-from .inference import inlined
+from .inference import inlined, set_input_shape
 from .reader import Reader, out_in_of
 from .scope import Scope
 
@@ -50,7 +51,14 @@ class OnnxWriter:
         external = onnx.TensorProto.EXTERNAL
         self.was_outside = any(one.data_location == external for one in _all_tensors(self.proto))
         self.opset = tensors.opset(self.proto)
-        self.reader = Reader(self.store, inlined(self.proto, budget))
+        whole = inlined(self.proto, budget)
+        parts = tensors.graphs(whole.graph)
+        values = [one for part in parts for one in (*part.input, *part.value_info, *part.output)]
+        stated = [deepcopy(value.type) for value in values]
+        set_input_shape(whole.graph, None)  # as for reading: what is open is unknown
+        self.reader = Reader(self.store, whole)
+        for value, kind in zip(values, stated, strict=True):
+            value.type.CopyFrom(kind)
         # Names are unique only within a graph; sub-graphs beside each other may use one twice.
         self.tensors: dict[str, Any] = {}
         for tensor in _weights(self.proto.graph):

@@ -2,77 +2,156 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from ....geometry import ConvGeometry
-from ... import refusals
-from ...graph_builder import UnsupportedError
-from ...operations import Affine, AxisMatrices, Concat, Convolution, Move, Operation, Pointwise, Softmax
+from ....errors import GeometryError
+from ....geometry import ConvGeometry, PaddingMode
+from ... import batch_norm, refusals
+from ...graph_builder import Builder, UnsupportedError
+from ...operations import (
+    Affine,
+    Array,
+    AxisMatrices,
+    Concat,
+    Convolution,
+    Move,
+    Operation,
+    Pointwise,
+    Softmax,
+    StoredLayer,
+    complete,
+    positions_in,
+)
+from ...records import ConvLayer, Unread
+from ...weights import linear
 from . import aten_windows as windows
-from .aten_step import Parts, Step
-from .reader import PAD_MODES, spread
+from .aten_step import Parts, Step, Tensor, spread
+from .parts import check_parts
+
+PAD_MODES: dict[str, PaddingMode] = {
+    "constant": "zeros",
+    "reflect": "reflect",
+    "replicate": "replicate",
+    "circular": "circular",
+}
+_CONVOLUTIONS = ("convolution", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)))
+
+LOOPS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+"""Operators that take as many steps as an axis is long, whatever its size."""
+
+
+def layer_of(word: str, found: dict[str, Any], builder: Builder, name: str) -> StoredLayer | Unread | None:
+    """The layer that a node is; what is one and has weights that are computed; None for everything else."""
+    if word in _CONVOLUTIONS or word == "linear":
+        weight, data = found["weight"], found["input"]
+    elif word in ("matmul", "mm", "addmm"):
+        first, second = ("mat1", "mat2") if word == "addmm" else ("self", "mat2" if word == "mm" else "other")
+        weight, data = found[second], found[first]
+        if builder.depends(data) == builder.depends(weight):
+            return None
+        if builder.depends(weight):
+            weight, data = data, weight
+    else:
+        return None
+    if builder.depends(weight):
+        return Unread(f"{word} {name}", None, "its weights are computed at run time")
+    kernel = builder.constants[weight]
+    if word in _CONVOLUTIONS:
+        return StoredLayer(_convolution_layer(word, found, builder, name, kernel), weight)
+    if kernel.ndim != 2:
+        return None
+    transposed = word != "linear" and data == found.get("self" if word != "addmm" else "mat1")
+    return StoredLayer(linear(name, kernel.T if transposed else kernel, "graph"), weight)
+
+
+def _convolution_layer(
+    word: str, found: dict[str, Any], builder: Builder, name: str, kernel: Array
+) -> ConvLayer:
+    axes = kernel.ndim - 2
+    transposed = bool(found.get("transposed", "transpose" in word))
+    geometry, reason = None, ""
+    size = builder.shapes.get(found["input"], ())[-axes:]
+    padding = found["padding"]
+    pads: Any = padding if isinstance(padding, str) else spread(padding, axes)
+    try:
+        if len(size) != axes or None in size:
+            raise GeometryError(f"input size {size} is dynamic in the program: export it with fixed sizes")
+        geometry = ConvGeometry(
+            complete(size),
+            stride=spread(found["stride"], axes),
+            dilation=spread(found["dilation"], axes),
+            groups=found["groups"],
+            transposed=transposed,
+            padding=pads,
+            output_padding=spread(found.get("output_padding", 0), axes) if transposed else 0,
+        )
+    except GeometryError as error:
+        reason = str(error)
+    return ConvLayer(
+        name=name,
+        kind=f"conv{'_transpose' if transposed else ''}{axes}d",
+        kernel=kernel,
+        layout=("IO" if transposed else "OI") + "DHW"[-axes:],
+        geometry=geometry,
+        source="graph",
+        reason=reason,
+    )
+
+
+def _layer(step: Step) -> ConvLayer:
+    """The layer that the node is."""
+    if not isinstance(step.layer, StoredLayer):
+        raise UnsupportedError(step.layer.reason if step.layer else "its weights are no matrix")
+    return step.layer.layer
 
 
 def _convolution(step: Step) -> None:
-    found, kernel = step.found, step.constant("weight")
-    axes = kernel.ndim - 2
-    if len(step.shape) != axes + 2:
-        raise UnsupportedError(f"an input of shape {step.shape} without a batch")
-    transposed = bool(found.get("transposed", "transpose" in step.word))
-    padding: Any = found["padding"]
-    padding = padding if isinstance(padding, str) else spread(padding, axes)
-    geometry = ConvGeometry(
-        step.shape[2:],
-        stride=spread(found["stride"], axes),
-        dilation=spread(found["dilation"], axes),
-        groups=found["groups"],
-        transposed=transposed,
-        padding=padding,
-        output_padding=spread(found.get("output_padding", 0), axes) if transposed else 0,
-    )
-    step.emit(Convolution(kernel, geometry, step.optional("bias")))
+    layer = _layer(step)
+    if len(step.sizes) != layer.kernel.ndim:
+        raise UnsupportedError(f"an input of shape {step.sizes} without a batch")
+    if layer.geometry is None:
+        raise UnsupportedError(layer.reason)
+    step.emit(Convolution(layer.kernel, layer.geometry, step.optional("bias")))
 
 
 def _linear(step: Step) -> None:
-    matrix = step.constant("weight")
-    step.emit(AxisMatrices({len(step.shape) - 1: matrix}, step.optional("bias"), weights=True))
+    matrix = _layer(step).kernel[..., 0]
+    step.emit(AxisMatrices({len(step.sizes) - 1: matrix}, step.optional("bias"), weights=True))
 
 
 def _addmm(step: Step) -> None:
     if step.found["beta"] != 1 or step.found["alpha"] != 1:
         raise UnsupportedError("factors other than 1")
-    given = step.found["mat1"].name
-    if not step.builder.known(given):
+    given = step.found["mat1"]
+    if not step.builder.depends(given):
         raise UnsupportedError("a constant times what depends on the input of the network")
-    step.emit(AxisMatrices({1: step.constant("mat2").T}, step.optional("self"), weights=True), given)
+    matrix, shift = _layer(step).kernel[..., 0], step.optional("self")
+    step.emit(AxisMatrices({1: matrix}, shift, weights=True), given)
 
 
 def _matmul(step: Step) -> None:
-    left, right = step.found["self"].name, step.found["mat2" if "mat2" in step.found else "other"].name
-    if step.builder.known(left) and step.builder.known(right):
+    left, right = step.found["self"], step.found["mat2" if "mat2" in step.found else "other"]
+    if step.builder.depends(left) and step.builder.depends(right):
         raise UnsupportedError(refusals.PRODUCT)
-    given, constant = (left, right) if step.builder.known(left) else (right, left)
-    matrix, rank = step.builder.constants[constant], len(step.builder.shapes[given])
-    if matrix.ndim != 2 or rank < 2:
-        raise UnsupportedError(f"a product with a constant of shape {matrix.shape}; a matrix is taken")
-    axis, matrix = (rank - 1, matrix.T) if given == left else (rank - 2, matrix)
-    step.emit(AxisMatrices({axis: matrix}, weights=True), given)
+    given = left if step.builder.depends(left) else right
+    rank = len(step.builder.sizes(given))
+    if rank < 2:
+        raise UnsupportedError("a product with a vector that depends on the input of the network")
+    axis = rank - 1 if given == left else rank - 2
+    step.emit(AxisMatrices({axis: _layer(step).kernel[..., 0]}, weights=True), given)
 
 
 def _batch_norm(step: Step) -> Parts:
     if step.found.get("training", False):
         raise UnsupportedError(refusals.TRAINING)
-    mean, variance = (step.constant(f"running_{what}").astype(np.float64) for what in ("mean", "var"))
+    mean, variance = (step.constant(f"running_{what}") for what in ("mean", "var"))
     gamma, beta = step.optional("weight"), step.optional("bias")
-    with np.errstate(all="ignore"):  # what comes out is checked before it is used
-        scale = (1.0 if gamma is None else gamma.astype(np.float64)) / np.sqrt(variance + step.found["eps"])
-        shift = (0.0 if beta is None else beta.astype(np.float64)) - mean * scale
-    along = (1, -1, *[1] * (len(step.shape) - 2))
-    return [step.emit(Affine(scale.reshape(along), shift.reshape(along)))]
+    return [step.emit(batch_norm.affine(gamma, beta, mean, variance, step.found["eps"], len(step.sizes)))]
 
 
 def _arithmetic(word: str) -> Callable[[Step], None]:
@@ -93,31 +172,31 @@ def _arithmetic(word: str) -> Callable[[Step], None]:
 def _operand(step: Step, place: str) -> str:
     """The name of a tensor, or that of a number kept as a constant."""
     given = step.found[place]
-    if hasattr(given, "all_input_nodes"):
-        return str(given.name)
-    name = f"{step.output}/{place}"
+    if isinstance(given, Tensor):
+        return given
+    name = step.builder.tensors.unique(f"{step.output}/{place}")
     step.builder.constants[name] = np.asarray(given, dtype=np.float64)
     return name
 
 
 def _scaled(step: Step, name: str, factor: float) -> str:
-    made = step.builder.names.unique(f"{step.output}/scaled")
-    if step.builder.known(name):
+    made = step.builder.tensors.unique(f"{step.output}/scaled")
+    if step.builder.depends(name):
         return step.builder.affine(step.label, step.word, np.asarray(factor), np.zeros(()), name, made)
     step.builder.constants[made] = step.builder.constants[name].astype(np.float64) * factor
     return made
 
 
 def _concat(step: Step) -> None:
-    names = [one.name for one in step.found["tensors"]]
-    rank = len(next(step.builder.shapes[name] for name in names if step.builder.known(name)))
-    if not all(map(step.builder.known, names)):
+    names: list[str] = list(step.found["tensors"])
+    rank = len(next(step.builder.sizes(name) for name in names if step.builder.depends(name)))
+    if not all(map(step.builder.depends, names)):
         raise UnsupportedError("constants put together with what depends on the input of the network")
     if step.word == "stack":
         axis = step.found["dim"] % (rank + 1)
-        names = [
-            step.between(Move(np.expand_dims(step.builder.index_of(name), axis)), name) for name in names
-        ]
+        shape = step.builder.shape(names[0])
+        longer = (*shape[:axis], 1, *shape[axis:])
+        names = [step.between(Move(longer, lambda: positions_in(longer)), name) for name in names]
     else:
         axis = step.found["dim"] % rank
     step.builder.add(step.label, step.word, Concat(axis), names, step.output)
@@ -184,45 +263,61 @@ def _moved(step: Step) -> Parts:
     """Operators that only move entries: by what PyTorch makes of their positions."""
     import torch
 
-    source = step.source
-    # In float64, which holds every position exactly and which every operator takes.
-    positions = torch.from_numpy(step.builder.index_of(source).astype(np.float64))
+    source, sizes = step.source, step.shape
     found = dict(step.found)
-    keep: dict[str, Any] = {}
+    fill, padding = 0.0, None
     mode = found.get("mode", "constant" if step.word == "constant_pad_nd" else "")
     if mode == "constant":
-        keep["fill"], found["value"] = float(found.get("value") or 0.0), -1.0
-    if mode in PAD_MODES and min(found["pad"]) >= 0 and not keep.get("fill"):
+        fill, found["value"] = float(found.get("value") or 0.0), -1.0
+    if mode in PAD_MODES and min(found["pad"]) >= 0 and not fill:
         # PyTorch lists the last axis first.
         pairs = [tuple(found["pad"][i : i + 2]) for i in range(0, len(found["pad"]), 2)][::-1]
-        keep["padding"] = (PAD_MODES[mode], ((0, 0),) * (len(step.shape) - len(pairs)) + tuple(pairs))
-    arguments = [
-        positions if getattr(one, "name", None) == source else _valued(step, one) for one in found.values()
-    ]
-    names = [argument.name for argument in step.target._schema.arguments]
-    keyword = {argument.name for argument in step.target._schema.arguments if argument.kwarg_only}
-    made = step.target(
-        *(value for name, value in zip(names, arguments, strict=True) if name not in keyword),
-        **{name: value for name, value in zip(names, arguments, strict=True) if name in keyword},
-    )
-    if not isinstance(made, (list, tuple)):
-        step.emit(Move(made.numpy().astype(np.int64), **keep))
-        return None
+        padding = (PAD_MODES[mode], ((0, 0),) * (len(sizes) - len(pairs)) + tuple(pairs))
+    arguments = {
+        name: _SOURCE if one == source and isinstance(one, Tensor) else valued(one, step.tensors)
+        for name, one in found.items()
+    }
+
+    check_parts(step.node, sizes, found)
+
+    def called(tensor: Any) -> list[Any]:
+        schema = step.node.target._schema.arguments
+        given = {name: tensor if value is _SOURCE else value for name, value in arguments.items()}
+        made = step.node.target(
+            *(given[one.name] for one in schema if not one.kwarg_only),
+            **{one.name: given[one.name] for one in schema if one.kwarg_only},
+        )
+        return list(made) if isinstance(made, (list, tuple)) else [made]
+
+    @functools.cache
+    def moved() -> list[Any]:
+        # In float64, which holds every position exactly and which every operator takes.
+        return called(torch.from_numpy(positions_in(sizes).astype(np.float64)))
+
+    shapes = [tuple(one.shape) for one in called(torch.empty(sizes, dtype=torch.float64, device="meta"))]
+    returns = step.node.target._schema.returns
+    several = len(returns) > 1 or str(returns[0].type) == "List[Tensor]"
     return [
-        step.emit(Move(one.numpy().astype(np.int64)), output=f"{step.output}/{place}")
-        for place, one in enumerate(made)
+        step.emit(
+            Move(shape, functools.partial(lambda place: moved()[place].numpy(), place), fill, padding),
+            output=f"{step.output}/{place}" if several else step.output,
+        )
+        for place, shape in enumerate(shapes)
     ]
 
 
-def _valued(step: Step, argument: Any) -> Any:
-    """An argument with the tensors that nodes stand for, none of which may depend on the input."""
+_SOURCE = object()
+
+
+def valued(argument: Any, tensors: Mapping[str, Any]) -> Any:
+    """An argument with the tensors that it names, none of which may depend on the input."""
     if isinstance(argument, (list, tuple)):
-        return type(argument)(_valued(step, one) for one in argument)
-    if not hasattr(argument, "all_input_nodes"):
+        return type(argument)(valued(one, tensors) for one in argument)
+    if not isinstance(argument, Tensor):
         return argument
-    if argument.name not in step.tensors:
+    if argument not in tensors:
         raise UnsupportedError("where its entries go depends on the input of the network")
-    return step.tensors[argument.name]
+    return tensors[argument]
 
 
 def _identity(step: Step) -> None:
@@ -231,7 +326,7 @@ def _identity(step: Step) -> None:
     dtype = step.found.get("dtype")
     if dtype is not None and not dtype.is_floating_point:
         raise UnsupportedError("a cast to whole numbers jumps")
-    step.emit(Move(step.builder.index_of(step.source)))
+    step.emit(Move(step.sizes))
 
 
 def _negative(step: Step) -> None:
@@ -240,10 +335,7 @@ def _negative(step: Step) -> None:
 
 
 TABLE: dict[str, Callable[[Step], Parts]] = {
-    **dict.fromkeys(
-        ("conv1d", "conv2d", "conv3d", "convolution", *(f"conv_transpose{n}d" for n in (1, 2, 3))),
-        _convolution,
-    ),
+    **dict.fromkeys(_CONVOLUTIONS, _convolution),
     "linear": _linear,
     "addmm": _addmm,
     **dict.fromkeys(("matmul", "mm"), _matmul),
@@ -285,7 +377,14 @@ TABLE: dict[str, Callable[[Step], Parts]] = {
             *("view", "_unsafe_view", "reshape", "permute", "transpose", "t", "numpy_T", "flatten"),
             *("unflatten", "squeeze", "unsqueeze", "slice", "select", "narrow", "split", "chunk", "unbind"),
             *("split_with_sizes", "expand", "repeat", "pad", "constant_pad_nd", "flip", "roll", "index"),
-            *("index_select", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "movedim"),
+            *(
+                "index_select",
+                "tensor_split",
+                "pixel_shuffle",
+                "pixel_unshuffle",
+                "channel_shuffle",
+                "movedim",
+            ),
             *(f"upsample_nearest{n}d" for n in (1, 2, 3)),
             *(f"_upsample_nearest_exact{n}d" for n in (1, 2, 3)),
             *(f"{mode}_pad{n}d" for mode in ("reflection", "replication") for n in (1, 2, 3)),
@@ -312,7 +411,7 @@ REASONS = {
     **dict.fromkeys(("exp", "pow", "square"), refusals.STEEP),
     **dict.fromkeys(("log", "sqrt", "rsqrt", "reciprocal"), refusals.STEEP_AT_ZERO),
     **dict.fromkeys(("round", "floor", "ceil", "sign", "argmax", "hardshrink", "gt", "lt"), refusals.JUMPS),
-    **dict.fromkeys(("lstm", "gru"), refusals.RECURRENT),
+    **dict.fromkeys(LOOPS, refusals.RECURRENT),
     **dict.fromkeys(("_native_batch_norm_legit", "_native_batch_norm_legit_functional"), refusals.TRAINING),
     **dict.fromkeys(("native_batch_norm", "_batch_norm_with_update_functional"), refusals.TRAINING),
 }

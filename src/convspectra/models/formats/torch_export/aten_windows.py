@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from ...graph_builder import UnsupportedError, average_matrix, interpolation_matrix, pool_outputs, reduction
-from ...operations import AxisMatrices, MaxPool, Move
-from .aten_step import Parts, Step
-from .reader import spread
+from ...operations import AxisMatrices, MaxPool, Move, positions_in
+from .aten_step import Parts, Step, spread
 
 
 def max_pool(step: Step) -> Parts:
@@ -69,7 +68,8 @@ def reduce(step: Step) -> None:
         step.emit(operation)
         return
     kept = step.between(operation)
-    step.emit(Move(step.builder.index_of(kept).squeeze(tuple(axes))), kept)
+    rest = tuple(n for axis, n in enumerate(step.shape) if axis not in axes)
+    step.emit(Move(rest, lambda: positions_in(rest)), kept)
 
 
 def interpolated(step: Step) -> None:
