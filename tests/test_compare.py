@@ -16,7 +16,7 @@ from rich.console import Console
 from convspectra import ConvGeometry
 from convspectra.comparison import compare
 from convspectra.models import Model
-from convspectra.report import compare_html, compare_json, compare_text
+from convspectra.report import compare_html, compare_text, json_file
 from convspectra.report.files import write_all
 from reports import ODD_NAME, layer, mixed_model
 from test_cli import convspectra, refused, write_onnx
@@ -104,7 +104,7 @@ def schema(name):
 
 def test_json_has_both_sides(comparison):
     file = io.BytesIO()
-    compare_json.write(comparison, file)
+    json_file.write(comparison, file)
     found = json.loads(file.getvalue())
     registry = Registry().with_resource("urn:convspectra:report:1", Resource.from_contents(schema("report")))
     validator = jsonschema.Draft202012Validator(schema("comparison"), registry=registry)
@@ -153,7 +153,7 @@ def test_models_without_common_layers_and_without_any():
     empty = compare(Model("a", "onnx", ()), Model("b", "onnx", ()))
     for comparison in (found, empty):
         compare_html.render(comparison)
-        compare_json.write(comparison, io.BytesIO())
+        json_file.write(comparison, io.BytesIO())
         compare_text.render(comparison, Console(file=io.StringIO()))
 
 

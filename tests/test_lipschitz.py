@@ -20,7 +20,7 @@ from convspectra.lipschitz.slopes import SLOPES
 from convspectra.models.graphs import read_graph
 from convspectra.models.operations import Convolution
 from convspectra.operators.reference import dense_operator
-from convspectra.report import lipschitz_json, lipschitz_text
+from convspectra.report import json_file, lipschitz_text
 from test_cli import convspectra, refused
 
 onnx = pytest.importorskip("onnx")
@@ -383,7 +383,7 @@ def test_what_overflows_is_infinite_and_zero_stays_zero(tmp_path):
     console = Console(file=io.StringIO(), width=120)
     lipschitz_text.render(report, console)
     assert "L <= inf, beyond the floating range" in console.file.getvalue()
-    assert lipschitz_json.as_dict(report)["joint"]["upper"] is None
+    assert json_file.as_dict(report)["joint"]["upper"] is None
 
 
 REFUSED = {
@@ -561,7 +561,7 @@ def test_without_torch_there_is_no_lower_bound(small, monkeypatch):
 def test_text_and_json(small):
     report = lipschitz(read_graph(small))
     file = io.BytesIO()
-    lipschitz_json.write(report, file)
+    json_file.write(report, file)
     found = json.loads(file.getvalue())
     text = resources.files("convspectra.report") / "schema" / "lipschitz-1.schema.json"
     validator = jsonschema.Draft202012Validator(json.loads(text.read_text()))

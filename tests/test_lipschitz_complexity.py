@@ -23,7 +23,7 @@ from convspectra.lipschitz.row_norms import matrix_norms, row_norms, squared_row
 from convspectra.models.graphs import read_graph
 from convspectra.models.operations import Node, Sum
 from convspectra.operators.reference import dense_operator
-from convspectra.report import lipschitz_json, lipschitz_text
+from convspectra.report import json_file, lipschitz_text
 from strategies import layers
 from test_cli import convspectra, refused
 from test_lipschitz import Net, normal
@@ -264,7 +264,7 @@ def test_what_overflows_has_its_logarithm_and_zero_is_zero(tmp_path):
     net = Net(shape=(1, 2))
     x = net.add("Add", "x", net.add("Gemm", "x", np.zeros((2, 2))))
     assert lipschitz(read(net, tmp_path, x)).complexity.value == 0
-    assert lipschitz_json.as_dict(report)["complexity"]["value"] is None
+    assert json_file.as_dict(report)["complexity"]["value"] is None
 
 
 def complexity_of(value):
@@ -334,7 +334,7 @@ def test_mistakes_on_the_command_line(tmp_path):
 def test_text_and_json(tmp_path):
     report = lipschitz(linear_net(tmp_path)[0])
     file = io.BytesIO()
-    lipschitz_json.write(report, file)
+    json_file.write(report, file)
     found = json.loads(file.getvalue())
     text = resources.files("convspectra.report") / "schema" / "lipschitz-1.schema.json"
     validator = jsonschema.Draft202012Validator(json.loads(text.read_text()))

@@ -27,7 +27,7 @@ from convspectra.lipschitz.jacobian import POINTWISE, Derivative  # noqa: E402
 from convspectra.lipschitz.slopes import NOT_ZERO_AT_ZERO  # noqa: E402
 from convspectra.models.graphs import read_graph  # noqa: E402
 from convspectra.operators.reference import dense_operator  # noqa: E402
-from convspectra.report import lipschitz_json, lipschitz_text  # noqa: E402
+from convspectra.report import json_file, lipschitz_text  # noqa: E402
 from test_cli import convspectra, refused  # noqa: E402
 from test_lipschitz_torch import NETS, SHAPE, Function  # noqa: E402
 
@@ -217,7 +217,7 @@ def test_text_and_json():
     graph = read_graph(module=net, input_shape=(2, 5))
     report = lipschitz(graph, inputs=points(4, (2, 5)), labels=np.array([0, 1, 2, 3]), iterations=1)
     file = io.BytesIO()
-    lipschitz_json.write(report, file)
+    json_file.write(report, file)
     found = json.loads(file.getvalue())
     text = resources.files("convspectra.report") / "schema" / "lipschitz-1.schema.json"
     validator = jsonschema.Draft202012Validator(json.loads(text.read_text()))

@@ -122,7 +122,7 @@ def test_imports_go_one_way(name):
 def test_only_the_readers_and_writers_of_a_format_import_its_library():
     assert users_of("onnx") <= {name for name in SOURCES if name.startswith("models.formats.onnx.")}
     assert users_of("safetensors") <= {"models.formats.safetensors.reader"}
-    assert users_of("pyarrow") == {"report.parquet_file"}
+    assert users_of("pyarrow") == {"report.table_files"}
     assert users_of("matplotlib") == {"report.pictures"}
     torch_rooms = ("models.formats.pytorch.", "models.formats.torch_export.", "torch.")
     assert users_of("torch") <= {name for name in SOURCES if name.startswith(torch_rooms)} | {

@@ -16,7 +16,7 @@ import pytest
 
 from convspectra import InputError
 from convspectra.analysis import analyze
-from convspectra.report import csv_file, json_file, npz_file
+from convspectra.report import json_file, table_files
 from convspectra.report.files import atomic, check_targets
 from reports import ODD_NAME, mixed_model, mixed_report
 
@@ -30,7 +30,7 @@ def report():
 
 def written(writer, report):
     file = io.BytesIO()
-    writer.write(report, file)
+    writer(report, file)
     return file.getvalue()
 
 
@@ -49,7 +49,7 @@ def rounded(value):
 
 
 def test_json_follows_the_schema_and_the_schema_refuses_what_does_not(report):
-    document = json.loads(written(json_file, report))
+    document = json.loads(written(json_file.write, report))
     validator = schema()
     validator.check_schema(validator.schema)
     validator.validate(document)
@@ -74,7 +74,7 @@ def test_every_field_of_the_schema_says_what_it_is():
 
 
 def test_json_is_the_golden_one(report, update_golden):
-    document = rounded(json.loads(written(json_file, report)))
+    document = rounded(json.loads(written(json_file.write, report)))
     document["version"] = "any"
     for layer in document["layers"]:
         if layer["torus"] and layer["torus"]["rank"] < layer["torus"]["count"]:
@@ -104,7 +104,7 @@ def close(one, other):
 
 
 def test_csv_holds_every_layer_and_every_number(report):
-    rows = list(csv.DictReader(io.StringIO(written(csv_file, report).decode())))
+    rows = list(csv.DictReader(io.StringIO(written(table_files.write_csv, report).decode())))
     assert [row["name"] for row in rows] == [layer.name for layer in report.layers]
     for row, layer in zip(rows, report.layers, strict=True):
         if layer.torus is None:
@@ -123,9 +123,7 @@ def test_parquet_keeps_types(report):
     pytest.importorskip("pyarrow")
     import pyarrow.parquet
 
-    from convspectra.report import parquet_file
-
-    table = pyarrow.parquet.read_table(io.BytesIO(written(parquet_file, report)))
+    table = pyarrow.parquet.read_table(io.BytesIO(written(table_files.write_parquet, report)))
     rows = table.to_pylist()
     assert rows[0]["kernel_shape"] == [8, 3, 3, 3]
     assert rows[0]["padding"] == [[1, 1], [1, 1]]
@@ -135,7 +133,7 @@ def test_parquet_keeps_types(report):
 
 
 def test_npz_holds_all_singular_values_under_any_name(report):
-    with np.load(io.BytesIO(written(npz_file, report))) as file:
+    with np.load(io.BytesIO(written(table_files.write_npz, report))) as file:
         assert list(file["names"]) == [layer.name for layer in report.layers]
         assert ODD_NAME in file["names"]
         for i, layer in enumerate(report.layers):
@@ -148,8 +146,8 @@ def test_npz_holds_all_singular_values_under_any_name(report):
 def test_an_empty_model_has_a_report():
     model = mixed_model()
     empty = analyze(type(model)("empty", "onnx", ()))
-    schema().validate(json.loads(written(json_file, empty)))
-    assert len(written(csv_file, empty).splitlines()) == 1
+    schema().validate(json.loads(written(json_file.write, empty)))
+    assert len(written(table_files.write_csv, empty).splitlines()) == 1
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):

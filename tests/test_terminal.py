@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("onnx")
 
 from convspectra.analysis import analyze
-from convspectra.report import csv_file, html, json_file, terminal, text
+from convspectra.report import html, json_file, table_files, terminal, text
 from reports import layer, mixed_model
 from test_cli import chain, convspectra, write_onnx  # noqa: F401  # a fixture
 
@@ -221,7 +221,7 @@ def test_no_cell_of_the_table_is_a_formula():
     names = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "＝1", "plain", "a=b", "'x"]  # noqa: RUF001
     layers = tuple(layer(name, (2, 2, 3, 3), input_shape=(4, 4), padding=1) for name in names)
     file = io.BytesIO()
-    csv_file.write(analyze(replace(mixed_model(), layers=layers)), file)
+    table_files.write_csv(analyze(replace(mixed_model(), layers=layers)), file)
     rows = list(csv.DictReader(io.StringIO(file.getvalue().decode(), newline="")))
     assert [row["name"] for row in rows] == [f"'{name}" for name in names[:7]] + names[7:]
 

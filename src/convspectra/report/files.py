@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..atomic import atomic as atomic
 from ..atomic import check_writable, open_folder
@@ -13,26 +13,31 @@ from ..errors import InputError
 from .terminal import standard_output
 
 if TYPE_CHECKING:
-    from ..analysis import Report
-    from ..comparison import Comparison
-    from ..control import ClipReport
-    from ..lipschitz import LipschitzReport
+    from .json_file import Record
 
-# Of which record, in which format -> the module of this package that writes it. By name, as a command has one
-# of the records, and need not import what makes the others.
+# Of which record, in which format -> the function of this package that writes it. By name, as a command has
+# one of the records, and need not import what makes the others.
 _WRITERS = {
     "Report": {
-        "json": "json_file",
-        "csv": "csv_file",
-        "parquet": "parquet_file",
-        "npz": "npz_file",
-        "html": "html",
-        "png": "pictures",
-        "svg": "pictures",
+        "json": "json_file.write",
+        "csv": "table_files.write_csv",
+        "parquet": "table_files.write_parquet",
+        "npz": "table_files.write_npz",
+        "html": "html.write",
+        "png": "pictures.write_pictures",
+        "svg": "pictures.write_pictures",
     },
-    "ClipReport": {"json": "clip_json"},
-    "Comparison": {"json": "compare_json", "html": "compare_html", "png": "compare_pictures"},
-    "LipschitzReport": {"json": "lipschitz_json", "png": "lipschitz_pictures", "svg": "lipschitz_pictures"},
+    "ClipReport": {"json": "json_file.write"},
+    "Comparison": {
+        "json": "json_file.write",
+        "html": "compare_html.write",
+        "png": "compare_pictures.write_pictures",
+    },
+    "LipschitzReport": {
+        "json": "json_file.write",
+        "png": "lipschitz_pictures.write_pictures",
+        "svg": "lipschitz_pictures.write_pictures",
+    },
 }
 _LIBRARIES = {"parquet": "pyarrow", "png": "matplotlib", "svg": "matplotlib"}
 _SUFFIXES = {"html": (".html", ".htm")}
@@ -114,21 +119,18 @@ def require(library: str | None) -> None:
         raise InputError(f"{library} is needed for this: pip install 'convspectra[{extra}]'") from None
 
 
-def write_all(
-    record: Report | ClipReport | Comparison | LipschitzReport, files: Targets, folders: Targets
-) -> Iterator[Path | InputError]:
+def write_all(record: Record, files: Targets, folders: Targets) -> Iterator[Path | InputError]:
     """Write every target that is given; yields each path when it is complete.
 
     Yields the error of one that the disk refuses, and goes on: another may have room.
     """
-    modules = _WRITERS[type(record).__name__]
     # Standard output last: it may hang on another program.
     for name, path in sorted(files.items(), key=lambda item: item[1] == STANDARD_OUTPUT):
         if path is None:
             continue
         try:
             with standard_output() if path == STANDARD_OUTPUT else atomic(path) as file:
-                import_module(f".{modules[name]}", __package__).write(record, file)
+                _writer(record, name)(record, file)
         except InputError as error:
             yield error
         else:
@@ -138,6 +140,12 @@ def write_all(
             continue
         try:
             open_folder(path)
-            yield from import_module(f".{modules[name]}", __package__).write_pictures(record, path, name)
+            yield from _writer(record, name)(record, path, name)
         except InputError as error:
             yield error
+
+
+def _writer(record: Record, name: str) -> Callable[..., Any]:
+    module, function = _WRITERS[type(record).__name__][name].split(".")
+    found: Callable[..., Any] = getattr(import_module(f".{module}", __package__), function)
+    return found

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..analysis import LayerReport, Report, TorusSummary
-from .data import layer_dict
 from .figures import Curve, FrequencyMap, colour, curves, frequency_maps, norms, positions
+from .json_file import layer_dict
 from .numbers import at_most, interval, number, one_or_all, sizes
 from .terminal import printable
 from .text import not_read, summary

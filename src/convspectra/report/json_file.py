@@ -1,20 +1,170 @@
-"""The report as JSON, under the schema in `schema/report-1.schema.json`."""
+"""The records of all commands as plain data, and as JSON under the schemas in `schema/`."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, BinaryIO
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ..analysis import Report
-from .data import as_dict
+from ..analysis import QUANTILES, LayerReport, Report, TorusSummary
+from ..results import Bound
+
+if TYPE_CHECKING:
+    from ..comparison import Comparison
+    from ..control import ClipReport
+    from ..lipschitz import LipschitzReport
+
+    Record = Report | ClipReport | Comparison | LipschitzReport
+
+SCHEMA = "convspectra.report/1"
+QUANTILE_NAMES = tuple(f"{level:g}" for level in QUANTILES)
 
 
-def write(report: Report, file: BinaryIO) -> None:
-    """Write the whole report; UTF-8, two spaces of indent, no NaN and no infinity."""
-    dump(as_dict(report), file)
+def write(record: Record, file: BinaryIO) -> None:
+    """Write the whole record: UTF-8, two spaces of indent, no NaN and no infinity.
 
-
-def dump(value: Any, file: BinaryIO) -> None:
-    """Write any of the reports; half a surrogate pair in a name becomes the escape that JSON has for it."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    Half a surrogate pair in a name becomes the escape that JSON has for it.
+    """
+    text = json.dumps(as_dict(record), indent=2, ensure_ascii=False, allow_nan=False)
     file.write(text.encode("utf-8", "backslashreplace") + b"\n")
+
+
+def as_dict(record: Record) -> dict[str, Any]:
+    """The record under its schema; None for what is unknown and for what left the range of floats."""
+    # By name, as a command has one of the records, and need not import what makes the others.
+    made: dict[str, Any] = _DICTS[type(record).__name__](record)
+    return made
+
+
+def _report(report: Report) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "version": report.version,
+        **_model(report),
+        "dtype": report.dtype,
+        "fold_batch_norm": report.fold_batch_norm,
+        "layers": [layer_dict(layer) for layer in report.layers],
+        **_rest(report),
+    }
+
+
+def _clip(report: ClipReport) -> dict[str, Any]:
+    return {"schema": "convspectra.clip/1", **asdict(report)}
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    before, after = comparison.before, comparison.after
+    return {
+        "schema": "convspectra.comparison/1",
+        "version": after.version,
+        "dtype": after.dtype,
+        "fold_batch_norm": after.fold_batch_norm,
+        "before": {**_model(before), **_rest(before)},
+        "after": {**_model(after), **_rest(after)},
+        "layers": [
+            {
+                "name": layer.name,
+                "match": layer.match,
+                "relative_change": layer.relative_change,
+                "before": None if layer.before is None else layer_dict(layer.before),
+                "after": None if layer.after is None else layer_dict(layer.after),
+            }
+            for layer in comparison.layers
+        ],
+    }
+
+
+def _lipschitz(report: LipschitzReport) -> dict[str, Any]:
+    from ..lipschitz.complexity import SOURCE
+    from ..lipschitz.records import ASSUMES, LOWER_ASSUMES
+
+    facts = {
+        "schema": "convspectra.lipschitz/1",
+        **asdict(report),
+        "assumes": ASSUMES,
+        "lower_assumes": LOWER_ASSUMES if report.points else None,
+    }
+    facts["complexity"]["source"] = SOURCE
+    found: dict[str, Any] = _finite(facts)
+    return found
+
+
+_DICTS: dict[str, Any] = {
+    "Report": _report,
+    "ClipReport": _clip,
+    "Comparison": _comparison,
+    "LipschitzReport": _lipschitz,
+}
+
+
+def _model(report: Report) -> dict[str, Any]:
+    return {name: getattr(report, name) for name in ("model", "path", "sha256", "format")}
+
+
+def _rest(report: Report) -> dict[str, Any]:
+    unread = [{"name": one.name, "shape": _listed(one.shape), "reason": one.reason} for one in report.unread]
+    return {"other": dict(report.other), "notes": list(report.notes), "unread": unread}
+
+
+def layer_dict(layer: LayerReport) -> dict[str, Any]:
+    """One layer of the report."""
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "kernel_shape": list(layer.kernel_shape),
+        "layout": layer.layout,
+        "input_shape": _listed(layer.input_shape),
+        "stride": _listed(layer.stride),
+        "dilation": _listed(layer.dilation),
+        "groups": layer.groups,
+        "transposed": layer.transposed,
+        "padding": None if layer.padding is None else [list(pair) for pair in layer.padding],
+        "padding_mode": layer.padding_mode,
+        "assumed": list(layer.assumed),
+        "source": layer.source,
+        "batch_norm": layer.batch_norm,
+        "status": layer.status,
+        "reason": layer.reason,
+        "torus": None if layer.torus is None else _torus(layer.torus),
+        "bounds": {"as_padded": _bound(layer.as_padded), "any_size": _bound(layer.any_size)},
+    }
+
+
+def flat(layer: LayerReport) -> dict[str, Any]:
+    """One layer as one row: nested names joined by an underscore, quantiles as `quantile_0.5`."""
+    row = layer_dict(layer)
+    torus, bounds = row.pop("torus"), row.pop("bounds")
+    for name in TorusSummary.__dataclass_fields__:
+        if name != "quantiles":
+            row[name] = None if torus is None else torus[name]
+    for level in QUANTILE_NAMES:
+        row[f"quantile_{level}"] = None if torus is None else torus["quantiles"][level]
+    for name, bound in bounds.items():
+        for field in ("lower", "upper", "status"):
+            row[f"{name}_{field}"] = None if bound is None else bound[field]
+    return row
+
+
+def _torus(torus: TorusSummary) -> dict[str, Any]:
+    facts: dict[str, Any] = _finite(asdict(torus))
+    return facts
+
+
+def _bound(bound: Bound | None) -> dict[str, Any] | None:
+    if bound is None:
+        return None
+    return {name: getattr(bound, name) for name in ("lower", "upper", "status", "method", "assumes")}
+
+
+def _listed(values: tuple[int, ...] | None) -> list[int] | None:
+    return None if values is None else list(values)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        # Levels of quantiles are numbers.
+        return {name if isinstance(name, str) else f"{name:g}": _finite(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
