@@ -52,9 +52,9 @@ def test_the_public_face_is_small_and_documented():
         assert getattr(convspectra, name).__doc__ or name == "__version__"
 
 
-def imports_of(path):
-    """Absolute names of what a file of the package imports, and whether only when it is called."""
-    package = ["convspectra", *path.relative_to(PACKAGE).parts[:-1]]
+def imports_of(path, root=PACKAGE):
+    """Absolute names of what a file of a package imports, also when it is called."""
+    package = [root.name, *path.relative_to(root).parts[:-1]]
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -134,6 +134,7 @@ def test_only_the_readers_and_writers_of_a_format_import_its_library():
         "_solvers.choice",
     }
     assert users_of("jax") == set()
+    assert users_of("convspectra_experiments") == set()
 
 
 def test_what_the_package_reads_is_shipped():

@@ -1,4 +1,4 @@
-"""One folder and many processes, killed and gone on with: every run is done, once, and the study knows."""
+"""One folder and many processes, killed and resumed: every run is done once, and the study records it."""
 
 from __future__ import annotations
 

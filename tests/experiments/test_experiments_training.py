@@ -168,11 +168,11 @@ def test_settings_matter(changes, data, tmp_path):
     assert not same(*(state_in(tmp_path / place)["model"] for place in ("plain", "other")))
 
 
-# ---- it goes on where it was
+# ---- it resumes
 
 
 def check_resuming(settings, steps, data, folder):
-    """Stopped after every so many steps, each time gone on with by a new object."""
+    """Stopped after every so many steps, each time resumed by a new object."""
     train(settings, data, made(folder / "unbroken"))
     broken = made(folder / "broken")
     stop, stops = every_so_many_steps(steps), 0

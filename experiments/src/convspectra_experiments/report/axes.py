@@ -23,18 +23,18 @@ DARK: dict[Any, Any] = {
 """What a dark figure sets beside the style of all figures."""
 
 
-def panels(width: float, height: float, rows: int, columns: int, night: bool) -> tuple[Any, list[Any]]:
+def panels(width: float, height: float, rows: int, columns: int, dark: bool) -> tuple[Any, list[Any]]:
     """A figure and its panels, row by row."""
     figure, axes = canvas(width, height, rows, columns)
     figure.get_layout_engine().set(w_pad=0.07)
     found = list(axes.ravel()) if rows * columns > 1 else [axes]
     for one in found:
-        one.grid(color="#333a41" if night else "#dddddd")
+        one.grid(color="#333a41" if dark else "#dddddd")
     return figure, found
 
 
-def ink(night: bool) -> str:
-    return "#e6e9ec" if night else "#1b1f24"
+def foreground(dark: bool) -> str:
+    return "#e6e9ec" if dark else "#1b1f24"
 
 
 def legend(figure: Any, labels: Iterable[str], styles: Iterable[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The figures of the experiments as PNG: those of training. `curves` and `boundary` have the others."""
+"""The figures of the experiments as PNG: those of training. `curves` and `boundary_pictures` have the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from convspectra.report.pictures import write_figures
 
 from ..studies.results import Experiment, Findings, Group, Limit, Sample
 from . import benchmarks, boundary_pictures, curves
-from .axes import DARK, ink, legend, logarithmic, panels, percent, ramp, whole_epochs
+from .axes import DARK, foreground, legend, logarithmic, panels, percent, ramp, whole_epochs
 
 DOTS, FIGURE1_DOTS = 300, 200
 """Dots an inch: of what `pictures.write_figures` writes, and of what `benchmarks.draw` does."""
@@ -108,12 +108,12 @@ def small(png: bytes) -> bytes:
     return made.getvalue()
 
 
-def _shades(groups: Sequence[Group], night: bool) -> list[str]:
+def _shades(groups: Sequence[Group], dark: bool) -> list[str]:
     """Grey without control, as in the paper; the others from dark to light."""
     free = [group.name == "no clipping" or _method(group) == "none" for group in groups]
     last = max(1, len(groups) - sum(free) - 1)
     ranks = iter(range(len(groups)))
-    return ["#8a8f95" if is_free else colour(next(ranks) / last, night) for is_free in free]
+    return ["#8a8f95" if is_free else colour(next(ranks) / last, dark) for is_free in free]
 
 
 def _method(group: Group) -> str:
@@ -158,12 +158,12 @@ def _line(
 
 def _training(
     groups: Sequence[Group],
-    night: bool,
+    dark: bool,
     value: Literal["test_error", "test_error_recomputed"] = "test_error",
 ) -> Any:
     """Figure 2."""
-    figure, (left, right) = panels(7.2, 2.8, 1, 2, night)
-    shades = _shades(groups, night)
+    figure, (left, right) = panels(7.2, 2.8, 1, 2, dark)
+    shades = _shades(groups, dark)
     losses: list[float] = []
     errors: list[float] = []
     for group, shade in zip(groups, shades, strict=True):
@@ -178,7 +178,7 @@ def _training(
     return figure
 
 
-def _against_time(groups: Sequence[Group], night: bool) -> Any:
+def _against_time(groups: Sequence[Group], dark: bool) -> Any:
     """Figure 4, over seconds of the processor where every epoch has them."""
     counted = all(point.total_processor_seconds for group in groups for point in group.curve)
 
@@ -191,8 +191,8 @@ def _against_time(groups: Sequence[Group], night: bool) -> Any:
         for unit, size in (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
         if max(times, default=0.0) > 2 * size or size == 1.0
     )
-    figure, (axes,) = panels(5.2, 2.9, 1, 1, night)
-    shades = _shades(groups, night)
+    figure, (axes,) = panels(5.2, 2.9, 1, 1, dark)
+    shades = _shades(groups, dark)
     errors: list[float] = []
     for group, shade in zip(groups, shades, strict=True):
         errors += _line(axes, group, shade, "test_error", lambda point: until(point) / divisor)
@@ -204,18 +204,18 @@ def _against_time(groups: Sequence[Group], night: bool) -> Any:
     return figure
 
 
-def _sweep(limits: Sequence[Limit], night: bool) -> Any:
+def _sweep(limits: Sequence[Limit], dark: bool) -> Any:
     """Figures 3a and 3b: one column of points for each limit."""
-    figure, (axes,) = panels(5.6, 3.2, 1, 1, night)
+    figure, (axes,) = panels(5.6, 3.2, 1, 1, dark)
     rates = sorted({trial.rate for limit in limits for trial in limit.trials})
-    shade = {rate: colour(i / max(1, len(rates) - 1), night) for i, rate in enumerate(rates)}
+    shade = {rate: colour(i / max(1, len(rates) - 1), dark) for i, rate in enumerate(rates)}
     for place, limit in enumerate(limits):
         for index, trial in enumerate(limit.trials):
             # Steps of the golden ratio spread points over a column, equal on every run.
             x = place + 0.56 * ((index * 0.6180339887) % 1 - 0.5)
             mark = "x" if trial.diverged else "o"
             axes.plot(x, trial.error, mark, color=shade[trial.rate], markersize=3.4, markeredgewidth=0.9)
-        axes.hlines(limit.quartiles[1], place - 0.36, place + 0.36, color=ink(night), linewidth=1.2)
+        axes.hlines(limit.quartiles[1], place - 0.36, place + 0.36, color=foreground(dark), linewidth=1.2)
         note = f"{100 * limit.best:.1f} %"
         style: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "top", "fontsize": 7}
         style["bbox"] = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 0.6}
@@ -240,11 +240,11 @@ def _limit(limit: float | None) -> str:
     return "none" if limit is None else f"{limit:g}"
 
 
-def _by_limit(groups: Sequence[Group], night: bool) -> Any:
+def _by_limit(groups: Sequence[Group], dark: bool) -> Any:
     """Section 4.4: accuracy and time of each way over its limits."""
     from matplotlib.ticker import NullLocator
 
-    figure, (left, right) = panels(7.2, 2.8, 1, 2, night)
+    figure, (left, right) = panels(7.2, 2.8, 1, 2, dark)
     series: dict[tuple[str, int], list[Group]] = {}
     for group in groups:
         if group.control is not None and group.control.limit is not None:
@@ -255,7 +255,7 @@ def _by_limit(groups: Sequence[Group], night: bool) -> Any:
     labels: list[str] = []
     styles: list[dict[str, Any]] = []
     for index, ((method, every), members) in enumerate(series.items()):
-        shade = colour(0.75 * methods.index(method) / max(1, len(methods) - 1), night)
+        shade = colour(0.75 * methods.index(method) / max(1, len(methods) - 1), dark)
         dashes: Any = (0, (3, 1.5)) if every == 1 else "-"
         labels.append(f"{_WORDS.get(method, method)}, every {'step' if every == 1 else f'{every} steps'}")
         styles.append({"color": shade, "marker": _MARKERS[index], "linestyle": dashes, "linewidth": 1})
@@ -305,10 +305,10 @@ def _bars(
     return [*means, *(mean + spread for mean, spread in zip(means, spreads, strict=True))]
 
 
-def _errors(groups: Sequence[Group], night: bool) -> Any:
+def _errors(groups: Sequence[Group], dark: bool) -> Any:
     """Beyond the paper: the error of each way, a point for each seed."""
-    figure, (axes,) = panels(5.6, 0.27 * len(groups) + 0.8, 1, 1, night)
-    shades = _shades(groups, night)
+    figure, (axes,) = panels(5.6, 0.27 * len(groups) + 0.8, 1, 1, dark)
+    shades = _shades(groups, dark)
     errors = []
     for y, (group, shade) in enumerate(zip(groups, shades, strict=True)):
         for run in group.runs:
@@ -317,7 +317,7 @@ def _errors(groups: Sequence[Group], night: bool) -> Any:
                 axes.plot(run.result.test_error, y, mark, color=shade, markersize=4, alpha=0.75)
                 errors.append(run.result.test_error)
         if group.test_error is not None:
-            axes.vlines(group.test_error.mean, y - 0.3, y + 0.3, color=ink(night), linewidth=1.4)
+            axes.vlines(group.test_error.mean, y - 0.3, y + 0.3, color=foreground(dark), linewidth=1.4)
     percent(axes, errors, "x")
     axes.set_yticks(
         range(len(groups)), [_label(group).replace("\n", " ") for group in groups], parse_math=False
@@ -327,9 +327,9 @@ def _errors(groups: Sequence[Group], night: bool) -> Any:
     return figure
 
 
-def _layers(groups: Sequence[Group], night: bool) -> Any:
+def _layers(groups: Sequence[Group], dark: bool) -> Any:
     """Beyond the paper: what becomes of each layer over training, one row for each way."""
-    figure, grid = panels(7.2, 1.35 * len(groups) + 0.6, len(groups), 3, night)
+    figure, grid = panels(7.2, 1.35 * len(groups) + 0.6, len(groups), 3, dark)
     titles = {
         "largest": "largest singular value",
         "smallest": "smallest",
@@ -344,7 +344,7 @@ def _layers(groups: Sequence[Group], night: bool) -> Any:
                 found = [(e.epoch, getattr(o, value)) for e in epochs for o in e.layers if o.name == name]
                 shown = [(x, y) for x, y in found if y is not None and y > 0]
                 if shown:
-                    shade = colour(index / max(1, len(names) - 1), night)
+                    shade = colour(index / max(1, len(names) - 1), dark)
                     mark = "o" if len(shown) == 1 else None
                     axes.plot(
                         *zip(*shown, strict=True), color=shade, linewidth=0.8, marker=mark, markersize=2
@@ -358,7 +358,7 @@ def _layers(groups: Sequence[Group], night: bool) -> Any:
         whole_epochs(axes, label=index >= len(grid) - 3)
         if index < 3:
             axes.set_title(titles[value], fontsize=8)
-    ramp(figure, grid, [colour(i / 16, night) for i in range(17)], height=1 / len(groups))
+    ramp(figure, grid, [colour(i / 16, dark) for i in range(17)], height=1 / len(groups))
     return figure
 
 
@@ -374,12 +374,12 @@ def _distances(axes: Any, radii: Sequence[float]) -> None:
     axes.set_xlim(0, 1.05 * max(radii))
 
 
-def _attack(groups: Sequence[Group], night: bool) -> Any:
+def _attack(groups: Sequence[Group], dark: bool) -> Any:
     """Beyond the paper: error within a distance, by attack and by certificate."""
     from matplotlib.ticker import FuncFormatter
 
-    figure, (left, right) = panels(7.2, 2.8, 1, 2, night)
-    shades = _shades(groups, night)
+    figure, (left, right) = panels(7.2, 2.8, 1, 2, dark)
+    shades = _shades(groups, dark)
     for group, shade, mark in zip(groups, shades, _MARKERS * len(groups), strict=False):
         for axes, value in ((left, "error"), (right, "certified")):
             found = [(one.radius, sample.mean) for one in group.attack if (sample := getattr(one, value))]

@@ -28,8 +28,8 @@ def convolutions(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, tu
     return found
 
 
-class Free:
-    """No control; the face that the others have.
+class NoControl:
+    """No control; base class of the others.
 
     Attributes:
         seconds: spent in `penalty` and `step` so far, kept by the caller; what a method does inside the
@@ -56,7 +56,7 @@ class Free:
         """Go on from what `state_dict` returned."""
 
 
-class Clipped(Free):
+class Clipped(NoControl):
     """`SpectralClip`."""
 
     def __init__(self, model: nn.Module, control: Control, image_shape: tuple[int, ...]) -> None:
@@ -87,7 +87,7 @@ class Clipped(Free):
         self.clip.load_state_dict(state)
 
 
-class Parametrised(Free):
+class Parametrised(NoControl):
     """`OperatorNorm` on each convolution: it acts in the forward pass."""
 
     def __init__(self, model: nn.Module, control: Control, image_shape: tuple[int, ...]) -> None:
@@ -97,7 +97,7 @@ class Parametrised(Free):
             operator_norm(part, control.limit, input_shape=geometry.input_shape)
 
 
-class Penalised(Free):
+class Penalised(NoControl):
     """`penalties.orthogonality` by the number of singular values, averaged over the layers."""
 
     acts_next = True
@@ -129,7 +129,7 @@ class Scaled(nn.Module):
         return weight / self.scale
 
 
-class Parseval(Free):
+class Parseval(NoControl):
     """A retraction step of each reshaped kernel after each step, and outputs scaled as the paper says."""
 
     acts_next = True
@@ -152,7 +152,7 @@ class Parseval(Free):
             orthogonal.copy_(published.parseval_retraction(orthogonal, geometry, beta=self.beta))
 
 
-class MaxGain(Free):
+class MaxGain(NoControl):
     """Each kernel scaled down by the largest ratio between input and output in the batch, after each step."""
 
     acts_next = True
@@ -179,7 +179,7 @@ class MaxGain(Free):
         self.ratios.clear()
 
 
-def control_layers(model: nn.Module, control: Control, image_shape: tuple[int, ...]) -> Free:
+def control_layers(model: nn.Module, control: Control, image_shape: tuple[int, ...]) -> NoControl:
     """Put a model under control.
 
     Arguments:
@@ -194,6 +194,6 @@ def control_layers(model: nn.Module, control: Control, image_shape: tuple[int, .
         "max_gain": MaxGain,
     }
     if control.method == "none":
-        return Free()
-    found: Free = kinds.get(control.method, Clipped)(model, control, image_shape)
+        return NoControl()
+    found: NoControl = kinds.get(control.method, Clipped)(model, control, image_shape)
     return found

@@ -75,7 +75,7 @@ class Result:
         lipschitz: a bound of the network's constant; None where none is known.
         test_error_recomputed: as of an epoch.
         complexity: log10 of the spectral complexity of the network; None where none is known.
-        median_margin: of training images, in parts of complexity times `||X||_F / n`; None likewise.
+        median_margin: of training images, relative to complexity times `||X||_F / n`; None likewise.
         attacked_images: how many test images, the first ones, `attack` is about; None where it is not said.
     """
 

@@ -93,7 +93,7 @@ def final_numbers(
 
 
 def _margins(model: nn.Module, examples: Examples, report: LipschitzReport) -> dict[str, Any]:
-    """Quantiles of the margins, and of the margins in parts of `R_A ||X||_F / n`, by level."""
+    """Quantiles of the margins, and of the margins relative to `R_A ||X||_F / n`, by level."""
     images, labels = (one[:MARGIN_IMAGES] for one in examples)
     entering = images.float() / 255
     with torch.inference_mode():
