@@ -1,4 +1,4 @@
-"""The figures of the experiments as PNG: those of training. `curves` and `boundary_pictures` have the others."""
+"""The figures of training as PNG; `curves` and `boundary_pictures` have the others."""
 
 from __future__ import annotations
 
