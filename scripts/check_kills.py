@@ -32,7 +32,7 @@ import numpy as np
 import onnx
 import torch
 
-from convspectra import analysis, cli, comparison, control  # noqa: F401  # imported once, for all forks
+from convspectra import analysis, cli, control  # noqa: F401  # imported once, for all forks
 from convspectra.atomic import atomic
 from convspectra.models.formats.onnx import reader, writer  # noqa: F401
 from convspectra.report import clip_text, compare_html, compare_text, html, lipschitz_text  # noqa: F401

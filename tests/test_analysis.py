@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 import convspectra as cs
-from convspectra import analysis
-from convspectra.analysis import analyze, analyze_layer
+from convspectra.analysis import analyze, analyze_layer, of_layer
 from convspectra.models import ConvLayer, Model, Unread
 from convspectra.operators.reference import dense_operator
 
@@ -208,8 +207,8 @@ def test_an_interrupted_analysis_goes_on_where_it_was(tmp_path, monkeypatch):
     assert 2 <= kept <= len(layers)
     assert len(list(tmp_path.iterdir())) == kept
     measured = []
-    genuine = analysis._measure
-    monkeypatch.setattr(analysis, "_measure", lambda *a: measured.append(1) or genuine(*a))
+    genuine = of_layer._measure
+    monkeypatch.setattr(of_layer, "_measure", lambda *a: measured.append(1) or genuine(*a))
     resumed = analyze(model(*layers), resume=tmp_path)
     assert len(measured) == len(layers) - kept
     for one, other in zip(whole.layers, resumed.layers, strict=True):

@@ -14,7 +14,7 @@ from referencing import Registry, Resource
 from rich.console import Console
 
 from convspectra import ConvGeometry
-from convspectra.comparison import compare
+from convspectra.analysis import compare
 from convspectra.models import Model
 from convspectra.report import compare_html, compare_text, json_file
 from convspectra.report.files import write_all

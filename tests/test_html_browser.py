@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from convspectra.comparison import compare
+from convspectra.analysis import compare
 from convspectra.report import compare_html, html
 from reports import ODD_NAME, deep_report, mixed_model, mixed_report
 from test_compare import changed_model

@@ -14,9 +14,8 @@ from typer.testing import CliRunner
 
 import convspectra as cs
 from convspectra import InputError, ModelError
-from convspectra.analysis import analyze
+from convspectra.analysis import analyze, compare
 from convspectra.cli.app import app
-from convspectra.comparison import compare
 from convspectra.control import Limit, clip_file
 from convspectra.models import read_model
 from convspectra.models.weights import NO_KERNEL_NAME

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from convspectra import InputError, ModelError
-from convspectra.comparison import compare
+from convspectra.analysis import compare
 from convspectra.models import read_model
 from convspectra.models.budget import BudgetError
 from convspectra.models.graphs import read_graph

@@ -39,7 +39,7 @@ def compare(
     png: Png = None,
 ) -> None:
     """Report two models side by side: what became of the singular values of each layer."""
-    from ..comparison import compare as compare_models
+    from ..analysis import compare as compare_models
     from ..report import compare_text
     from ..report.files import check_targets
     from ..report.text import progress_bar

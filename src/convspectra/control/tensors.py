@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import projection
-from ..analysis import batch_norm_factor
+from ..analysis.of_layer import batch_norm_factor
 from ..compute import Compute
 from ..errors import GeometryError, InputError, KernelError
 from ..guarantee import target_of

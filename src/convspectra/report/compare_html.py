@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-from ..analysis import Report
-from ..comparison import Comparison, LayerComparison
+from ..analysis import Comparison, LayerComparison, Report
 from .compare_text import COLUMNS, sides, summary
 from .figures import colour, curves, frequency_maps, norms
 from .html import curve_data, filled_page, map_data, short

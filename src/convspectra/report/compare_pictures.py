@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..comparison import Comparison, LayerComparison
+from ..analysis import Comparison, LayerComparison
 from .figures import Curve, colour, curves
 from .pictures import canvas, name_ticks, write_figures
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
-from ..analysis import LayerReport, TorusSummary
-from ..comparison import Comparison, LayerComparison
+from ..analysis import Comparison, LayerComparison, LayerReport, TorusSummary
 from .numbers import at_most, interval, number, percent, sizes
 from .text import Column, assumptions, layer_table, not_read, plain, with_names
 

@@ -11,7 +11,7 @@ from ..analysis import QUANTILES, LayerReport, Report, TorusSummary
 from ..results import Bound
 
 if TYPE_CHECKING:
-    from ..comparison import Comparison
+    from ..analysis import Comparison
     from ..control import ClipReport
     from ..lipschitz import LipschitzReport
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from ._version import __version__
-from .atomic import atomic
-from .compute import Compute
-from .geometry import ConvGeometry
-from .problem import Problem
-from .results import Bound, Spectrum
-from .spectrum import spectrum_from
+from .._version import __version__
+from ..atomic import atomic
+from ..compute import Compute
+from ..geometry import ConvGeometry
+from ..problem import Problem
+from ..results import Bound, Spectrum
+from ..spectrum import spectrum_from
 
 Measured = tuple[Spectrum | None, Bound | None, Bound | None, str, str]
 """Torus spectrum, bound as it pads, any-size bound; the layer's status, and why a number is missing."""

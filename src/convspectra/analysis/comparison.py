@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .analysis import LayerReport, Progress, Report, analyze
-from .models.records import ConvLayer, Model
+from ..models.records import ConvLayer, Model
+from .of_model import Progress, analyze
+from .reports import LayerReport, Report
 
 Match = Literal["both", "only before", "only after", "other shape"]
 

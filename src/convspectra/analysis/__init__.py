@@ -1,0 +1,21 @@
+"""Models to reports: the numbers of every layer, kept where that is wanted; and two models side by side."""
+
+from .comparison import Comparison, LayerComparison, compare
+from .of_layer import analyze_layer
+from .of_model import Precision, Progress, analyze
+from .reports import QUANTILES, LayerReport, LayerStatus, Report, TorusSummary
+
+__all__ = [
+    "QUANTILES",
+    "Comparison",
+    "LayerComparison",
+    "LayerReport",
+    "LayerStatus",
+    "Precision",
+    "Progress",
+    "Report",
+    "TorusSummary",
+    "analyze",
+    "analyze_layer",
+    "compare",
+]

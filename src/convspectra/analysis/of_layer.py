@@ -1,0 +1,197 @@
+"""The numbers of one layer, computed once for its `Problem`."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from .. import bounds
+from ..bounds.auto import operator_norm_of
+from ..bounds.pfister2018 import pfister2018_of
+from ..bounds.tori import repeats_inputs
+from ..compute import DEFAULT, Compute
+from ..errors import CostError, GeometryError, InputError, KernelError, RangeError
+from ..models.records import ConvLayer
+from ..problem import Problem, homogeneous, problem_of
+from ..results import Bound
+from ..spectrum import spectrum_on
+from ..work import anywhere, work_for_any_size
+from . import checkpoint
+from .reports import LayerReport, LayerStatus, summarize
+
+
+def analyze_layer(
+    layer: ConvLayer,
+    *,
+    folded: bool = False,
+    compute: Compute = DEFAULT,
+    resume: Path | None = None,
+    beyond: str = "",
+) -> LayerReport:
+    """The report of one layer, its kernel taken as it is: `folded` only says what was done to it.
+
+    `beyond` says why it is more work than is allowed; then only what is kept or cheap is in the report.
+    """
+    contradiction = contradiction_of(layer)
+    if contradiction:
+        return replace(_facts(replace(layer, geometry=None), folded), status="failed", reason=contradiction)
+    known = _facts(layer, folded)
+    try:
+        if layer.geometry is None:
+            reason = "; ".join(filter(None, (known.reason, beyond)))
+            any_size = None if beyond else _any_size_without_geometry(layer, compute)
+            return replace(known, status="skipped", reason=reason, any_size=any_size)
+        problem, measured = problem_of(layer.kernel, layer.geometry, compute), None
+        if resume is not None:
+            kept = checkpoint.path_of(resume, layer.kernel, layer.geometry, compute)
+            measured = checkpoint.load(kept, problem)
+        if measured is None and beyond:
+            any_size = _cheap_any_size(layer, problem)
+            return replace(known, status="skipped", reason=beyond, any_size=any_size)
+        if measured is None:
+            measured = _measure(problem)
+            if resume is not None:
+                checkpoint.save(kept, measured)
+    except RangeError as error:
+        return replace(known, status="out of range", reason=str(error))
+    except (KernelError, GeometryError, CostError) as error:
+        return replace(known, status="failed", reason=str(error))
+    spectrum, as_padded, any_size, status, reason = measured
+    return replace(
+        known,
+        status=cast(LayerStatus, status),
+        reason=reason,
+        torus=None if spectrum is None else summarize(spectrum),
+        as_padded=as_padded,
+        any_size=any_size,
+        spectrum=spectrum,
+    )
+
+
+def _measure(problem: Problem) -> checkpoint.Measured:
+    spectrum = as_padded = any_size = None
+    errors: list[tuple[str, InputError]] = []
+    try:  # first: the largest value on this torus need not be computed again
+        spectrum = spectrum_on(problem, problem.wrapped)
+        if not math.isfinite(summarize(spectrum).nuclear_norm):
+            errors.append(("no nuclear norm", RangeError("the sum is beyond the range of float64")))
+    except (GeometryError, CostError, RangeError) as error:
+        errors.append(("no torus spectrum", error))
+    if not repeats_inputs(problem.correlation):
+        try:
+            any_size = as_floats(homogeneous(pfister2018_of, problem))
+        except (CostError, RangeError) as error:
+            errors.append(("no bound for any size", error))
+    try:
+        as_padded = as_floats(homogeneous(operator_norm_of, problem))
+        if any_size is not None and problem.correlation.padding_mode == "zeros":
+            as_padded = _least_upper(as_padded, any_size)
+    except (GeometryError, CostError, RangeError) as error:
+        errors.append(("no bound as it pads", error))
+    found = (spectrum, as_padded, any_size)
+    status = "partial" if errors else "ok"
+    if any(isinstance(error, RangeError) for _, error in errors):
+        status = "out of range"
+    elif all(one is None for one in found):
+        status = "failed"
+    return *found, status, "; ".join(f"{what}: {error}" for what, error in errors)
+
+
+def _cheap_any_size(layer: ConvLayer, problem: Problem) -> Bound | None:
+    """The bound for any size, where it takes no time to speak of and there is one."""
+    with suppress(InputError):
+        if work_for_any_size(layer.kernel.shape, problem.geometry).seconds < 1:
+            return as_floats(homogeneous(pfister2018_of, problem))
+    return None
+
+
+def as_floats(bound: Bound) -> Bound:
+    """The same bound with Python floats."""
+    return replace(
+        bound,
+        lower=None if bound.lower is None else float(bound.lower),
+        upper=None if bound.upper is None else float(bound.upper),
+    )
+
+
+def _least_upper(bound: Bound, any_size: Bound) -> Bound:
+    """What holds at every size holds at this one."""
+    upper = any_size.upper
+    if bound.exact or any_size.exact or upper is None or bound.upper is None or bound.upper <= upper:
+        return bound
+    return replace(bound, upper=upper, method=f"{bound.method}, {any_size.method}")
+
+
+def _any_size_without_geometry(layer: ConvLayer, compute: Compute) -> Bound:
+    """An upper bound that holds whatever the sizes, stride, dilation and groups are.
+
+    A strided operator consists of rows of the one with stride 1, dilation only stretches the
+    frequency axis, a transposed layer is an adjoint, and with groups each group's rows act on inputs
+    of their own: the operator of all rows stacked, with one group and stride 1, is no smaller.
+    """
+    bound = as_floats(bounds.pfister2018(layer.kernel, anywhere(layer), compute=compute))
+    assumes = f"{bound.assumes}; any stride, dilation and groups"
+    return replace(bound, lower=None, exact=False, assumes=assumes)
+
+
+def contradiction_of(layer: ConvLayer) -> str:
+    """What in a layer's geometry contradicts its kernel, else empty."""
+    try:
+        if layer.geometry is not None:
+            layer.geometry.correlation(layer.kernel.shape)
+    except GeometryError as error:
+        return str(error)
+    return ""
+
+
+def batch_norm_factor(layer: ConvLayer) -> np.ndarray[Any, Any]:
+    """What the batch norm behind a layer multiplies each kernel entry by; it broadcasts to the kernel."""
+    scale = np.asarray(1.0 if layer.batch_norm_scale is None else layer.batch_norm_scale, dtype=np.float64)
+    if layer.batch_norm_scale is None:
+        return scale
+    groups = 1 if layer.geometry is None else layer.geometry.groups
+    out, into = layer.layout.index("O"), layer.layout.index("I")
+    if layer.geometry is not None and layer.geometry.transposed:
+        # The O axis holds the channels of one group, and the group is known from the I axis.
+        per_group = scale.reshape(groups, layer.kernel.shape[out])
+        factor = np.repeat(per_group, layer.kernel.shape[into] // groups, axis=0).T
+    else:
+        factor = scale[:, None]
+    spatial = (1,) * (layer.kernel.ndim - 2)
+    return np.moveaxis(factor.reshape(*factor.shape, *spatial), (0, 1), (out, into))
+
+
+def _facts(layer: ConvLayer, folded: bool) -> LayerReport:
+    """Everything of a layer that needs no computation."""
+    scaled: Literal["none", "separate", "folded"] = "folded" if folded else "separate"
+    facts = LayerReport(
+        name=layer.name,
+        kind=layer.kind,
+        kernel_shape=tuple(int(size) for size in layer.kernel.shape),
+        layout=layer.layout,
+        status="ok",
+        reason=layer.reason,
+        assumed=layer.assumed,
+        source=layer.source,
+        batch_norm="none" if layer.batch_norm_scale is None else scaled,
+    )
+    if layer.geometry is None:
+        return facts
+    geometry = layer.geometry
+    correlation = geometry.correlation(layer.kernel.shape)
+    return replace(
+        facts,
+        layout=geometry.layout,
+        input_shape=geometry.input_shape,
+        stride=geometry.stride,
+        dilation=geometry.dilation,
+        groups=geometry.groups,
+        transposed=geometry.transposed,
+        padding=correlation.padding,
+        padding_mode=geometry.padding_mode,
+    )

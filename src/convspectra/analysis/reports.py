@@ -1,0 +1,128 @@
+"""What is known of the layers of a model: everything that a renderer prints or draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from ..geometry import Pads
+from ..models.records import Unread
+from ..results import Bound, Spectrum
+
+LayerStatus = Literal["ok", "partial", "out of range", "skipped", "failed"]
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+@dataclass(frozen=True)
+class TorusSummary:
+    """The exact spectrum of the circular version of a layer, in numbers.
+
+    `condition_number` is infinite where `smallest` is 0, or it leaves the range of floats, as `nuclear_norm`
+    may. `quantiles` maps levels to values. `error` is that of each singular value, absolute.
+    """
+
+    norm: float
+    smallest: float
+    condition_number: float
+    count: int
+    rank: int
+    effective_rank: float
+    stable_rank: float
+    nuclear_norm: float
+    quantiles: Mapping[float, float]
+    error: float
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What is known of one layer. Everything a renderer prints or draws comes from here.
+
+    Attributes:
+        status: `ok`; `partial` (some number is missing: `reason` says which and why); `skipped`
+            (no geometry, or more work than is allowed: only `any_size` may be there); `out of range`
+            (some number is beyond the range of the precision); `failed` (the kernel cannot be analysed).
+        input_shape, stride, dilation, padding: spatial, of the layer itself; None where unknown.
+        torus: None where the circular operator has no symbol (stride does not divide the input).
+        as_padded: what is known of the norm of the layer as it pads, whatever its padding; None where it
+            cannot be (reflection of a single point).
+        any_size: interval for the largest norm over all input sizes; None for reflect and replicate
+            padding, for which nothing is proven here.
+        spectrum: the values behind `torus` (NumPy).
+    """
+
+    name: str
+    kind: str
+    kernel_shape: tuple[int, ...]
+    layout: str
+    status: LayerStatus
+    reason: str = ""
+    assumed: tuple[str, ...] = ()
+    source: str = ""
+    input_shape: tuple[int, ...] | None = None
+    stride: tuple[int, ...] | None = None
+    dilation: tuple[int, ...] | None = None
+    groups: int | None = None
+    transposed: bool = False
+    padding: Pads | None = None
+    padding_mode: str | None = None
+    batch_norm: Literal["none", "separate", "folded"] = "none"
+    torus: TorusSummary | None = None
+    as_padded: Bound | None = None
+    any_size: Bound | None = None
+    spectrum: Spectrum | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The analysis of one model.
+
+    Attributes:
+        model, path, sha256, format, other, notes, unread: as in `Model`.
+        dtype: the precision of the computation, `float32` or `float64`, or `kernel` for that of
+            each kernel.
+        version: of convspectra.
+    """
+
+    model: str
+    path: str | None
+    sha256: str | None
+    format: str
+    dtype: str
+    fold_batch_norm: bool
+    version: str
+    layers: tuple[LayerReport, ...]
+    other: Mapping[str, int]
+    notes: tuple[str, ...]
+    unread: tuple[Unread, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether there were layers, all of them were analysed, and nothing else may be one."""
+        return bool(self.layers) and not self.unread and all(layer.status == "ok" for layer in self.layers)
+
+
+def summarize(spectrum: Spectrum) -> TorusSummary:
+    """The numbers of a spectrum as Python floats, sums taken in float64."""
+    wide = replace(spectrum, values=spectrum.values.astype(np.float64))
+    quantiles = wide.quantiles(QUANTILES)
+    with np.errstate(over="ignore"):
+        return _summary(spectrum, wide, quantiles)
+
+
+def _summary(spectrum: Spectrum, wide: Spectrum, quantiles: np.ndarray[Any, Any]) -> TorusSummary:
+    return TorusSummary(
+        norm=float(wide.norm),
+        smallest=float(wide.smallest),
+        condition_number=float(wide.condition_number),
+        count=wide.count,
+        rank=spectrum.rank(),
+        effective_rank=float(wide.effective_rank),
+        stable_rank=float(wide.stable_rank),
+        nuclear_norm=float(wide.nuclear_norm),
+        quantiles=dict(zip(QUANTILES, map(float, quantiles), strict=True)),
+        error=float(spectrum.error),
+    )
