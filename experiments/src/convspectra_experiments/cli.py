@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from convspectra.cli.delivery import INCOMPLETE
+from convspectra.cli.options import GeometryFile, InputShape
 from convspectra.errors import InputError
 from convspectra.report import terminal
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-_INCOMPLETE = 3
 
 
 def bench(
@@ -55,31 +51,28 @@ def bench(
         raise InputError("--projection and --bounds are different benchmarks; give one of them")
     if model is not None and not bounds:
         raise InputError("--model goes with --bounds")
-    check_targets({}, {"out" if projection or bounds else "png": out})
-    run: Any = projections.run if projection else spectra.run
-    if bounds:
-        run = partial(bounds_bench.run, model=model)
+    name = "projection" if projection else "bounds" if bounds else "bench"
+    benchmarks_by_name: dict[str, tuple[Any, Any]] = {
+        "bench": (spectra.run, benchmarks.render),
+        "projection": (projections.run, benchmarks.render_projections),
+        "bounds": (partial(bounds_bench.run, model=model), benchmarks.render_bounds),
+    }
+    run, render = benchmarks_by_name[name]
+    check_targets({}, {"png" if name == "bench" else "out": out})
     with progress_bar() as progress:
         results = run(full=full, small=small, progress=progress)
     whole = True
     if out is not None:
-        name = "projection.json" if projection else "bounds.json" if bounds else "bench.json"
         try:
-            with atomic(open_folder(out) / name) as file:
+            with atomic(open_folder(out) / f"{name}.json") as file:
                 file.write(results.to_json().encode())
-            if isinstance(results, spectra.Results):
+            if name == "bench":
                 benchmarks.draw(results, out / "figure1.png")
         except InputError as error:
             terminal.tell(f"convspectra: {error}")
             whole = False
-    if isinstance(results, spectra.Results):
-        render: Callable[[Console], None] = partial(benchmarks.render, results)
-    elif isinstance(results, bounds_bench.Results):
-        render = partial(benchmarks.render_bounds, results)
-    else:
-        render = partial(benchmarks.render_projections, results)
-    if not (terminal.show(render) and whole):
-        raise typer.Exit(_INCOMPLETE)
+    if not (terminal.show(partial(render, results)) and whole):
+        raise typer.Exit(INCOMPLETE)
 
 
 class PresetName(StrEnum):
@@ -153,13 +146,8 @@ def experiment(
         str | None,
         typer.Option("--module", metavar="PACKAGE.MODULE:FACTORY", help="As --model of analyze."),
     ] = None,
-    input_shape: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[NAME=]C,H,W", help="As --input-shape of analyze; can be repeated."),
-    ] = None,
-    geometry: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TOML file with strides, padding and sizes by layer.")
-    ] = None,
+    input_shape: InputShape = None,
+    geometry: GeometryFile = None,
 ) -> None:
     """Run an experiment of the paper, or resume it."""
     from convspectra.models.input_shapes import parse
