@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import tracemalloc
 
@@ -16,7 +17,11 @@ from convspectra.cli.app import app
 from convspectra.cost import of_applications
 from convspectra.errors import CostError
 from convspectra.krylov import largest
+from convspectra.lipschitz import lipschitz, measure
+from convspectra.lipschitz.constants import norm_interval
 from convspectra.models import ConvLayer, Model
+from convspectra.models.graphs import read_graph
+from convspectra.models.operations import Convolution
 from convspectra.symbol import cost_of
 from convspectra.work import beyond, work_of
 
@@ -195,3 +200,56 @@ def test_the_command_skips_with_the_reason_and_status_3_and_takes_a_limit(tmp_pa
     assert CliRunner().invoke(app, [*command, "--max-seconds", "0.01"]).exit_code == 3
     assert "64 x 64" in json.loads(out.read_text())["layers"][0]["reason"]
     assert CliRunner().invoke(app, command).exit_code == 0
+
+
+@pytest.fixture
+def network(tmp_path):
+    """A small one, at a size."""
+    torch = pytest.importorskip("torch")
+
+    def at(size):
+        torch.manual_seed(0)
+        layers = torch.nn.Conv2d(1, 2, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(2, 1, 3, padding=1)
+        example = torch.zeros(1, 1, 1, 1).expand(1, 1, size, size)
+        path = tmp_path / "m.pt2"
+        torch.export.save(torch.export.export(torch.nn.Sequential(*layers).eval(), (example,)), path)
+        return path
+
+    return at
+
+
+def test_derivatives_of_a_small_network_on_a_large_map_fit_into_the_limit(network):
+    graph = read_graph(network(100))
+    whole = measure(graph, points=2)
+    assert (whole.points, whole.notes) == (2, ())
+    fewer = measure(graph, points=2, max_seconds=0.3)
+    assert fewer.points == 2
+    assert re.search(r"^\d+ of 30 iterations .*max_seconds is 0", fewer.notes[0])
+    assert 0 < fewer.joint.lower <= whole.joint.lower * (1 + 1e-9)
+    none = measure(graph, points=2, max_seconds=1e-6)
+    assert (none.points, none.joint.lower, none.joint.upper) == (0, None, whole.joint.upper)
+    assert none.notes[0].startswith("no lower bound")
+    given = graph_points(graph)
+    assert lipschitz(graph, inputs=given, max_seconds=1e-6, iterations=1).points == len(given)
+
+
+def graph_points(graph):
+    (shape,) = graph.inputs.values()
+    return np.ones((1, *shape[1:]))
+
+
+def test_a_map_too_large_to_apply_a_layer_to_has_the_bound_for_any_size():
+    kernel = random(2, 3, 3, 3)
+    small, large = (cs.ConvGeometry((n, n), padding=1) for n in (16, 20_000))
+    lower, upper, how = norm_interval(Convolution(kernel, large))
+    assert (lower, how) == (0.0, "pfister2018")
+    assert upper >= norm_interval(Convolution(kernel, small))[1]
+    np.testing.assert_allclose(upper, cs.bounds.pfister2018(kernel, large).upper)
+
+
+def test_the_command_says_what_derivatives_would_take(network):
+    path = str(network(64))
+    done = CliRunner().invoke(app, ["lipschitz", path, "--points", "1", "--max-seconds", "0.0001"])
+    assert done.exit_code == 3
+    assert "no lower bound" in " ".join(done.output.split())
+    assert CliRunner().invoke(app, ["lipschitz", path, "--points", "1"]).exit_code == 0

@@ -41,7 +41,7 @@ def work_of(layer: ConvLayer) -> Cost:
 def _work_of(shape: tuple[int, ...], geometry: ConvGeometry, *, sizes_known: bool) -> Cost:
     """Kept, as models have many layers of one kind."""
     cost = Cost(_SECONDS_A_LAYER)
-    for part in (work_for_any_size, _work_as_padded, _work_of_spectrum)[: 3 if sizes_known else 1]:
+    for part in (work_for_any_size, work_as_padded, _work_of_spectrum)[: 3 if sizes_known else 1]:
         with suppress(InputError):
             cost = cost.then(part(shape, geometry))
     return cost
@@ -58,7 +58,12 @@ def work_for_any_size(shape: tuple[int, ...], geometry: ConvGeometry) -> Cost:
     return _largest_on(sampling_torus(correlation, 8)[0])
 
 
-def _work_as_padded(shape: tuple[int, ...], geometry: ConvGeometry) -> Cost:
+def work_as_padded(shape: tuple[int, ...], geometry: ConvGeometry) -> Cost:
+    """Of the norm as a layer pads.
+
+    Raises:
+        InputError: there is none, or it is refused.
+    """
     c = geometry.correlation(shape)
     of_applications(c, 1)
     if c.is_circulant:

@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..models.operations import Concat, Graph, Node, Refused, Sum
 from .complexity import checked_labels, complexity, is_layer, layer_norms, margins
 from .constants import constant
+from .effort import fitting_iterations
 from .folding import folded
 from .records import JOINT, LayerNorms, LipschitzReport, NodeBound, OutputBound
 from .scales import Scales, product
@@ -38,6 +39,7 @@ def lipschitz(
     points: int = 0,
     between: tuple[float, float] | None = None,
     iterations: int = 30,
+    max_seconds: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> LipschitzReport:
@@ -58,6 +60,9 @@ def lipschitz(
             (1, classes).
         points: how many more to draw, uniformly `between` two numbers, or of a standard normal distribution.
         iterations: of the power method on `J^T J` at each point.
+        max_seconds: of one core, for the lower bound at points that are drawn, as estimated before it is
+            begun. Where fewer iterations fit, or no points, there are fewer or none, and `notes` says so.
+            Default: 10, and 4 ms for each weight, in no more memory than `cost.MEMORY`.
         progress: told how far it is, in parts of 1, and which node is next.
 
     Returns:
@@ -78,13 +83,19 @@ def lipschitz(
     wanted, refused = select(graph, outputs)
     nodes = folded(graph, wanted)
     drawn: list[Any] = []
+    notes: tuple[str, ...] = ()
+    if points and inputs is None:
+        tensors = len(wanted) + (len(wanted) > 1)
+        iterations, notes = fitting_iterations(graph, nodes, points * tensors, iterations, max_seconds)
+        points = points if iterations else 0
     if inputs is not None or points:
         from .jacobian import at_points
 
         drawn = at_points(graph, inputs, points, between, seed)
     if labels is not None:
         labels = checked_labels(labels, inputs, {name: graph.shapes[name] for name in wanted})
-    report = replace(_proven(graph, nodes, wanted, progress, 0.5 if drawn else 1.0), refused=refused)
+    proven = _proven(graph, nodes, wanted, progress, 0.5 if drawn else 1.0)
+    report = replace(proven, refused=refused, notes=notes)
     if not drawn:
         return report
     from .jacobian import Derivative

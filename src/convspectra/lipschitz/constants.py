@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import singledispatch
 
 import numpy as np
 
 from ..bounds.auto import operator_norm_of
-from ..errors import InputError
+from ..bounds.pfister2018 import pfister2018_of
+from ..bounds.tori import repeats_inputs
+from ..errors import CostError, InputError
 from ..geometry import ConvGeometry
 from ..models.operations import (
     Affine,
@@ -25,7 +28,9 @@ from ..models.operations import (
     Softmax,
     Sum,
 )
-from ..problem import homogeneous, problem_of
+from ..problem import Problem, homogeneous, problem_of
+from ..results import Bound
+from ..work import SECONDS, SECONDS_A_WEIGHT, work_as_padded
 from .slopes import SLOPES
 
 # Rounding of a handful of operations in float64.
@@ -145,11 +150,22 @@ def norm_interval(operation: Convolution | AxisMatrices) -> tuple[float, float, 
         lower, upper = (math.prod((side[place] for side in sides), start=1.0) for place in (0, 1))
         return lower, upper, "matrix norm"
     problem = problem_of(_finite(operation.kernel), operation.geometry)
-    bound = homogeneous(operator_norm_of, problem)
+    bound = _as_padded(problem, operation)
     assert bound.upper is not None
     lower, upper = 0.0 if bound.lower is None else float(bound.lower), float(bound.upper)
     error = problem.norm_error(upper) if bound.exact else 0.0
     return max(lower - error, 0.0), upper + error, bound.method
+
+
+def _as_padded(problem: Problem, layer: Convolution) -> Bound:
+    """The norm as the layer pads; on maps that are too large for it the upper bound for any size."""
+    try:
+        seconds = work_as_padded(layer.kernel.shape, layer.geometry).seconds
+    except CostError:
+        seconds = math.inf
+    if seconds <= SECONDS + SECONDS_A_WEIGHT * layer.kernel.size or repeats_inputs(problem.correlation):
+        return homogeneous(operator_norm_of, problem)
+    return replace(homogeneous(pfister2018_of, problem), lower=None)
 
 
 def _matrix_norm(matrix: Array) -> tuple[float, float]:
