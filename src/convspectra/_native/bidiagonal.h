@@ -10,6 +10,8 @@
 
 #include "packs.h"
 
+#include <utility>
+
 namespace {
 
 template <class T> struct Limits;
@@ -36,6 +38,52 @@ template <class P> struct Least {
   P all, but_one, but_two;
 };
 
+// What the entries of bidiagonal matrices are divided by: the largest of each. Matrices with NaN or infinity are
+// left out: zero is put for them.
+template <class P> struct BidiagonalScale {
+  P most{0}, inverse;
+  decltype(P(0) == P(0)) finite;
+
+  template <class Packs> BidiagonalScale(const Packs &d, const Packs &e, int n) {
+    const P zero(0);
+    for (int k = 0; k < n; k++)
+      most = larger(most, larger(magnitude(d[k]), k + 1 < n ? magnitude(e[k]) : zero));
+    finite = most <= P(std::numeric_limits<double>::max());
+    most = select(finite, most, zero);
+    inverse = select(most > zero, P(1) / most, zero);
+  }
+
+  P operator()(P x) const { return select(finite, x, P(0)) * inverse; }
+
+  template <class Packs> void entries(const Packs &d, const Packs &e, int n, P *to_d, P *to_e) const {
+    for (int k = 0; k < n; k++) {
+      to_d[k] = (*this)(d[k]);
+      if (k + 1 < n)
+        to_e[k] = (*this)(e[k]);
+    }
+  }
+
+  // Squares for dqds, from the larger end: it finds the smallest values first, at the bottom.
+  template <class Packs> void squares(const Packs &d, const Packs &e, int n, P *q, P *off) const {
+    const auto reversed = magnitude(P(d[n - 1])) > magnitude(P(d[0]));
+    for (int k = 0; k < n; k++) {
+      const P x = (*this)(select(reversed, P(d[n - 1 - k]), P(d[k])));
+      q[k] = larger(x * x, P(least_square));
+      if (k + 1 < n) {
+        const P y = (*this)(select(reversed, P(e[n - 2 - k]), P(e[k])));
+        off[k] = y * y;
+      }
+    }
+  }
+};
+
+// Of a window that ends one entry earlier.
+template <class P> inline Least<P> without_last(Least<P> x) { return {x.but_one, x.but_two, x.but_two}; }
+
+template <class M, class P> inline Least<P> select(M a, Least<P> x, Least<P> y) {
+  return {select(a, x.all, y.all), select(a, x.but_one, y.but_one), select(a, x.but_two, y.but_two)};
+}
+
 // One transformation q, e -> next_q, next_e with shift tau over the entries 0 to `high`.
 template <class P>
 inline Least<P> dqds(const P *__restrict q, const P *__restrict e, P *__restrict next_q, P *__restrict next_e,
@@ -54,15 +102,38 @@ inline Least<P> dqds(const P *__restrict q, const P *__restrict e, P *__restrict
   return least;
 }
 
+// A shift from the last entries q0, e0, q1, ... of a window, counted from its end, and the least pivot so far. The
+// last 2 x 2 block of B B^T has an eigenvalue that is an upper bound, and the square of its residual over the gap
+// says how far the true one can lie below (Temple 1928, with the gap guessed).
+template <class P> inline P dqds_shift(P q0, P e0, P q1, P e1, P q2, P pivot) {
+  const P half(0.5), floor(least_square);
+  P corner = q1 + e0, mixed = q0 * e0, spread = half * (corner - q0);
+  P radius = root(spread * spread + mixed);
+  P upper = q1 * q0 * reciprocal(larger(half * (corner + q0) + radius, floor));
+  P apart = spread + radius, gap = half * smaller(q2 + e1 - upper, apart);
+  P lower = upper - mixed * q1 * e1 * reciprocal(larger(apart * apart * gap, P(1e-300)));
+  P part = P(0.25) * pivot;
+  auto inner = (pivot <= q0 * P(0.999)) | (gap <= P(0));
+  return select(inner, part, larger(lower, part));
+}
+
+template <class P> inline void squared_values_of_two(P q0, P e0, P q1, P sigma, P *found) {
+  const P half(0.5);
+  P mixed = q1 * e0, spread = half * (q0 + e0 - q1);
+  P upper = half * (q0 + e0 + q1) + root(spread * spread + mixed);
+  found[0] = sigma + upper;
+  found[1] = sigma + q0 * q1 / larger(upper, P(least_square));
+}
+
 // The eigenvalues of B^T B from the squares q of the diagonals and e of the off-diagonals of B, all at
-// most about 1, to `found`, unordered; q and e and the other two are room to work. Returns whether
+// most about 1, to `found`, unordered; q and e and the other two are overwritten. Returns whether
 // all converged.
 //
 // All lanes share the window 0 to `high`. A lane whose last value has converged goes on with the one
 // above it (it is `ahead`), so that lanes wait for each other little.
 template <class P>
 bool squared_values(P *q, P *e, P *other_q, P *other_e, P *found, int n, double negligible, int64_t most) {
-  const P zero(0), half(0.5), quarter(0.25), one(1), floor(least_square);
+  const P zero(0), one(1), quarter(0.25), floor(least_square);
   const P relative(negligible), absolute(negligible * 0x1p-4);
   auto small = [&](P off, P value) { return (off <= relative * value) | (off <= absolute); };
   P sigma(0), failures(0), retry(0);
@@ -73,7 +144,7 @@ bool squared_values(P *q, P *e, P *other_q, P *other_e, P *found, int n, double 
     auto done = (!ahead) & small(e[high - 1], sigma + q[high]);
     found[high] = select(done, sigma + q[high], found[high]);
     e[high - 1] = select(done, zero, e[high - 1]);
-    least = {select(done, least.but_one, least.all), select(done, least.but_two, least.but_one), least.but_two};
+    least = select(done, without_last(least), least);
     ahead = ahead | done;
     if (all(ahead)) {
       high--;
@@ -82,20 +153,11 @@ bool squared_values(P *q, P *e, P *other_q, P *other_e, P *found, int n, double 
     }
     if (sweep >= most)
       return false;
-    // The last 2 x 2 block of B B^T has an eigenvalue that is an upper bound, and the square of its residual
-    // over the gap says how far the true one can lie below (Temple 1928, with the gap guessed).
     P q0 = select(ahead, q[high - 1], q[high]), e0 = select(ahead, e[high - 2], e[high - 1]);
     P q1 = select(ahead, q[high - 2], q[high - 1]);
     P e1 = select(ahead, high > 2 ? e[high - 3] : zero, e[high - 2]);
     P q2 = select(ahead, high > 2 ? q[high - 3] : one, q[high - 2]);
-    P corner = q1 + e0, mixed = q0 * e0, spread = half * (corner - q0);
-    P radius = root(spread * spread + mixed);
-    P upper = q1 * q0 * reciprocal(larger(half * (corner + q0) + radius, floor));
-    P apart = spread + radius, gap = half * smaller(q2 + e1 - upper, apart);
-    P lower = upper - mixed * q1 * e1 * reciprocal(larger(apart * apart * gap, P(1e-300)));
-    P part = quarter * least.all;
-    auto inner = (least.all <= q0 * P(0.999)) | (gap <= zero);
-    P tau = select(inner, part, larger(lower, part));
+    P tau = dqds_shift(q0, e0, q1, e1, q2, least.all);
     // After a shift that was too large: what is certain if only the last pivot failed; then a part; then none.
     tau = select(failures > zero, retry, tau);
     tau = select((tau > floor) & !(ahead & small(e0, sigma + q0)), tau, zero);
@@ -103,7 +165,7 @@ bool squared_values(P *q, P *e, P *other_q, P *other_e, P *found, int n, double 
     // What a lane has left behind is not looked at, but must not spread.
     other_q[high] = select(ahead, one, other_q[high]);
     other_e[high - 1] = select(ahead, zero, other_e[high - 1]);
-    now = {select(ahead, now.but_one, now.all), select(ahead, now.but_two, now.but_one), now.but_two};
+    now = select(ahead, without_last(now), now);
     auto good = now.all >= zero;
     if (all(good)) {
       failures = zero;
@@ -117,21 +179,15 @@ bool squared_values(P *q, P *e, P *other_q, P *other_e, P *found, int n, double 
       P next = select(late, (tau + now.all) * P(1 - 0x1p-50), quarter * tau);
       retry = select((next > zero) & (failures <= one), next, zero);
       failures = select(good, zero, failures + one);
-      least = {select(good, now.all, least.all), select(good, now.but_one, least.but_one),
-               select(good, now.but_two, least.but_two)};
+      least = select(good, now, least);
       tau = select(good, tau, zero);
     }
     sigma = sigma + tau;
-    P *swap = q;
-    q = other_q, other_q = swap;
-    swap = e, e = other_e, other_e = swap;
+    std::swap(q, other_q), std::swap(e, other_e);
   }
-  if (n > 1) {
-    P mixed = q[1] * e[0], spread = half * (q[0] + e[0] - q[1]);
-    P upper = half * (q[0] + e[0] + q[1]) + root(spread * spread + mixed);
-    found[0] = sigma + upper;
-    found[1] = sigma + q[0] * q[1] / larger(upper, floor);
-  } else
+  if (n > 1)
+    squared_values_of_two(q[0], e[0], q[1], sigma, found);
+  else
     found[0] = q[0];
   return true;
 }
@@ -154,14 +210,14 @@ template <class P> inline P smaller_of_two(P f, P g, P h) {
   return least * P(2) / (root(sum * sum + off) + root(difference * difference + off));
 }
 
-// Nobody wants the singular vectors.
+// Rotations are discarded.
 struct NoRotations {
-  template <class P> void turn(int, P, P) {}
-  void sweep_ends(int) {}
+  template <class P> void rotate(int, P, P) {}
+  void end_sweep(int) {}
 };
 
-// One sweep of implicit QR over the entries 0 to `high`, with a shift, or without where it is zero. `right.turn(k, c,
-// s)` is told of each rotation from the right, of columns k and k + 1.
+// One sweep of implicit QR over the entries 0 to `high`, with a shift, or without where it is zero. `right.rotate(k,
+// c, s)` is told of each rotation from the right, of columns k and k + 1.
 template <class P, class Right> inline void qr_sweep(P *d, P *e, int high, P shift, Right &right) {
   const P zero(0);
   const auto plain = shift == zero;
@@ -173,7 +229,7 @@ template <class P, class Right> inline void qr_sweep(P *d, P *e, int high, P shi
     g = select(begins, select(plain, above, diagonal * above), g);
     P c, s, r;
     rotation(f, g, c, s, r);
-    right.turn(k, c, s);
+    right.rotate(k, c, s);
     if (k > 0)
       e[k - 1] = select(begins, zero, select(plain, s_left * r, r));
     P f2 = c * diagonal + s * above, g2 = s * next;
@@ -196,10 +252,10 @@ template <class P, class Right> inline void qr_sweep(P *d, P *e, int high, P shi
 }
 
 // Diagonalises the bidiagonal matrices d, e in place: d becomes the singular values up to sign, unordered.
-// Entries of at most about 1. Returns whether all converged. `right` hears of rotations as in `qr_sweep`, and by
-// `right.sweep_ends(count)` when it was `count` of them in order.
+// Entries of at most about 1. Returns whether all converged. `right` is told of rotations as in `qr_sweep`, and by
+// `right.end_sweep(count)` when a sweep of `count` of them has ended.
 template <class P, class Right = NoRotations>
-bool implicit_qr(P *d, P *e, int n, double negligible, int64_t most, Right right = {}) {
+bool implicit_qr(P *d, P *e, int n, double negligible, int64_t most, Right &&right = {}) {
   const P small(negligible), zero(0), floor(0x1p-80);
   int high = n - 1;
   for (int64_t sweep = 0;; sweep++) {
@@ -227,9 +283,9 @@ bool implicit_qr(P *d, P *e, int n, double negligible, int64_t most, Right right
     // The smaller singular value of the last 2 x 2 block; none where it would not change the leading
     // entry, or where there is a zero on the diagonal.
     P shift = smaller_of_two(first, off, second);
-    auto vain = (shift * shift <= small * top * top) | (least <= small * top);
-    qr_sweep(d, e, high, select(vain, zero, shift), right);
-    right.sweep_ends(high);
+    auto negligible_shift = (shift * shift <= small * top * top) | (least <= small * top);
+    qr_sweep(d, e, high, select(negligible_shift, zero, shift), right);
+    right.end_sweep(high);
   }
 }
 

@@ -87,7 +87,7 @@ Problem<T> symbol_problem(const Array<const T, nb::ndim<1>> &taps, const Array<c
   s.taps = taps.data(), s.taps_of_class = taps_of_class.data(), s.phases = phases.data();
   for (int64_t c = 0; c < s.classes; c++)
     require(s.taps_of_class[c] >= 1, "a class must have taps");
-  const int64_t count = s.taps_in_all();
+  const int64_t count = s.total_taps();
   require(int64_t(taps.shape(0)) == count * s.groups * part_rows * part_columns, "taps and classes do not fit");
   require(int64_t(phases.shape(0)) == count && phases.shape(2) == 2, "phases must be (taps, frequencies, 2)");
   p.batch = s.groups * s.frequencies;
@@ -136,34 +136,34 @@ void lower(const Problem<T> &problem, const Lowering<T> &to, const std::string &
 
 template <class T>
 void lowered_blocks(Array<const T, nb::ndim<4>> blocks, double level, Array<T, nb::ndim<4>> lowered,
-                    Array<double, nb::ndim<2>> facts, const std::string &isa, int64_t sweeps, int64_t layout) {
+                    Array<double, nb::ndim<2>> stats, const std::string &isa, int64_t sweeps, int64_t layout) {
   const int64_t batch = blocks.shape(0), m = blocks.shape(1), n = blocks.shape(2);
   require(blocks.shape(3) == 2, "blocks must be (batch, rows, columns, 2)");
   require(m >= 1 && n >= 1 && m * n < (int64_t(1) << 30), "blocks must not be empty or have 2^30 entries");
   for (int axis = 0; axis < 4; axis++)
     require(lowered.shape(axis) == blocks.shape(axis), "lowered must be of the shape of blocks");
-  require(int64_t(facts.shape(0)) == batch && facts.shape(1) == 2, "facts must be (batch, 2)");
+  require(int64_t(stats.shape(0)) == batch && stats.shape(1) == 2, "stats must be (batch, 2)");
   Problem<T> p;
   p.source.blocks = blocks.data(), p.source.transposed = m < n;
   p.batch = batch, p.rows = m < n ? n : m, p.columns = m < n ? m : n;
   p.max_sweeps = sweeps, p.layout = layout;
-  lower(p, Lowering<T>{static_cast<T>(level), lowered.data(), facts.data()}, isa);
+  lower(p, Lowering<T>{static_cast<T>(level), lowered.data(), stats.data()}, isa);
 }
 
 template <class T>
 void lowered_symbol(Array<const T, nb::ndim<1>> taps, Array<const int64_t, nb::ndim<1>> taps_of_class,
                     Array<const double, nb::ndim<3>> phases, int64_t part_rows, int64_t part_columns, bool stacked,
-                    double level, Array<T, nb::ndim<5>> lowered, Array<double, nb::ndim<3>> facts,
+                    double level, Array<T, nb::ndim<5>> lowered, Array<double, nb::ndim<3>> stats,
                     const std::string &isa, int64_t sweeps, int64_t layout) {
-  Problem<T> p = symbol_problem<T>(taps, taps_of_class, phases, facts.shape(1), part_rows, part_columns, stacked);
-  require(int64_t(facts.shape(0)) == p.source.frequencies && facts.shape(2) == 2,
-          "facts must be (frequencies, groups, 2)");
-  require(lowered.shape(0) == facts.shape(0) && lowered.shape(1) == facts.shape(1) &&
+  Problem<T> p = symbol_problem<T>(taps, taps_of_class, phases, stats.shape(1), part_rows, part_columns, stacked);
+  require(int64_t(stats.shape(0)) == p.source.frequencies && stats.shape(2) == 2,
+          "stats must be (frequencies, groups, 2)");
+  require(lowered.shape(0) == stats.shape(0) && lowered.shape(1) == stats.shape(1) &&
               int64_t(lowered.shape(2)) == (stacked ? p.columns : p.rows) &&
               int64_t(lowered.shape(3)) == (stacked ? p.rows : p.columns) && lowered.shape(4) == 2,
           "lowered must be (frequencies, groups, rows, columns, 2)");
   p.max_sweeps = sweeps, p.layout = layout;
-  lower(p, Lowering<T>{static_cast<T>(level), lowered.data(), facts.data()}, isa);
+  lower(p, Lowering<T>{static_cast<T>(level), lowered.data(), stats.data()}, isa);
 }
 
 } // namespace
@@ -183,11 +183,11 @@ NB_MODULE(core, m) {
   m.def("largest_of_symbol", &largest_of_symbol<double>);
   // What is written to must be of the very type: a converted copy would be thrown away.
   m.def("lowered_blocks", &lowered_blocks<float>, "blocks"_a.noconvert(), "level"_a, "lowered"_a.noconvert(),
-        "facts"_a.noconvert(), "isa"_a, "sweeps"_a, "layout"_a);
+        "stats"_a.noconvert(), "isa"_a, "sweeps"_a, "layout"_a);
   m.def("lowered_blocks", &lowered_blocks<double>, "blocks"_a.noconvert(), "level"_a, "lowered"_a.noconvert(),
-        "facts"_a.noconvert(), "isa"_a, "sweeps"_a, "layout"_a);
+        "stats"_a.noconvert(), "isa"_a, "sweeps"_a, "layout"_a);
   m.def("lowered_symbol", &lowered_symbol<float>, "taps"_a.noconvert(), "taps_of_class"_a, "phases"_a, "part_rows"_a,
-        "part_columns"_a, "stacked"_a, "level"_a, "lowered"_a.noconvert(), "facts"_a.noconvert(), "isa"_a, "sweeps"_a, "layout"_a);
+        "part_columns"_a, "stacked"_a, "level"_a, "lowered"_a.noconvert(), "stats"_a.noconvert(), "isa"_a, "sweeps"_a, "layout"_a);
   m.def("lowered_symbol", &lowered_symbol<double>, "taps"_a.noconvert(), "taps_of_class"_a, "phases"_a, "part_rows"_a,
-        "part_columns"_a, "stacked"_a, "level"_a, "lowered"_a.noconvert(), "facts"_a.noconvert(), "isa"_a, "sweeps"_a, "layout"_a);
+        "part_columns"_a, "stacked"_a, "level"_a, "lowered"_a.noconvert(), "stats"_a.noconvert(), "isa"_a, "sweeps"_a, "layout"_a);
 }

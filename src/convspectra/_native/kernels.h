@@ -24,7 +24,7 @@ template <class T> struct Source {
   bool stacked = false;
   int64_t frequencies = 0;
 
-  int64_t taps_in_all() const {
+  int64_t total_taps() const {
     int64_t count = 0;
     for (int64_t c = 0; c < classes; c++)
       count += taps_of_class[c];
@@ -52,8 +52,10 @@ template <class T> using FindLargest = Largest<T> (*)(const Problem<T> &, T floo
 // What becomes of matrices whose singular values are lowered by `level`.
 template <class T> struct Lowering {
   T level = 0;
-  T *blocks = nullptr;    // (frequencies, groups, rows, columns) complex, as the source has them
-  double *facts = nullptr; // (frequencies, groups, 2): the sum of the lowered values, the largest of all; NaN: not found
+  // (frequencies, groups, rows, columns) complex, as the source has them.
+  T *blocks = nullptr;
+  // (frequencies, groups, 2): the sum of the lowered values, the largest of all; NaN: not found.
+  double *stats = nullptr;
 
   int64_t place(const Problem<T> &p, int64_t run, int64_t index) const {
     return p.source.blocks ? index : index * p.source.groups + run;

@@ -42,7 +42,7 @@ inline void inner_products(const V *__restrict c, int64_t length, int64_t i, int
 }
 
 // Whether all pivots of shift I - A^H A are positive, a matrix a lane; lanes at and beyond `used` do not
-// count. `c` is room for A, `m` for n x n, `column` for n entries.
+// count. `c` takes A, `m` n x n and `column` n entries: all are overwritten.
 template <class V>
 bool all_below(const V *a, int64_t rows, int64_t n, V shift, int used, V *c, V *m, V *column) {
   // Columns as rows: at the stride of a row they would all fall on the same few lines of the first cache.
@@ -83,22 +83,30 @@ bool all_below(const V *a, int64_t rows, int64_t n, V shift, int used, V *c, V *
   return true;
 }
 
+template <class T, int BYTES, int G> struct LargestWorkspace {
+  static constexpr int L = BYTES / sizeof(T);
+  using V = Vector<T, L>;
+  V *a, *columns, *gram, *column;
+  MatrixPerLane<T, L> form;
+  ReductionWorkspace<T, L> rows;
+  BidiagonalBatch<T, BYTES / sizeof(double), G> batch;
+  T *values;
+
+  LargestWorkspace(Arena &arena, const Problem<T> &p)
+      : a(arena.take<V>(2 * p.rows * p.columns)), columns(arena.take<V>(2 * p.rows * p.columns)),
+        gram(arena.take<V>(2 * p.columns * p.columns)), column(arena.take<V>(2 * p.columns)), form(arena, p),
+        rows(arena, 2 * p.columns), batch(arena, p.columns), values(arena.take<T>(L * p.columns)) {}
+};
+
 // The largest value of the batch, at least `floor`, and which matrix has it (-1: none exceeds the floor).
 template <class T, int BYTES, int G, int ROWS> convspectra::Largest<T> largest(const Problem<T> &p, T floor) {
-  constexpr int L = BYTES / sizeof(T), LD = BYTES / sizeof(double);
+  constexpr int L = BYTES / sizeof(T);
   using V = Vector<T, L>;
+  using Form = MatrixPerLane<T, L>;
   static thread_local Arena arena;
   const int64_t m = p.rows, n = p.columns;
-  const int64_t taps = p.source.taps_in_all();
-  using End = Finish<T, LD, G>;
-  using P = typename End::P;
-  arena.reserve(sizeof(V) * (4 * m * n + 2 * n * n + 8 * n + 2 * taps) + End::bytes(n) + sizeof(T) * L * n + Arena::slack);
-  arena.rewind();
-  V *a = arena.take<V>(2 * m * n), *flipped = arena.take<V>(2 * m * n), *gram = arena.take<V>(2 * n * n);
-  V *column = arena.take<V>(2 * n), *turns = arena.take<V>(2 * taps);
-  V *w = arena.take<V>(2 * n), *u = arena.take<V>(2 * n), *next = arena.take<V>(2 * n);
-  End finish(arena, n);
-  T *values = arena.take<T>(L * n);
+  auto work = arena.make<LargestWorkspace<T, BYTES, G>>(p);
+  work.batch.clear();
 
   const Runs<T> runs(p);
   convspectra::Largest<T> best{floor, -1};
@@ -106,8 +114,8 @@ template <class T, int BYTES, int G, int ROWS> convspectra::Largest<T> largest(c
   for (int64_t run = 0; run < runs.count; run++)
     for (int64_t first = 0; first < runs.length; first += L) {
       const int used = static_cast<int>(runs.length - first < L ? runs.length - first : L);
-      MatrixALane<T, L>::fill(p, run, first, runs.length, a, turns);
-      const V factor = MatrixALane<T, L>::rescale(a, 2 * m * n);
+      work.form.fill(p, run, first, runs.length, work.a);
+      const V factor = Form::rescale(work.a, 2 * m * n);
       // Where certificates keep failing (all matrices of one norm), they are not worth their price.
       const bool worthwhile = best.value > 0 && !(tried >= 8 && 2 * failed > tried);
       if (worthwhile) {
@@ -118,21 +126,15 @@ template <class T, int BYTES, int G, int ROWS> convspectra::Largest<T> largest(c
           in_range &= shift[l] > Limits<T>::tiny && shift[l] <= std::numeric_limits<T>::max();
         const FlushSubnormals flush;
         tried++;
-        if (in_range && all_below<V>(a, m, n, shift, used, flipped, gram, column))
+        if (in_range && all_below<V>(work.a, m, n, shift, used, work.columns, work.gram, work.column))
           continue;
         failed++;
       }
-      const Column<P, LD> d{finish.d, 0}, e{finish.e, 0};
-      bidiagonalize<AcrossMatrices<T, L>, ROWS>(a, static_cast<int>(m), static_cast<int>(n), static_cast<int>(2 * n),
-                                                {w, u, next}, d, e);
-      for (int l = 0; l < L; l++) {
-        finish.factor[l] = factor[l];
-        finish.target[l] = l < used ? values + l * n : nullptr;
-      }
-      finish(n, p.max_sweeps, L);
+      work.batch.template add<Form, ROWS>(work.a, p, work.rows, factor, work.values, used);
+      work.batch.finish(p.max_sweeps);
       for (int l = 0; l < used; l++)
-        if (!(values[l * n] <= best.value)) {
-          best = {values[l * n], run * runs.length + first + l};
+        if (!(work.values[l * n] <= best.value)) {
+          best = {work.values[l * n], run * runs.length + first + l};
           if (best.value != best.value)
             return best;
         }

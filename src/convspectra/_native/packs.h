@@ -127,7 +127,7 @@ template <class T, int L, int G> inline Pack<T, L, G> reciprocal(Pack<T, L, G> x
   if constexpr (sizeof(T) == 8 && L == 8) {
     // Divisions leave the multipliers idle: an estimate of 14 bits and two Newton steps instead.
     CONVSPECTRA_EACH {
-      Vector<T, L> y = _mm512_rcp14_pd(x.v[g]);
+      Vector<T, L> y = _mm512_maskz_rcp14_pd(0xff, x.v[g]); // unmasked, GCC 12 warns of its undefined operand
       y += y * (T(1) - x.v[g] * y);
       y += y * (T(1) - x.v[g] * y);
       x.v[g] = y;

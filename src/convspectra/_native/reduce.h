@@ -11,6 +11,7 @@
 // Source: Golub and Kahan (1965); LAPACK's conventions for real d and e (zgebd2).
 #pragma once
 
+#include "arena.h"
 #include "bidiagonal.h"
 
 namespace {
@@ -73,9 +74,18 @@ template <class Layout> struct Reflector {
   }
 };
 
-template <class Layout> struct Workspace {
-  using V = typename Layout::V;
-  V *w, *u, *next; // rows of complex vectors
+// Vectors that a row of `n` entries takes, real and imaginary.
+template <class Layout> int64_t row_length(int64_t n) {
+  return 2 * ((n + Layout::per_vector - 1) / Layout::per_vector);
+}
+
+// Rows of complex vectors.
+template <class T, int L> struct ReductionWorkspace {
+  Vector<T, L> *w, *u, *next;
+  ReductionWorkspace(Arena &arena, int64_t length) {
+    for (Vector<T, L> **row : {&w, &u, &next})
+      *row = arena.take<Vector<T, L>>(length);
+  }
 };
 
 // The sums that the first left reflector needs: over the rows below the first, |a_i0|^2, and a row
@@ -99,98 +109,168 @@ typename Layout::Scalar first_sums(const typename Layout::V *a, int rows, int st
   return square;
 }
 
-// One step's update of ROWS rows at once. `v` are the entries of column s, `j0` the first vector that
-// is touched, `next_column` is s + 1.
-template <class Layout, int ROWS, bool RIGHT, bool ACCUMULATE>
-inline void update_rows(typename Layout::V *__restrict a, int stride, int s, int j0, int vectors,
-                        const Reflector<Layout> &left, const Reflector<Layout> *right,
-                        const typename Layout::V *__restrict w, const typename Layout::V *__restrict u,
-                        typename Layout::V *__restrict next, typename Layout::Scalar &square) {
+// One step: column s and row s are done with. `j0` is the first vector that is touched of `vectors`; `right` is not
+// read in a reduction to triangular form.
+template <class Layout> struct Step {
+  using V = typename Layout::V;
+  int stride, s, j0, vectors;
+  Reflector<Layout> left, right;
+  const V *w, *u;
+  V *next;
+};
+
+// A few rows that are updated together: their entries v of the left reflector, their products p with the right
+// one, and what their entries c of column s + 1 become.
+template <class Layout, int ROWS> struct Rows {
+  using V = typename Layout::V;
+  using S = typename Layout::Scalar;
+  V *row[ROWS];
+  S v_r[ROWS], v_i[ROWS], p_r[ROWS], p_i[ROWS], c_r[ROWS], c_i[ROWS];
+};
+
+// Subtracts the left reflector's term, and finds p and c by the right one.
+template <class Layout, int ROWS>
+[[gnu::always_inline]] inline void subtract_left(Rows<Layout, ROWS> &of, const Step<Layout> &by) {
   using S = typename Layout::Scalar;
   using V = typename Layout::V;
-  constexpr bool by_matrix = Layout::per_vector == 1;
-  S v_r[ROWS], v_i[ROWS], p_r[ROWS], p_i[ROWS], c_r[ROWS], c_i[ROWS];
-  V *row[ROWS];
+  const V *__restrict w = by.w, *__restrict u = by.u;
+  V x_r[ROWS], x_i[ROWS];
+#pragma GCC unroll 4
+  for (int k = 0; k < ROWS; k++)
+    x_r[k] = x_i[k] = V{};
+  for (int j = by.j0; j < by.vectors; j++) {
+    V w_r = w[2 * j], w_i = w[2 * j + 1], u_r = u[2 * j], u_i = u[2 * j + 1];
+#pragma GCC unroll 4
+    for (int k = 0; k < ROWS; k++) {
+      V *row = of.row[k];
+      V b_r = row[2 * j] - of.v_r[k] * w_r + of.v_i[k] * w_i;
+      V b_i = row[2 * j + 1] - of.v_r[k] * w_i - of.v_i[k] * w_r;
+      row[2 * j] = b_r, row[2 * j + 1] = b_i;
+      x_r[k] += b_r * u_r - b_i * u_i;
+      x_i[k] += b_r * u_i + b_i * u_r;
+    }
+  }
 #pragma GCC unroll 4
   for (int k = 0; k < ROWS; k++) {
-    row[k] = a + (std::ptrdiff_t)k * stride;
-    S x = Layout::get(row[k], s, 0), y = Layout::get(row[k], s, 1);
-    v_r[k] = x * left.q_r - y * left.q_i, v_i[k] = x * left.q_i + y * left.q_r;
+    S y_r = Layout::sum(x_r[k]), y_i = Layout::sum(x_i[k]);
+    of.p_r[k] = y_r * by.right.tau_r - y_i * by.right.tau_i, of.p_i[k] = y_r * by.right.tau_i + y_i * by.right.tau_r;
+    // u of the next column is 1.
+    of.c_r[k] = Layout::get(of.row[k], by.s + 1, 0) - of.p_r[k];
+    of.c_i[k] = Layout::get(of.row[k], by.s + 1, 1) - of.p_i[k];
   }
-  if constexpr (RIGHT) {
-    V x_r[ROWS], x_i[ROWS];
-#pragma GCC unroll 4
-    for (int k = 0; k < ROWS; k++)
-      x_r[k] = x_i[k] = V{};
-    for (int j = j0; j < vectors; j++) {
-      V w_r = w[2 * j], w_i = w[2 * j + 1], u_r = u[2 * j], u_i = u[2 * j + 1];
-#pragma GCC unroll 4
-      for (int k = 0; k < ROWS; k++) {
-        V b_r = row[k][2 * j] - v_r[k] * w_r + v_i[k] * w_i;
-        V b_i = row[k][2 * j + 1] - v_r[k] * w_i - v_i[k] * w_r;
-        row[k][2 * j] = b_r, row[k][2 * j + 1] = b_i;
-        x_r[k] += b_r * u_r - b_i * u_i;
-        x_i[k] += b_r * u_i + b_i * u_r;
-      }
-    }
+}
+
+// Subtracts the term that is left: of the right reflector, or of the left one where there is no right one; and adds
+// to `next` what the rows contribute.
+template <class Layout, int ROWS, bool RIGHT, bool ACCUMULATE>
+[[gnu::always_inline]] inline void subtract_last(const Rows<Layout, ROWS> &of, const Step<Layout> &by, int from) {
+  using V = typename Layout::V;
+  const V *__restrict f = RIGHT ? by.u : by.w;
+  V *__restrict next = by.next;
+  for (int j = from; j < by.vectors; j++) {
+    V f_r = f[2 * j], f_i = f[2 * j + 1], n_r = next[2 * j], n_i = next[2 * j + 1];
 #pragma GCC unroll 4
     for (int k = 0; k < ROWS; k++) {
-      S y_r = Layout::sum(x_r[k]), y_i = Layout::sum(x_i[k]);
-      p_r[k] = y_r * right->tau_r - y_i * right->tau_i, p_i[k] = y_r * right->tau_i + y_i * right->tau_r;
-      // The entry of the next column, whose u is 1.
-      c_r[k] = Layout::get(row[k], s + 1, 0) - p_r[k], c_i[k] = Layout::get(row[k], s + 1, 1) - p_i[k];
-    }
-  } else {
-#pragma GCC unroll 4
-    for (int k = 0; k < ROWS; k++) {
-      S w_r = Layout::get(w, s + 1, 0), w_i = Layout::get(w, s + 1, 1);
-      c_r[k] = Layout::get(row[k], s + 1, 0) - v_r[k] * w_r + v_i[k] * w_i;
-      c_i[k] = Layout::get(row[k], s + 1, 1) - v_r[k] * w_i - v_i[k] * w_r;
-    }
-  }
-  int from = j0;
-  if constexpr (by_matrix) {
-    from = j0 + 1;
-#pragma GCC unroll 4
-    for (int k = 0; k < ROWS; k++)
-      Layout::put(row[k], s + 1, 0, c_r[k]), Layout::put(row[k], s + 1, 1, c_i[k]);
-  }
-  if constexpr (ACCUMULATE) {
-#pragma GCC unroll 4
-    for (int k = 0; k < ROWS; k++)
-      square += c_r[k] * c_r[k] + c_i[k] * c_i[k];
-  }
-  for (int j = from; j < vectors; j++) {
-    V f_r = RIGHT ? u[2 * j] : w[2 * j], f_i = RIGHT ? u[2 * j + 1] : w[2 * j + 1];
-    V n_r = next[2 * j], n_i = next[2 * j + 1];
-#pragma GCC unroll 4
-    for (int k = 0; k < ROWS; k++) {
-      V b_r = row[k][2 * j], b_i = row[k][2 * j + 1];
+      V *row = of.row[k];
+      V b_r = row[2 * j], b_i = row[2 * j + 1];
       if constexpr (RIGHT) {
-        b_r -= p_r[k] * f_r + p_i[k] * f_i;
-        b_i -= p_i[k] * f_r - p_r[k] * f_i;
+        b_r -= of.p_r[k] * f_r + of.p_i[k] * f_i;
+        b_i -= of.p_i[k] * f_r - of.p_r[k] * f_i;
       } else {
-        b_r -= v_r[k] * f_r - v_i[k] * f_i;
-        b_i -= v_r[k] * f_i + v_i[k] * f_r;
+        b_r -= of.v_r[k] * f_r - of.v_i[k] * f_i;
+        b_i -= of.v_r[k] * f_i + of.v_i[k] * f_r;
       }
-      row[k][2 * j] = b_r, row[k][2 * j + 1] = b_i;
+      row[2 * j] = b_r, row[2 * j + 1] = b_i;
       if constexpr (ACCUMULATE) {
-        n_r += c_r[k] * b_r + c_i[k] * b_i;
-        n_i += c_r[k] * b_i - c_i[k] * b_r;
+        n_r += of.c_r[k] * b_r + of.c_i[k] * b_i;
+        n_i += of.c_r[k] * b_i - of.c_i[k] * b_r;
       }
     }
     if constexpr (ACCUMULATE)
       next[2 * j] = n_r, next[2 * j + 1] = n_i;
   }
-  if constexpr (!by_matrix) {
-    // Exactly what the sums were taken of: rounded otherwise, a column of pure rounding would differ.
-#pragma GCC unroll 4
-    for (int k = 0; k < ROWS; k++)
-      Layout::put(row[k], s + 1, 0, c_r[k]), Layout::put(row[k], s + 1, 1, c_i[k]);
-  }
 }
 
-// Nobody wants the reflectors.
+// One step's update of ROWS rows at once, from `a` on.
+template <class Layout, int ROWS, bool RIGHT, bool ACCUMULATE>
+[[gnu::always_inline]] inline void update_rows(typename Layout::V *__restrict a, const Step<Layout> &by,
+                                               typename Layout::Scalar &square) {
+  using S = typename Layout::Scalar;
+  constexpr bool per_lane = Layout::per_vector == 1;
+  Rows<Layout, ROWS> of;
+#pragma GCC unroll 4
+  for (int k = 0; k < ROWS; k++) {
+    of.row[k] = a + (std::ptrdiff_t)k * by.stride;
+    S x = Layout::get(of.row[k], by.s, 0), y = Layout::get(of.row[k], by.s, 1);
+    of.v_r[k] = x * by.left.q_r - y * by.left.q_i, of.v_i[k] = x * by.left.q_i + y * by.left.q_r;
+  }
+  if constexpr (RIGHT)
+    subtract_left(of, by);
+  else {
+    S w_r = Layout::get(by.w, by.s + 1, 0), w_i = Layout::get(by.w, by.s + 1, 1);
+#pragma GCC unroll 4
+    for (int k = 0; k < ROWS; k++) {
+      of.c_r[k] = Layout::get(of.row[k], by.s + 1, 0) - of.v_r[k] * w_r + of.v_i[k] * w_i;
+      of.c_i[k] = Layout::get(of.row[k], by.s + 1, 1) - of.v_r[k] * w_i - of.v_i[k] * w_r;
+    }
+  }
+  const auto put_next_column = [&] {
+#pragma GCC unroll 4
+    for (int k = 0; k < ROWS; k++)
+      Layout::put(of.row[k], by.s + 1, 0, of.c_r[k]), Layout::put(of.row[k], by.s + 1, 1, of.c_i[k]);
+  };
+  if constexpr (per_lane)
+    put_next_column();
+  if constexpr (ACCUMULATE) {
+#pragma GCC unroll 4
+    for (int k = 0; k < ROWS; k++)
+      square += of.c_r[k] * of.c_r[k] + of.c_i[k] * of.c_i[k];
+  }
+  subtract_last<Layout, ROWS, RIGHT, ACCUMULATE>(of, by, by.j0 + per_lane);
+  // Exactly what the sums were taken of: rounded otherwise, a column of pure rounding would differ.
+  if constexpr (!per_lane)
+    put_next_column();
+}
+
+// w = conj(tau) (row s + conj(q) next), which row s loses, as v is 1 there.
+template <class Layout>
+inline void subtract_from_top(typename Layout::V *top, const Step<Layout> &by, typename Layout::V *w) {
+  using V = typename Layout::V;
+  for (int j = by.j0; j < by.vectors; j++) {
+    V n_r = by.next[2 * j], n_i = by.next[2 * j + 1];
+    V t_r = top[2 * j] + by.left.q_r * n_r + by.left.q_i * n_i;
+    V t_i = top[2 * j + 1] + by.left.q_r * n_i - by.left.q_i * n_r;
+    w[2 * j] = t_r * by.left.tau_r + t_i * by.left.tau_i;
+    w[2 * j + 1] = t_i * by.left.tau_r - t_r * by.left.tau_i;
+  }
+  Layout::clear_before(w, by.s + 1);
+  for (int j = 2 * by.j0; j < 2 * by.vectors; j++)
+    top[j] -= w[j];
+}
+
+// The reflector of what is left of row s, and its vector u, which is 1 in column s + 1.
+template <class Layout>
+inline Reflector<Layout> right_reflector(const typename Layout::V *top, const Step<Layout> &by, typename Layout::V *u) {
+  using S = typename Layout::Scalar;
+  using V = typename Layout::V;
+  V squares{};
+  for (int j = by.j0; j < by.vectors; j++)
+    u[2 * j] = top[2 * j], u[2 * j + 1] = -top[2 * j + 1];
+  S y_r = Layout::get(u, by.s + 1, 0), y_i = Layout::get(u, by.s + 1, 1);
+  Layout::clear_before(u, by.s + 1);
+  Layout::put(u, by.s + 1, 0, S{}), Layout::put(u, by.s + 1, 1, S{});
+  for (int j = 2 * by.j0; j < 2 * by.vectors; j++)
+    squares += u[j] * u[j];
+  const Reflector<Layout> right(y_r, y_i, Layout::sum(squares));
+  for (int j = by.j0; j < by.vectors; j++) {
+    V b_r = u[2 * j], b_i = u[2 * j + 1];
+    u[2 * j] = b_r * right.q_r - b_i * right.q_i, u[2 * j + 1] = b_r * right.q_i + b_i * right.q_r;
+  }
+  Layout::put(u, by.s + 1, 0, S{} + typename Layout::T(1));
+  return right;
+}
+
+// Reflectors are discarded.
 struct NoReflectors {
   template <class... A> void left(A...) {}
   template <class... A> void right(A...) {}
@@ -199,86 +279,45 @@ struct NoReflectors {
 // All steps. RIGHT: to bidiagonal form, d and e; otherwise to triangular form, in place. `keep` is told of
 // each reflector: of a left one by its entries in column s of `a`, not normalised, of a right one by u.
 template <class Layout, bool RIGHT, int ROWS, class Out, class Keep = NoReflectors>
-void reduce(typename Layout::V *a, int rows, int columns, int stride, Workspace<Layout> work, Out d, Out e,
-            Keep keep = {}) {
+void reduce(typename Layout::V *a, int rows, int columns, int stride,
+            ReductionWorkspace<typename Layout::T, Layout::L> work, Out d, Out e, Keep keep = {}) {
   using S = typename Layout::Scalar;
   using V = typename Layout::V;
-  constexpr int L = Layout::per_vector;
-  const int vectors = (columns + L - 1) / L;
-  V *w = work.w, *u = work.u, *next = work.next;
-  S square = first_sums<Layout>(a, rows, stride, vectors, next);
+  const int vectors = (columns + Layout::per_vector - 1) / Layout::per_vector;
+  S square = first_sums<Layout>(a, rows, stride, vectors, work.next);
   for (int s = 0; s < columns; s++) {
     V *top = a + (std::ptrdiff_t)s * stride;
-    Reflector<Layout> left(Layout::get(top, s, 0), Layout::get(top, s, 1), square);
+    const Reflector<Layout> left(Layout::get(top, s, 0), Layout::get(top, s, 1), square);
     keep.left(s, left, a);
     if constexpr (RIGHT)
       d[s] = left.beta;
-    else {
-      Layout::put(top, s, 0, left.beta);
-      Layout::put(top, s, 1, S{});
-    }
+    else
+      Layout::put(top, s, 0, left.beta), Layout::put(top, s, 1, S{});
     if (s + 1 == columns)
       break;
-    const int j0 = (s + 1) / L;
-    // w = conj(tau) (row s + conj(q) next); row s loses it, as v is 1 there.
-    for (int j = j0; j < vectors; j++) {
-      V n_r = next[2 * j], n_i = next[2 * j + 1];
-      V t_r = top[2 * j] + left.q_r * n_r + left.q_i * n_i;
-      V t_i = top[2 * j + 1] + left.q_r * n_i - left.q_i * n_r;
-      w[2 * j] = t_r * left.tau_r + t_i * left.tau_i;
-      w[2 * j + 1] = t_i * left.tau_r - t_r * left.tau_i;
-    }
-    Layout::clear_before(w, s + 1);
-    for (int j = 2 * j0; j < 2 * vectors; j++)
-      top[j] -= w[j];
+    Step<Layout> step{stride, s, (s + 1) / Layout::per_vector, vectors, left, left, work.w, work.u, work.next};
+    subtract_from_top(top, step, work.w);
     if constexpr (RIGHT) {
-      V squares{};
-      for (int j = j0; j < vectors; j++)
-        u[2 * j] = top[2 * j], u[2 * j + 1] = -top[2 * j + 1];
-      S y_r = Layout::get(u, s + 1, 0), y_i = Layout::get(u, s + 1, 1);
-      Layout::clear_before(u, s + 1);
-      Layout::put(u, s + 1, 0, S{}), Layout::put(u, s + 1, 1, S{});
-      for (int j = 2 * j0; j < 2 * vectors; j++)
-        squares += u[j] * u[j];
-      Reflector<Layout> right(y_r, y_i, Layout::sum(squares));
-      e[s] = right.beta;
-      for (int j = j0; j < vectors; j++) {
-        V b_r = u[2 * j], b_i = u[2 * j + 1];
-        u[2 * j] = b_r * right.q_r - b_i * right.q_i, u[2 * j + 1] = b_r * right.q_i + b_i * right.q_r;
-      }
-      Layout::put(u, s + 1, 0, S{} + typename Layout::T(1));
-      keep.right(s, right, u);
-      update_rows<Layout, 1, true, false>(top + stride, stride, s, j0, vectors, left, &right, w, u, next, square);
-      square = S{};
-      for (int j = 2 * j0; j < 2 * vectors; j++)
-        next[j] = V{};
-      int i = s + 2;
-      for (; i + ROWS <= rows; i += ROWS)
-        update_rows<Layout, ROWS, true, true>(a + (std::ptrdiff_t)i * stride, stride, s, j0, vectors, left, &right,
-                                              w, u, next, square);
-      for (; i < rows; i++)
-        update_rows<Layout, 1, true, true>(a + (std::ptrdiff_t)i * stride, stride, s, j0, vectors, left, &right, w,
-                                           u, next, square);
-    } else {
-      update_rows<Layout, 1, false, false>(top + stride, stride, s, j0, vectors, left, nullptr, w, u, next, square);
-      square = S{};
-      for (int j = 2 * j0; j < 2 * vectors; j++)
-        next[j] = V{};
-      int i = s + 2;
-      for (; i + ROWS <= rows; i += ROWS)
-        update_rows<Layout, ROWS, false, true>(a + (std::ptrdiff_t)i * stride, stride, s, j0, vectors, left,
-                                               nullptr, w, u, next, square);
-      for (; i < rows; i++)
-        update_rows<Layout, 1, false, true>(a + (std::ptrdiff_t)i * stride, stride, s, j0, vectors, left, nullptr,
-                                            w, u, next, square);
+      step.right = right_reflector(top, step, work.u);
+      e[s] = step.right.beta;
+      keep.right(s, step.right, work.u);
     }
+    update_rows<Layout, 1, RIGHT, false>(top + stride, step, square);
+    square = S{};
+    for (int j = 2 * step.j0; j < 2 * vectors; j++)
+      work.next[j] = V{};
+    int i = s + 2;
+    for (; i + ROWS <= rows; i += ROWS)
+      update_rows<Layout, ROWS, RIGHT, true>(a + (std::ptrdiff_t)i * stride, step, square);
+    for (; i < rows; i++)
+      update_rows<Layout, 1, RIGHT, true>(a + (std::ptrdiff_t)i * stride, step, square);
   }
 }
 
 // Tall matrices first to a triangle: fewer operations from rows > 5/3 columns on (Chan 1982).
 template <class Layout, int ROWS, class Out>
-void bidiagonalize(typename Layout::V *a, int rows, int columns, int stride, Workspace<Layout> work, Out d,
-                   Out e) {
+void bidiagonalize(typename Layout::V *a, int rows, int columns, int stride,
+                   ReductionWorkspace<typename Layout::T, Layout::L> work, Out d, Out e) {
   const FlushSubnormals flush;
   if (3 * rows > 5 * columns) {
     reduce<Layout, false, ROWS>(a, rows, columns, stride, work, d, e);

@@ -275,7 +275,7 @@ def lowered(
     frequencies, real = len(grid.index), prepared.taps.dtype
     shape = (frequencies, prepared.groups, rows, columns, 2)
     found = _workspace.take(math.prod(shape) * real.itemsize).view(real).reshape(shape)
-    facts = np.empty((frequencies, prepared.groups, 2))
+    stats = np.empty((frequencies, prepared.groups, 2))
     for begin, end, phases in _phases(prepared, grid, 0, frequencies):
         core.lowered_symbol(
             prepared.taps,
@@ -285,16 +285,16 @@ def lowered(
             prepared.stacked,
             math.ldexp(level, -prepared.exponent),
             found[begin:end],
-            facts[begin:end],
+            stats[begin:end],
             instruction_set,
             _sweeps(prepared.block_shape[1]) if sweeps is None else sweeps,
             layout,
         )
     if prepared.exponent:
         np.ldexp(found, prepared.exponent, out=found)
-        np.ldexp(facts, prepared.exponent, out=facts)
+        np.ldexp(stats, prepared.exponent, out=stats)
     complex_dtype = np.complex64 if real == np.float32 else np.complex128
-    return Lowered(found.view(complex_dtype)[..., 0], facts[..., 0], facts[..., 1])
+    return Lowered(found.view(complex_dtype)[..., 0], stats[..., 0], stats[..., 1])
 
 
 def lowered_of_blocks(
@@ -308,17 +308,17 @@ def lowered_of_blocks(
     """The same of a stack of complex matrices, shape (B, m, n)."""
     blocks = np.ascontiguousarray(blocks)
     real = np.float32 if blocks.dtype == np.complex64 else np.float64
-    found, facts = np.empty_like(blocks), np.empty((len(blocks), 2))
+    found, stats = np.empty_like(blocks), np.empty((len(blocks), 2))
     core.lowered_blocks(
         blocks.view(real).reshape(*blocks.shape, 2),
         float(level),
         found.view(real).reshape(*blocks.shape, 2),
-        facts,
+        stats,
         instruction_set,
         _sweeps(min(blocks.shape[1:])) if sweeps is None else sweeps,
         layout,
     )
-    return Lowered(found, facts[..., 0], facts[..., 1])
+    return Lowered(found, stats[..., 0], stats[..., 1])
 
 
 def _sweeps(side: int) -> int:
