@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from convspectra import InputError, ModelError
 from convspectra.analysis import compare
+from convspectra.lipschitz import lipschitz
 from convspectra.models import read_model
 from convspectra.models.budget import BudgetError
 from convspectra.models.graphs import read_graph
@@ -446,3 +447,94 @@ def test_attributes_of_any_kind_are_no_foreign_exceptions(bad, tmp_path):
         return
     assert model.layers[0].name == "k"
     assert model.unread or any(layer.reason for layer in model.layers) or len(model.layers) == 2
+
+
+def test_weights_made_by_a_convolution_or_a_resize_are_worked_out(tmp_path):
+    nodes = [
+        node("Conv", ["k", "merge.weight"], "merged", pads=[1] * 4),
+        node("Resize", ["merged", "", "", "sizes"], "kernel", mode="nearest"),
+        node("Conv", ["x", "kernel"], strides=[2, 1], auto_pad="SAME_UPPER"),
+    ]
+    weights = [normal("merge.weight", 3, 3, 1, 1), constant("sizes", [2, 3, 5, 5], np.int64)]
+    path = save(tmp_path / "m.onnx", nodes, [KERNEL, *weights])
+    model = read_model(path)
+    (layer,) = model.layers
+    assert (layer.kernel.shape, model.unread) == ((2, 3, 5, 5), ())
+    x = RNG.standard_normal((1, 3, 6, 5)).astype(np.float32)
+    (y,) = run(path, x)
+    np.testing.assert_allclose(dense_operator(layer.kernel, layer.geometry) @ x.ravel(), y.ravel(), atol=1e-4)
+    (found,) = [one.operation for one in read_graph(path).nodes]
+    np.testing.assert_array_equal(found.kernel, layer.kernel)
+
+
+@pytest.mark.parametrize("attributes", [{"strides": [2**20] * 2}, {"dilations": [2**20] * 2}])
+def test_constant_convolutions_of_huge_padding_are_not_worked_out(attributes, tmp_path):
+    attributes = {"pads": [2**20 + 1] * 4, **attributes}
+    nodes = [node("Conv", ["k", "k1"], "w", **attributes), CONV]
+    (unread,) = read_model(save(tmp_path / "m.onnx", nodes, [KERNEL, normal("k1", 3, 3, 3, 3)])).unread
+    assert "would take" in unread.reason or "large" in unread.reason
+
+
+def body(name, nodes, inputs, outputs, weights=()):
+    value = helper.make_tensor_value_info
+    return helper.make_graph(
+        nodes, name, [value(*one, None) for one in inputs], [value(*one, None) for one in outputs], weights
+    )
+
+
+def test_sizes_in_loop_bodies_and_branches_follow(tmp_path):
+    """Amounts that are computed there too; a state has a size where each round keeps it."""
+    padded = [
+        node("Mul", ["one", "two"], "amount"),
+        node("Concat", ["zeros", "amount", "zeros", "amount"], "pads", axis=0),
+    ]
+    kept = body(
+        "kept",
+        [
+            *padded,
+            node("Pad", ["state", "pads"], "wide"),
+            node("Conv", ["wide", "same.weight"], "next"),
+            node("Conv", ["grown", "other.weight"], "open"),
+            node("Concat", ["grown", "grown"], "longer", axis=2),
+            node("Identity", ["go"], "on"),
+        ],
+        [("i", TensorProto.INT64), ("go", TensorProto.BOOL), ("state", FLOAT), ("grown", FLOAT)],
+        [("on", TensorProto.BOOL), ("next", FLOAT), ("longer", FLOAT), ("open", FLOAT)],
+    )
+    branch = body("branch", [node("Conv", ["last", "then.weight"], "y")], [], [("y", FLOAT)])
+    nodes = [
+        helper.make_node("Loop", ["count", "", "x", "x"], ["last", "long", "all"], body=kept),
+        node("If", ["choice"], "y", then_branch=branch, else_branch=branch),
+    ]
+    weights = [
+        constant("one", [1, 1], np.int64),
+        constant("two", [1, 1], np.int64),
+        constant("zeros", [0, 0], np.int64),
+        constant("count", 4, np.int64),
+        constant("choice", True, bool),
+        *(normal(f"{name}.weight", 3, 3, 3, 3) for name in ("same", "other", "then")),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, weights)
+    model = read_model(path)
+    found = {layer.name: layer.geometry for layer in model.layers}
+    assert list(found) == ["same", "other", "then", "then#2"]
+    assert (found["same"].input_shape, found["same"].padding) == ((6, 5), ((1, 1), (1, 1)))
+    assert found["other"] is None  # it is twice as high in each round
+    assert found["then"].input_shape == found["then#2"].input_shape == (6, 5)
+    for output in ("y", "next"):
+        with pytest.raises(InputError, match=r"depends on Loop '(go|state)': which of its graphs runs"):
+            lipschitz(read_graph(path), outputs=[output])
+
+
+@pytest.mark.parametrize("domain", ["own", "third"])
+def test_an_operator_of_a_domain_that_is_not_imported_is_named(domain, tmp_path):
+    nodes = [
+        helper.make_node("Odd", ["x"], ["a"], name="odd", domain=domain),
+        node("Conv", ["a", "k"]),
+        node("Relu", ["x"], "z"),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, [KERNEL], outputs=("y", "z"))
+    (layer,) = read_model(path).layers
+    assert (layer.geometry, layer.reason) == (None, "input size unknown in the graph: give --input-shape")
+    report = lipschitz(read_graph(path))
+    assert report.refused == {"y": f"depends on {domain}::Odd 'odd': an operator from outside of ONNX"}

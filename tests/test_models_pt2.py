@@ -12,6 +12,9 @@ import zipfile
 import pytest
 
 from convspectra import InputError
+from convspectra.lipschitz import lipschitz
+from convspectra.lipschitz.folding import folded
+from convspectra.lipschitz.jacobian import Derivative
 from convspectra.models import read_model
 from convspectra.models.graphs import read_graph
 
@@ -321,3 +324,67 @@ def test_more_parts_than_declared_are_refused(parted, tmp_path):
 
     path = write(tmp_path / "m.pt2", changed(entries, change))
     refused(path, "declares 3 parts where an input of shape", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_a_time_axis_of_any_length_is_not_walked_along(kind, tmp_path):
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.r = getattr(torch.nn, kind)(3, 2)
+            self.c = torch.nn.Conv1d(1, 2, 3)
+
+        def forward(self, x):
+            return self.r(x)[0], self.c(x[:1, :, :].reshape(1, 1, 3))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(torch.export.export(Module(), (torch.zeros(4, 1, 3),)), tmp_path / "m.pt2")
+    with zipfile.ZipFile(tmp_path / "m.pt2") as archive:
+        entries = [(name.split("/", 1)[1], archive.read(name)) for name in archive.namelist()]
+
+    def change(program):
+        program["graph_module"]["graph"]["tensor_values"]["x"]["sizes"][0] = {"as_int": 2**30}
+
+    path = write(tmp_path / "m.pt2", changed(entries, change))
+    assert [layer.name for layer in read_model(path).layers] == ["c"]
+    with pytest.raises(InputError, match="makes a tensor of more than"):
+        read_graph(path)
+
+
+def test_what_writes_into_its_input_is_followed(tmp_path):
+    """As the program computes it, or refused where another view of what is written is read later."""
+
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c = torch.nn.Conv2d(2, 3, 3, padding=1)
+            self.register_buffer("table", torch.zeros(3))
+
+        def forward(self, x):
+            y = self.c(x)
+            y += 0.5
+            kept = y.view(-1)
+            z = (2 * y).relu_().mul_(3.0)
+            scale = torch.ones(3)
+            scale[1] = 4.0
+            with torch.no_grad():
+                z = self.c(z[:, :2]) * scale.view(1, 3, 1, 1)
+            y += 1
+            return z, kept, y * 2
+
+    torch.manual_seed(0)
+    module = Module().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(torch.export.export(module, (torch.zeros(1, 2, 4, 4),)), tmp_path / "m.pt2")
+    graph = read_graph(tmp_path / "m.pt2")
+    assert [layer.name for layer in read_model(tmp_path / "m.pt2").layers] == ["c", "c#2"]
+    report = lipschitz(graph)
+    assert [one.name for one in report.outputs] == [graph.outputs[0]]
+    assert all("other views are read later" in reason for reason in report.refused.values())
+    assert len(report.refused) == 2
+    x = torch.randn(1, 2, 4, 4, dtype=torch.float64)
+    (found,) = Derivative(graph, folded(graph, graph.outputs[:1])).values((x,), graph.outputs[:1])
+    with torch.no_grad():
+        torch.testing.assert_close(found, module.double()(x.clone())[0], rtol=1e-6, atol=1e-6)

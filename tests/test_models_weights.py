@@ -282,6 +282,20 @@ def test_a_graph_next_door_gives_geometry_to_identical_kernels_only(tmp_path):
     assert any("cannot be read" in note for note in model.notes)
 
 
+def test_parts_of_low_rank_adapters_are_noted(tmp_path):
+    parts = {
+        "fc.base_layer": (6, 5),
+        "fc.lora_A.default": (2, 5),
+        "fc.lora_B.default": (6, 2),
+        "lora_scale": (3, 3),
+    }
+    tensors = {f"{name}.weight": state(a=shape)["a"] for name, shape in parts.items()}
+    model = read_model(safetensors_file(tmp_path / "m.safetensors", tensors))
+    assert {layer.name for layer in model.layers} == set(parts)
+    (note,) = [note for note in model.notes if "LoRA" in note]
+    assert "'fc.lora_A.default', 'fc.lora_B.default';" in note
+
+
 # ---- TensorFlow bundles
 
 
@@ -303,7 +317,7 @@ def bundle(folder, variables):
     data, entries = b"", [(b"", b"\x08\x01")]
     for name, array in sorted(variables.items()):
         dims = b"".join(b"\x12" + varint(len(d)) + d for d in (b"\x08" + varint(n) for n in array.shape))
-        value = b"\x08\x01\x12" + varint(len(dims)) + dims
+        value = b"\x08" + varint({"f4": 1, "i1": 6}[array.dtype.str[1:]]) + b"\x12" + varint(len(dims)) + dims
         value += b"\x20" + varint(len(data)) + b"\x28" + varint(array.nbytes)
         entries.append((name.encode(), value))
         data += array.tobytes()
@@ -316,6 +330,17 @@ def bundle(folder, variables):
     (folder / "model.index").write_bytes(index)
     (folder / "model.data-00000-of-00001").write_bytes(data)
     return folder / "model"
+
+
+def test_integer_variables_of_the_shape_of_kernels_are_named(tmp_path):
+    prefix = bundle(
+        tmp_path, {"stem/kernel": state(a=(3, 3, 2, 4))["a"], "packed": np.ones((3, 3, 2, 4), "i1")}
+    )
+    model = tensorflow.read(prefix)
+    assert [layer.name for layer in model.layers] == ["stem"]
+    (unread,) = model.unread
+    assert (unread.name, unread.shape) == ("packed", (3, 3, 2, 4))
+    assert "stored as i1" in unread.reason
 
 
 def test_a_bundle_gives_kernels_in_their_layout(tmp_path):

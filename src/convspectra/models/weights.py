@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +38,8 @@ NO_KERNEL = re.compile(
 )
 # What quantising libraries call the integers of a weight, scales beside them.
 _QUANTISED = re.compile(r"^(qweight|weight_(packed|quantized|q|int\d))$")
+# The two factors of a low-rank adapter.
+_ADAPTER = re.compile(r"(^|[._])lora_(embedding_)?([AB]|up|down)([._]|$)", re.I)
 # Matrices of recurrent layers and of attention, which have no module of their own in PyTorch.
 _MATRIX = re.compile(r"^weight_([ih]h|hr)|\w_(w|weight|kernel)$")
 # Projections of attention are called kernels in flax and Keras: (features, heads, features of a head).
@@ -102,6 +104,7 @@ def model_of(
             )
         else:
             counts[_kind_of(found.name, found.array)] += 1
+    notes.extend(_of_adapters(layers))
     if counts["batch norm"]:
         notes.append(BATCH_NORM_NOTE)
     notes.extend(_other_layout(layers))
@@ -113,6 +116,17 @@ def model_of(
         candidates=tuple(candidates),
         **facts,
     )
+
+
+def _of_adapters(layers: Sequence[ConvLayer]) -> Iterator[str]:
+    """What to know of low-rank adapters, whose two factors have names of their own."""
+    names = [layer.name for layer in layers if _ADAPTER.search(layer.name)]
+    if names:
+        shown = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if names[3:] else "")
+        yield (
+            f"parts of low-rank adapters (LoRA), each analysed by itself: {shown}; the network adds the product "
+            "of two of them, scaled, to another weight: merge them for the norms of its layers"
+        )
 
 
 def layout_of(rank: int, convention: Convention) -> str:

@@ -30,7 +30,8 @@ LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max Mean Min Mod Mul Neg NonZer
 QuantizeLinear Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin
 ReduceProd ReduceSum ReduceSumSquare Relu Reshape Round ScatterElements ScatterND Selu Shape Sigmoid Sign Sin
 Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh Tile Transpose Trilu
-Unsqueeze Where Xor BatchNormalization InstanceNormalization LayerNormalization
+Unsqueeze Where Xor BatchNormalization InstanceNormalization LayerNormalization Conv GlobalAveragePool
+GlobalMaxPool Celu Gelu Mish Resize
 """
 EVALUATED = frozenset(_WORDS.split())
 
@@ -53,7 +54,10 @@ def evaluate(node: Any, inputs: Sequence[Array | None], opset: int, budget: Budg
         raise NotConstantError(f"{RUN_TIME} by {label}")
     budget.evaluate(label)
     try:
-        budget.take(_cost(node, inputs, opset), label)
+        entries = _entries(node, inputs, opset)
+        budget.take(8 * entries, label)
+        if node.op_type == "Resize":  # a step of the reference implementation each
+            budget.evaluate(label, entries)
         with np.errstate(all="ignore"):
             return run(node, inputs, opset)
     except NotConstantError:
@@ -91,8 +95,8 @@ def dequantised(values: Array, scale: Array, zero: Array | None, axis: int, bloc
     return np.asarray((values.astype(np.float64) - shift).astype(kind) * fitted(scale).astype(kind))
 
 
-def _cost(node: Any, inputs: Sequence[Array | None], opset: int) -> int:
-    """Bytes of all that a node makes.
+def _entries(node: Any, inputs: Sequence[Array | None], opset: int) -> int:
+    """Entries of all that a node makes, on the way too.
 
     Raises:
         NotConstantError: nobody can say, or it takes too many multiplications.
@@ -101,7 +105,7 @@ def _cost(node: Any, inputs: Sequence[Array | None], opset: int) -> int:
 
     given = [value for value in inputs if value is not None]
     if node.op_type == "NonZero":
-        return 8 * given[0].ndim * given[0].size
+        return given[0].ndim * given[0].size
     named = {name: value for name, value in zip(node.input, inputs, strict=True) if value is not None}
     kinds = {
         name: helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
@@ -119,7 +123,22 @@ def _cost(node: Any, inputs: Sequence[Array | None], opset: int) -> int:
         inner = given[0].shape[0 if transposed else -1]
         if entries * inner > _MOST_PRODUCTS:
             raise NotConstantError(f"made by {node.op_type} {node.output[0]!r}, a product of large matrices")
-    return 8 * entries
+    if node.op_type == "Conv":
+        kernel, found = given[1], tensors.attributes(node)
+        if entries * math.prod(kernel.shape[1:]) > _MOST_PRODUCTS:
+            raise NotConstantError(f"made by Conv {node.output[0]!r}, a product of large tensors")
+        pads, axes = found.get("pads") or [0] * 2 * (kernel.ndim - 2), kernel.ndim - 2
+        reach = [
+            (k - 1) * d for k, d in zip(kernel.shape[2:], found.get("dilations") or [1] * axes, strict=True)
+        ]
+        sides = [
+            n + a + b + 2 * r
+            for n, a, b, r in zip(given[0].shape[2:], pads, pads[axes:], reach, strict=False)
+        ]
+        # The padded input, the kernel with its gaps, and the columns of a matrix product.
+        entries += math.prod([*given[0].shape[:2], *sides]) + kernel.size * math.prod(r + 1 for r in reach)
+        entries += entries * math.prod(kernel.shape[2:])
+    return entries
 
 
 def outputs_of(

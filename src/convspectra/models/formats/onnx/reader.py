@@ -27,6 +27,7 @@ from .step import Step
 
 Array = np.ndarray[Any, Any]
 
+IN_A_BODY = "which of its graphs runs, and how often, may depend on the input"
 UNKNOWN_SIZE = "input size unknown in the graph: give --input-shape"
 
 _NAMED_BY_WEIGHT = ("BatchNormalization", "PRelu")
@@ -103,6 +104,9 @@ class Reader:
         for place, node in enumerate(graph.node):
             made = []
             for inner, within in zip(tensors.subgraphs(node), scope.inner.get(place, ()), strict=False):
+                read = [self._key(name, scope) for name in node.input]
+                for one in inner.input:
+                    self.builder.refuse(one.name, node.op_type, IN_A_BODY, read, self._key(one.name, within))
                 self._graph(inner, within)
                 made += [self._key(one.name, within) for one in inner.output]
             self._node(node, scope, made)
@@ -156,7 +160,7 @@ class Reader:
                         "is missing, or its nodes are out of order"
                     )
                 if any(tensors.subgraphs(node)):
-                    raise UnsupportedError("which of its graphs runs, and how often, may depend on the input")
+                    raise UnsupportedError(IN_A_BODY)
                 rule = operators.TABLE.get(operator)
                 if rule is None:
                     raise UnsupportedError(operators.reason(node))

@@ -123,8 +123,6 @@ def _kind(name: str, entry: _Entry, known: Set[str]) -> str:
         return "kernel"
     if is_no_kernel(name, entry.shape) or not (3 <= rank <= 5 or (rank == 2 and _NUMBERED.match(name))):
         return "other variable"
-    if entry.dtype not in _FLOATS:
-        return "other variable"
     return "kernel" if rank > 3 else "candidate"
 
 
@@ -218,51 +216,41 @@ def _entries(index: Path) -> Iterator[tuple[str, _Entry]]:
     """The variables of an index; the entry without a name is its header."""
     if foreign.is_lfs_pointer(index):
         raise ModelError(f"{index} is a Git LFS pointer; run 'git lfs pull' in its repository")
+    from google.protobuf.message import DecodeError
+
     data = index.read_bytes()
     try:
         for key, value in _table(data):
             if key:
                 yield key.decode(), _entry(value)
-    except (struct.error, IndexError, ValueError, UnicodeDecodeError) as error:
+    except (struct.error, IndexError, TypeError, ValueError, DecodeError) as error:
         raise ModelError(
             f"{index} is not the index of a TensorFlow checkpoint, or it is damaged: {error}"
         ) from None
 
 
 def _entry(data: bytes) -> _Entry:
-    """A BundleEntryProto."""
-    fields: dict[int, Any] = {}
-    for number, value in _fields(data):
-        fields[number] = value
-    shape = []
-    for number, value in _fields(fields.get(2, b"")):
-        if number == 2:
-            size = dict(_fields(value)).get(1, 0)
-            shape.append(size)
+    """A BundleEntryProto: dtype 1, shape 2 (dimensions 2, of size 1), shard 3, offset 4, size 5, slices 7."""
+    fields = _fields(data)
     if 7 in fields:
         raise ValueError("it holds a sliced variable, which is not read")
-    return _Entry(fields.get(1, 0), tuple(shape), fields.get(3, 0), fields.get(4, 0), fields.get(5, 0))
+    dims = [_fields(dim) for one in fields.get(2, [])[-1:] for dim in _fields(one).get(2, [])]
+    shape = tuple(dim.get(1, [0])[-1] for dim in dims)
+    dtype, shard, offset, size = (fields.get(place, [0])[-1] for place in (1, 3, 4, 5))
+    if not all(isinstance(number, int) for number in (*shape, dtype, shard, offset, size)):
+        raise ValueError("an entry holds something else than numbers")
+    return _Entry(dtype, shape, shard, offset, size)
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """The fields of a protocol buffer message: (number, integer or bytes)."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        kind = tag & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-            yield tag >> 3, value
-        elif kind == 2:
-            size, at = _varint(data, at)
-            if at + size > len(data):
-                raise ValueError("a field ends beyond its message")
-            yield tag >> 3, data[at : at + size]
-            at += size
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"unknown wire type {kind}")
+def _fields(data: bytes) -> dict[int, list[Any]]:
+    """The fields of a protocol buffer message, by number: to a message without fields all are unknown."""
+    from google.protobuf.empty_pb2 import Empty
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
+    found: dict[int, list[Any]] = {}
+    for field in UnknownFieldSet(Empty.FromString(data)):
+        found.setdefault(field.field_number, []).append(field.data)
+    return found
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
