@@ -550,9 +550,9 @@ def test_a_layout_that_is_not_read_is_named(tmp_path):
 @pytest.mark.parametrize("shape", [(4, 3, 3, 3), (4, 3, 3)])
 def test_a_tensor_by_itself_is_a_candidate(shape, tmp_path):
     torch = pytest.importorskip("torch")
-    path, kernel = tmp_path / "saved.pt", torch.randn(shape)
+    path, kernel = tmp_path / "weight.pt", torch.randn(shape)
     torch.save(kernel, path)
     model = read_model(path)
     assert model.layers == ()
-    assert [(one.name, one.shape) for one in model.unread] == [("saved", shape)]
+    assert [(one.name, one.shape) for one in model.unread] == [("tensor", shape)]
     np.testing.assert_array_equal(model.candidates[0].kernel, kernel.numpy())

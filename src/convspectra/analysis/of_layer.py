@@ -6,9 +6,7 @@ import math
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
-
-import numpy as np
+from typing import Literal, cast
 
 from .. import bounds
 from ..bounds.auto import operator_norm_of
@@ -147,23 +145,6 @@ def contradiction_of(layer: ConvLayer) -> str:
     except GeometryError as error:
         return str(error)
     return ""
-
-
-def batch_norm_factor(layer: ConvLayer) -> np.ndarray[Any, Any]:
-    """What the batch norm behind a layer multiplies each kernel entry by; it broadcasts to the kernel."""
-    scale = np.asarray(1.0 if layer.batch_norm_scale is None else layer.batch_norm_scale, dtype=np.float64)
-    if layer.batch_norm_scale is None:
-        return scale
-    groups = 1 if layer.geometry is None else layer.geometry.groups
-    out, into = layer.layout.index("O"), layer.layout.index("I")
-    if layer.geometry is not None and layer.geometry.transposed:
-        # The O axis holds the channels of one group, and the group is known from the I axis.
-        per_group = scale.reshape(groups, layer.kernel.shape[out])
-        factor = np.repeat(per_group, layer.kernel.shape[into] // groups, axis=0).T
-    else:
-        factor = scale[:, None]
-    spatial = (1,) * (layer.kernel.ndim - 2)
-    return np.moveaxis(factor.reshape(*factor.shape, *spatial), (0, 1), (out, into))
 
 
 def _facts(layer: ConvLayer, folded: bool) -> LayerReport:

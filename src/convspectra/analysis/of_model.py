@@ -17,10 +17,11 @@ from ..atomic import open_folder
 from ..compute import DEFAULT, Compute
 from ..cost import MEMORY
 from ..errors import InputError
+from ..models import batch_norm
 from ..models.records import ConvLayer, Model
 from ..work import beyond, work_of
 from . import checkpoint
-from .of_layer import analyze_layer, batch_norm_factor, contradiction_of
+from .of_layer import analyze_layer, contradiction_of
 from .reports import LayerReport, Report
 
 Progress = Callable[[float, str], None]
@@ -143,5 +144,5 @@ def _prepared(layer: ConvLayer, dtype: Precision, fold: bool) -> ConvLayer:
     if dtype != "kernel":
         kernel = kernel.astype(dtype, copy=False)
     if fold and layer.batch_norm_scale is not None and not contradiction_of(layer):
-        kernel = kernel * batch_norm_factor(layer).astype(kernel.dtype)
+        kernel = kernel * batch_norm.layer_factors(layer).astype(kernel.dtype)
     return replace(layer, kernel=kernel)

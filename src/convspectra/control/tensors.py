@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from .. import projection
-from ..analysis.of_layer import batch_norm_factor
 from ..compute import Compute
 from ..errors import GeometryError, InputError, KernelError
 from ..guarantee import target_of
+from ..models import batch_norm
 from ..models.floats import EPSILON, rounded
 from ..models.records import ConvLayer
 from ..models.writers import Home
@@ -40,7 +40,7 @@ class Held:
     @property
     def scale(self) -> NumpyArray:
         """The batch norm behind the layer, where that is folded; broadcasts to the kernel."""
-        return batch_norm_factor(self.layer) if self.limit.fold_batch_norm else np.ones(())
+        return batch_norm.layer_factors(self.layer) if self.limit.fold_batch_norm else np.ones(())
 
     def measured(self, plain: NumpyArray) -> tuple[float, bool]:
         """The norm of this layer with another kernel, and whether it is proven to keep the limit.

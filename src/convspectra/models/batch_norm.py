@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .operations import Affine, Array
+from .records import ConvLayer
 
 
 def scale(gamma: Any, variance: Any, epsilon: float) -> Any:
@@ -33,11 +34,11 @@ def affine(
     return Affine(factor.reshape(along), shift.reshape(along), batch_norm=True)
 
 
-def factors(scale: Array, shape: tuple[int, ...], transposed: bool, groups: int, side: str = "out") -> Array:
+def factors(scale: Any, shape: tuple[int, ...], transposed: bool, groups: int, side: str = "out") -> Any:
     """One number a channel as an array that broadcasts against a kernel of this shape.
 
     Arguments:
-        scale: shape (C,), the channels of all groups.
+        scale: shape (C,), the channels of all groups; an array of NumPy or a tensor of PyTorch.
         shape: of the kernel, (C_out, C_in / groups, ...), or (C_in, C_out / groups, ...) if `transposed`.
         side: of the channels: `out`, or `in` for a scale in front.
     """
@@ -45,5 +46,18 @@ def factors(scale: Array, shape: tuple[int, ...], transposed: bool, groups: int,
     if transposed == (side == "in"):
         return scale.reshape(-1, 1, *taps)
     # Axis 1 has the channels of one group, axis 0 those of the other side for all groups.
-    rows = scale.reshape(groups, 1, -1).repeat(shape[0] // groups, axis=1)
+    rows = scale.reshape(groups, 1, -1)[:, [0] * (shape[0] // groups)]
     return rows.reshape(*shape[:2], *taps)
+
+
+def layer_factors(layer: ConvLayer) -> Array:
+    """What the batch norm behind a layer multiplies each kernel entry by; it broadcasts to the kernel."""
+    if layer.batch_norm_scale is None:
+        return np.ones(())
+    transposed, groups = (False, 1)
+    if layer.geometry is not None:
+        transposed, groups = layer.geometry.transposed, layer.geometry.groups
+    axes = [layer.layout.index(axis) for axis in ("IO" if transposed else "OI")]
+    shape = np.moveaxis(layer.kernel, axes, (0, 1)).shape
+    found = factors(np.asarray(layer.batch_norm_scale, np.float64), shape, transposed, groups)
+    return np.asarray(np.moveaxis(found, (0, 1), axes))

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import GeometryError, InputError
 from ..geometry import ConvGeometry
+from . import batch_norm
 from .names import Names
 from .records import ConvLayer, Model
 
@@ -212,6 +213,6 @@ class _Watcher:
 def _scale(norm: Any) -> np.ndarray[Any, Any] | None:
     if norm is None or norm.running_var is None:
         return None
+    gamma = None if norm.weight is None else norm.weight.detach().cpu().double().numpy()
     variance = norm.running_var.detach().cpu().double().numpy()
-    gamma = 1.0 if norm.weight is None else norm.weight.detach().cpu().double().numpy()
-    return np.asarray(gamma / np.sqrt(variance + norm.eps))
+    return np.asarray(batch_norm.scale(gamma, variance, norm.eps))

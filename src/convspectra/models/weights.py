@@ -124,8 +124,8 @@ def _of_adapters(layers: Sequence[ConvLayer]) -> Iterator[str]:
     if names:
         shown = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if names[3:] else "")
         yield (
-            f"parts of low-rank adapters (LoRA), each analysed by itself: {shown}; the network adds the product "
-            "of two of them, scaled, to another weight: merge them for the norms of its layers"
+            f"parts of low-rank adapters (LoRA), each analysed by itself: {shown}; the network adds the "
+            "product of two of them, scaled, to another weight: merge them for the norms of its layers"
         )
 
 

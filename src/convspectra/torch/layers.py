@@ -15,6 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from ..errors import InputError
 from ..geometry import ConvGeometry
+from ..models import batch_norm
 from ..models.modules import geometry_of
 from ..projection import Guarantee
 from .comparing import Compared, is_stock
@@ -325,15 +326,15 @@ def batch_norm_scale(norm: nn.Module) -> torch.Tensor | None:
     variance, gamma = getattr(norm, "running_var", None), getattr(norm, "weight", None)
     if variance is None:
         return None
-    scale = torch.rsqrt(whole(variance).double() + float(norm.eps))  # type: ignore[arg-type]
-    return scale if gamma is None else scale * whole(gamma).double().abs()
+    factor = None if gamma is None else whole(gamma).double().abs()
+    scale: torch.Tensor = batch_norm.scale(factor, whole(variance).double(), float(norm.eps))  # type: ignore[arg-type]
+    return scale
 
 
 def output_scale(weight: torch.Tensor, scale: torch.Tensor, module: nn.Module) -> torch.Tensor:
     """A factor for each output channel, shaped so that it multiplies the weight."""
-    taps = (1,) * (weight.ndim - 2)
-    if not isinstance(module, _ConvTransposeNd):
-        return scale.reshape(-1, 1, *taps)
-    # (C_in, C_out / groups, taps): the input channels of a group see the output channels of that group.
-    of_group = scale.reshape(module.groups, 1, -1)
-    return of_group.expand(-1, weight.shape[0] // module.groups, -1).reshape(*weight.shape[:2], *taps)
+    groups = getattr(module, "groups", 1)
+    factors: torch.Tensor = batch_norm.factors(
+        scale, tuple(weight.shape), isinstance(module, _ConvTransposeNd), groups
+    )
+    return factors

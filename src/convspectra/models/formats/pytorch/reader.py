@@ -192,7 +192,7 @@ def state_dicts(loaded: Any, file: Path) -> tuple[list[StateDict], int]:
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     optimizer = 0
     for path, tensor in tensors_in(loaded, file):
-        path = path or (file.stem or "tensor",)  # a tensor by itself
+        path = path or ("tensor",)  # one by itself
         if any(map(_OPTIMIZER.search, path[:-1])) or _SLOT.match(path[-1]):
             optimizer += 1
         else:
