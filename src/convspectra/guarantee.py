@@ -1,16 +1,16 @@
-"""For which operator a promise holds: a torus, and the factor by which the operator may exceed it.
+"""Which operator a norm is about: a torus, and the factor by which the operator may exceed it.
 
     norm(operator) <= factor * norm(torus)
 
 | guarantee  | operator                                    | torus                      | factor         |
 | ---------- | ------------------------------------------- | -------------------------- | -------------- |
+| `layer`    | the layer as it pads (the default)          | its input, or one around   | `sqrt(copies)` |
 | `torus`    | the layer, its boundary wrapped (the paper) | its input                  | 1              |
-| `layer`    | the layer as it pads                        | its input, or one around   | `sqrt(copies)` |
 | `any_size` | the layer as it pads, at every input size   | samples of all frequencies | > 1            |
 
-(`copies`: of one input point by the padding, 1 for zeros; see `bounds/copy_count.py`),
-
-so that whoever holds the norm of a torus at `max_norm / factor` keeps the promise. `torus` takes a
+(`copies`: of one input point by the padding, 1 for zeros; see `bounds/copy_count.py`). A norm of the torus of
+at most `max_norm / factor` proves one of the operator of at most `max_norm`. For a layer whose boundary wraps
+`layer` and `torus` are the same; `geometry.on_torus()` is the wrapped version of any layer. `torus` takes a
 zero-padded layer for the wrapped one, as the paper does; of a layer that pads by reflection or replication it
 says nothing and is refused, and one that wraps at sizes where it is not circulant is held as it wraps.
 Factors are proven in real arithmetic; what rounding adds is decided by `Target.keeps`, and nowhere else.
@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -154,7 +154,7 @@ def target_of(problem: Problem, guarantee: Guarantee) -> Target:
             stride does not divide the input; `layer` for padding by reflection over an axis of one point;
             `any_size` for padding that wraps, mirrors or repeats over thousands of points.
     """
-    check_guarantee(guarantee)
+    guarantee = guarantee_of(guarantee)
     correlation = _wrapped(problem) if guarantee == "torus" else problem.correlation
     if guarantee == "any_size":
         torus, factor = sampling_torus(correlation, OVERSAMPLING)
@@ -205,10 +205,16 @@ def _is_at_most_by_sums(kernel: np.ndarray[Any, Any], groups: int, limit: Fracti
     return True
 
 
-def check_guarantee(guarantee: object) -> None:
-    """Raise the InputError of a word that is no guarantee."""
-    if guarantee not in get_args(Guarantee):
-        raise InputError(f"guarantee must be one of {', '.join(get_args(Guarantee))}; got {guarantee!r}")
+def guarantee_of(word: object) -> Guarantee:
+    """The guarantee of a word, which may have a hyphen, as on the command line.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = word.replace("-", "_") if isinstance(word, str) else word
+    if found not in get_args(Guarantee):
+        raise InputError(f"guarantee must be one of {', '.join(get_args(Guarantee))}; got {word!r}")
+    return cast(Guarantee, found)
 
 
 def check_limit(name: str, value: object) -> float:

@@ -52,7 +52,7 @@ class Projection:
         norm_before, norm: operator norms of the given kernel and of this one, of the operator that
             `guarantee` names: exact on the torus, else proven upper bounds. Without gradient. None where
             they were not asked for.
-        guarantee: which operator: `"torus"`, `"layer"` or `"any_size"`.
+        guarantee: which operator: `"layer"`, `"torus"` or `"any_size"`.
         iterations: sweeps of decompositions over all frequencies.
         gap: proven bound of `(d^2 - d_min^2) / 2`, with d the distance of this kernel from the given
             one and d_min that of the nearest kernel in the ball (Euclidean, over the taps); None where
@@ -63,7 +63,7 @@ class Projection:
     kernel: Array
     norm_before: Array | None
     norm: Array | None
-    guarantee: str = "torus"
+    guarantee: str = "layer"
     iterations: int = 0
     gap: float | None = None
     dual: Array | None = None

@@ -1,6 +1,6 @@
 """Differentiable regularisers: one number from a kernel, to add to a loss.
 
-`penalty(kernel, geometry, *, guarantee="torus", compute=...)` gives a scalar
+`penalty(kernel, geometry, *, guarantee="layer", compute=...)` gives a scalar
 array of the kernel's library, with a gradient in PyTorch and in JAX (also inside `jax.jit`).
 
 A sum goes over every singular value of the operator, as often as it occurs, `Spectrum.count` in all, and is

@@ -17,7 +17,7 @@ def norm(
     kernel: Array,
     geometry: ConvGeometry,
     *,
-    guarantee: Guarantee = "torus",
+    guarantee: Guarantee = "layer",
     compute: Compute = DEFAULT,
 ) -> Array:
     """The exact operator norm `max sigma`, with a subgradient from the top singular pair.
@@ -28,8 +28,8 @@ def norm(
         kernel: as `singular_values`. Where several values share the norm, the
             gradient is that of one of them (of their mean, where JAX traces); for the zero operator zero.
         geometry: any that has the guarantee.
-        guarantee: which operator's norm: exact for `"torus"`, a proven upper bound for `"layer"` and
-            `"any_size"`.
+        guarantee: which operator's norm: exact for `"torus"` and layers that are circulant, else a proven
+            upper bound for `"layer"` and `"any_size"`.
         compute: how; see `Compute`.
 
     Raises:
@@ -56,7 +56,7 @@ def squared_norm(
     kernel: Array,
     geometry: ConvGeometry,
     *,
-    guarantee: Guarantee = "torus",
+    guarantee: Guarantee = "layer",
     compute: Compute = DEFAULT,
 ) -> Array:
     """The square of the exact operator norm, `max sigma^2`: spectral norm regularisation.
@@ -88,7 +88,7 @@ def condition_number(
     kernel: Array,
     geometry: ConvGeometry,
     *,
-    guarantee: Guarantee = "torus",
+    guarantee: Guarantee = "layer",
     compute: Compute = DEFAULT,
 ) -> Array:
     """`max sigma / min sigma` over all singular values, infinite for a singular operator.
@@ -101,7 +101,8 @@ def condition_number(
         kernel: as `singular_values`. Where several values share an extreme,
             the gradient is that of one of them. A singular operator has none: it is zero there.
         geometry: any that has the guarantee.
-        guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+        guarantee: whose singular values: `"layer"` (on a torus that holds it), `"torus"` (of the layer with
+            its boundary wrapped) or `"any_size"` (samples of all frequencies).
         compute: how; see `Compute`.
 
     A smallest value of at most 8 epsilons times the largest is taken for the zero that rounding moved: in

@@ -41,7 +41,7 @@ def orthogonality(
     kernel: Array,
     geometry: ConvGeometry,
     *,
-    guarantee: Guarantee = "torus",
+    guarantee: Guarantee = "layer",
     compute: Compute = DEFAULT,
 ) -> Array:
     """`sum (sigma^2 - 1)^2`: zero where the operator has orthonormal rows or columns.
@@ -53,7 +53,8 @@ def orthogonality(
         kernel: as `singular_values`. No exception at ties or zeros: the gradient of the zero kernel is
             zero, since it is stationary there.
         geometry: any that has the guarantee.
-        guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+        guarantee: whose singular values: `"layer"` (on a torus that holds it), `"torus"` (of the layer with
+            its boundary wrapped) or `"any_size"` (samples of all frequencies).
         compute: how; see `Compute`.
 
     Zero singular values count 1 each, also those of input that no tap reads: where there are such, the

@@ -26,7 +26,7 @@ def hinge(
     geometry: ConvGeometry,
     max_norm: float,
     *,
-    guarantee: Guarantee = "torus",
+    guarantee: Guarantee = "layer",
     compute: Compute = DEFAULT,
 ) -> Array:
     """`sum max(0, sigma - c)^2`: zero inside the ball of radius `max_norm`, and smooth.
@@ -69,7 +69,7 @@ def nuclear_norm(
     kernel: Array,
     geometry: ConvGeometry,
     *,
-    guarantee: Guarantee = "torus",
+    guarantee: Guarantee = "layer",
     compute: Compute = DEFAULT,
 ) -> Array:
     """`sum sigma`: the nuclear norm of the operator, which drives it to low rank.
@@ -81,7 +81,8 @@ def nuclear_norm(
             gradient (those of at most 8 epsilons times the norm), which makes it the shortest
             subgradient there; at ties it is the derivative.
         geometry: any that has the guarantee.
-        guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+        guarantee: whose singular values: `"layer"` (on a torus that holds it), `"torus"` (of the layer with
+            its boundary wrapped) or `"any_size"` (samples of all frequencies).
         compute: how; see `Compute`.
 
     Raises:
@@ -111,7 +112,7 @@ def schatten_norm(
     geometry: ConvGeometry,
     p: float,
     *,
-    guarantee: Guarantee = "torus",
+    guarantee: Guarantee = "layer",
     compute: Compute = DEFAULT,
 ) -> Array:
     """`(sum sigma^p)^(1/p)`: the nuclear norm at 1, Frobenius at 2, the operator norm at `math.inf`.
@@ -124,7 +125,8 @@ def schatten_norm(
             `norm`.
         geometry: any that has the guarantee.
         p: at least 1.
-        guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+        guarantee: whose singular values: `"layer"` (on a torus that holds it), `"torus"` (of the layer with
+            its boundary wrapped) or `"any_size"` (samples of all frequencies).
         compute: how; see `Compute`.
 
     Raises:
@@ -164,7 +166,7 @@ def log_volume(
     kernel: Array,
     geometry: ConvGeometry,
     *,
-    guarantee: Guarantee = "torus",
+    guarantee: Guarantee = "layer",
     compute: Compute = DEFAULT,
 ) -> Array:
     """`sum log sigma`, which is `log |det|` for a square operator; -inf for a singular one.
@@ -178,7 +180,8 @@ def log_volume(
             singular operator has none: zero singular values (those of at most 8 epsilons times the norm)
             have no part in it there, so that it stays finite.
         geometry: any that has the guarantee.
-        guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+        guarantee: whose singular values: `"layer"` (on a torus that holds it), `"torus"` (of the layer with
+            its boundary wrapped) or `"any_size"` (samples of all frequencies).
         compute: how; see `Compute`.
 
     Raises:

@@ -20,7 +20,7 @@ def clip(
     max_norm: float,
     *,
     min_value: float = 0.0,
-    guarantee: Guarantee = "torus",
+    guarantee: Guarantee = "layer",
     measure: bool = True,
     compute: Compute = DEFAULT,
 ) -> Projection:
@@ -39,7 +39,8 @@ def clip(
         max_norm: the upper limit `c`, positive.
         min_value: the lower limit `a`, at most `c`: a floor for layers that must stay invertible. Zero
             singular values are raised along singular vectors that no rule determines.
-        guarantee: which operator's values are clipped, on its torus: `"torus"`, `"layer"`, `"any_size"`.
+        guarantee: which operator's values are clipped, on its torus: `"layer"` as it pads, `"torus"` with its
+            boundary wrapped (the paper's setting), or `"any_size"`.
         compute: how; see `Compute`.
 
         measure: False leaves `norm` of a changed kernel None, and saves the time it takes.

@@ -50,7 +50,7 @@ def project(
     max_iterations: int = 1000,
     dual: Array | None = None,
     method: Method = "augmented_lagrangian",
-    guarantee: Guarantee = "torus",
+    guarantee: Guarantee = "layer",
     compute: Compute = DEFAULT,
 ) -> Projection:
     """The nearest kernel with the same taps and operator norm at most `max_norm`.
@@ -74,7 +74,8 @@ def project(
             gradient on the dual with Nesterov's momentum; for comparison `"dykstra"`, the same
             without momentum, and `"alternate"`, the paper's suggestion, which converges to another
             kernel of the ball.
-        guarantee: which operator's norm: `"torus"`, `"layer"` or `"any_size"`.
+        guarantee: which operator's norm: `"layer"` as it pads, `"torus"` with its boundary wrapped, or
+            `"any_size"`, as it pads at every input size; see `guarantee.py`.
         compute: how; see `Compute`.
 
     Returns:

@@ -16,7 +16,7 @@ def rescale(
     geometry: ConvGeometry,
     max_norm: float,
     *,
-    guarantee: Guarantee = "torus",
+    guarantee: Guarantee = "layer",
     compute: Compute = DEFAULT,
 ) -> Projection:
     """`W min(1, c / ||W||)`: the kernel divided by what its norm exceeds `max_norm` by, if it does.
@@ -26,7 +26,8 @@ def rescale(
             singular values share the gradient is that of one of them, at the limit that of the inside.
         geometry: any that has the guarantee.
         max_norm: the radius `c`, positive.
-        guarantee: which operator's norm: `"torus"`, `"layer"` or `"any_size"`.
+        guarantee: which operator's norm: `"layer"` as it pads, `"torus"` with its boundary wrapped, or
+            `"any_size"`, as it pads at every input size; see `guarantee.py`.
         compute: how; see `Compute`.
 
     Returns:

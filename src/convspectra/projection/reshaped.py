@@ -19,7 +19,7 @@ def clip_reshaped_kernel(
     geometry: ConvGeometry,
     max_reshaped_norm: float,
     *,
-    guarantee: Guarantee = "torus",
+    guarantee: Guarantee = "layer",
     measure: bool = True,
     compute: Compute = DEFAULT,
 ) -> Projection:

@@ -29,7 +29,7 @@ def soft_threshold(
     geometry: ConvGeometry,
     threshold: float,
     *,
-    guarantee: Guarantee = "torus",
+    guarantee: Guarantee = "layer",
     compute: Compute = DEFAULT,
 ) -> Projection:
     """Every singular value lowered: `S^+ [ U max(sigma - t, 0) V^H ]`, the nuclear norm's proximal map.
@@ -40,7 +40,8 @@ def soft_threshold(
         kernel: as `singular_values`. Differentiable.
         geometry: any that has the guarantee.
         threshold: what is taken off, positive.
-        guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+        guarantee: whose singular values: `"layer"` (on a torus that holds it), `"torus"` (of the layer with
+            its boundary wrapped) or `"any_size"` (samples of all frequencies).
         compute: how; see `Compute`.
 
     Raises:
@@ -60,7 +61,7 @@ def low_rank(
     geometry: ConvGeometry,
     rank: int,
     *,
-    guarantee: Guarantee = "torus",
+    guarantee: Guarantee = "layer",
     compute: Compute = DEFAULT,
 ) -> Projection:
     """Only the `rank` largest singular values of the whole operator kept, the others set to zero.
@@ -73,7 +74,8 @@ def low_rank(
             the last value kept and the first one dropped differ.
         geometry: any that has the guarantee.
         rank: how many to keep, of `Spectrum.count`; at least 0.
-        guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+        guarantee: whose singular values: `"layer"` (on a torus that holds it), `"torus"` (of the layer with
+            its boundary wrapped) or `"any_size"` (samples of all frequencies).
         compute: how; see `Compute`.
 
     Raises:
@@ -112,7 +114,7 @@ def orthogonalise(
     geometry: ConvGeometry,
     *,
     value: float = 1.0,
-    guarantee: Guarantee = "torus",
+    guarantee: Guarantee = "layer",
     compute: Compute = DEFAULT,
 ) -> Projection:
     """All singular values set to `value`: `S^+ [ value U V^H ]`, the polar factor.
@@ -126,7 +128,8 @@ def orthogonalise(
             zero.
         geometry: any that has the guarantee.
         value: what they become, positive.
-        guarantee: whose singular values: `"torus"`, `"layer"` (its enclosing torus) or `"any_size"`.
+        guarantee: whose singular values: `"layer"` (on a torus that holds it), `"torus"` (of the layer with
+            its boundary wrapped) or `"any_size"` (samples of all frequencies).
         compute: how; see `Compute`.
 
     Raises:
@@ -150,7 +153,7 @@ def project_schatten(
     radius: float,
     *,
     p: float = 1.0,
-    guarantee: Guarantee = "torus",
+    guarantee: Guarantee = "layer",
     compute: Compute = DEFAULT,
 ) -> Projection:
     """Into the ball `(sum sigma^p)^(1/p) <= radius` of the operator: p = 1 is the nuclear norm.
@@ -163,7 +166,7 @@ def project_schatten(
         geometry: any that has the guarantee.
         radius: of the ball, positive.
         p: 1, 2 or `math.inf` (where it is `clip`, scaled).
-        guarantee: whose singular values: `"torus"`, `"layer"`, or `"any_size"`: for `math.inf` the operator
+        guarantee: whose singular values: `"layer"`, `"torus"`, or `"any_size"`: for `math.inf` the operator
             norm at every size, else those of the torus of samples.
         compute: how; see `Compute`.
 

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from ..errors import GeometryError, InputError
 from ..geometry import ConvGeometry
-from ..guarantee import check_guarantee, check_limit
+from ..guarantee import check_limit, guarantee_of
 from ..projection import Guarantee, rescale
 from .holding import Use, check_dtype, is_kept, norm_of
 from .layers import promised_geometry
@@ -228,7 +228,7 @@ def operator_norm(
         InputError: another kind of module, no input_shape, a layer without this guarantee.
     """
     limit = check_limit("max_norm", max_norm)
-    check_guarantee(guarantee)
+    guarantee = guarantee_of(guarantee)
     _check_weight(module, name, OperatorNorm)
     geometry = promised_geometry(module, input_shape, guarantee)
     parametrize.register_parametrization(module, name, OperatorNorm(limit, geometry, guarantee))

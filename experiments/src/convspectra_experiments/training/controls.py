@@ -111,7 +111,7 @@ class Penalised(NoControl):
         total = torch.zeros((), device=self.layers[0][0].weight.device)
         for part, geometry in self.layers:
             values = min(part.weight.shape[:2]) * int(torch.tensor(geometry.input_shape).prod())
-            total = total + penalties.orthogonality(part.weight, geometry) / values
+            total = total + penalties.orthogonality(part.weight, geometry, guarantee="torus") / values
         return self.weight * total / len(self.layers)
 
 
