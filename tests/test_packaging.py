@@ -45,6 +45,20 @@ def test_the_command_is_imported_where_there_are_no_locks_and_no_hangups():
     assert result.stdout.startswith("convspectra ")
 
 
+def test_heavy_names_are_imported_on_first_use():
+    code = """
+import sys, convspectra as cs
+heavy = {"convspectra.analysis", "convspectra.models", "convspectra.lipschitz"}
+assert not heavy & set(sys.modules)
+assert {"analyze", "read_model", "lipschitz"} <= set(dir(cs))
+assert all(map(callable, (cs.analyze, cs.read_model, cs.lipschitz.measure)))
+assert heavy <= set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
+    with pytest.raises(AttributeError, match="nothing"):
+        convspectra.nothing  # noqa: B018
+
+
 def test_the_public_face_is_small_and_documented():
     assert len(convspectra.__all__) <= 40
     assert convspectra.__all__ == sorted(convspectra.__all__)
