@@ -11,6 +11,7 @@ import math
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, SupportsIndex, cast
 
 from .errors import GeometryError
@@ -122,72 +123,13 @@ class ConvGeometry:
             GeometryError: a kernel with the wrong number of axes, empty axes, channels that
                 `groups` does not divide, or no output point at all (input smaller than the kernel).
         """
-        shape = tuple(int(size) for size in kernel_shape)
-        if len(shape) != self.axes + 2:
-            raise GeometryError(
-                f"kernel must have {self.axes + 2} axes ({self.layout}) for input_shape="
-                f"{self.input_shape}; got shape {shape}"
-            )
-        if min(shape) < 1:
-            raise GeometryError(f"kernel must have no empty axis; got shape {shape}")
-        ordered = tuple(shape[axis] for axis in self.kernel_axes)
-        rows, columns, taps = ordered[0], ordered[1], ordered[2:]
-        if rows % self.groups:
-            raise GeometryError(
-                f"groups={self.groups} must divide the {rows} {'input' if self.transposed else 'output'}"
-                f" channels of a kernel of shape {shape} in layout {self.layout}"
-            )
-        if any(self.output_padding[i] >= max(self.stride[i], self.dilation[i]) for i in range(self.axes)):
-            raise GeometryError(
-                f"output_padding={self.output_padding} must be smaller than the stride "
-                f"{self.stride} or the dilation {self.dilation}"
-            )
-        reach = tuple(d * (k - 1) for d, k in zip(self.dilation, taps, strict=True))
-        sizes = [self._forward_sizes(axis, reach[axis]) for axis in range(self.axes)]
-        return Correlation(
-            out_channels=rows,
-            in_channels=columns * self.groups,
-            kernel_size=taps,
-            input_shape=tuple(size[0] for size in sizes),
-            output_shape=tuple(size[1] for size in sizes),
-            stride=self.stride,
-            dilation=self.dilation,
-            groups=self.groups,
-            padding=tuple(size[2] for size in sizes),
-            padding_mode=self.padding_mode,
-            transposed=self.transposed,
-        )
+        return _correlation(self, tuple(map(int, kernel_shape)))
 
     @property
     def kernel_axes(self) -> tuple[int, ...]:
         """The permutation that brings a kernel of this layout to `Correlation`'s axis order."""
         channels = "IO" if self.transposed else "OI"
         return tuple(self.layout.index(letter) for letter in channels + _SPATIAL[self.axes])
-
-    def _forward_sizes(self, axis: int, reach: int) -> tuple[int, int, tuple[int, int]]:
-        """(input, output, padding) along one axis of the forward correlation."""
-        n, s = self.input_shape[axis], self.stride[axis]
-        if self.padding == "same":
-            points = n * s if self.transposed else n
-            outputs = -(-points // s)
-            total = max((outputs - 1) * s + reach + 1 - points, 0)
-            if self.transposed:
-                points += self.output_padding[axis]
-            return points, outputs, (total // 2, total - total // 2)
-        before, after = self.padding[axis]
-        if self.transposed:
-            points = (n - 1) * s - before - after + reach + 1 + self.output_padding[axis]
-            outputs = n
-        else:
-            points = n
-            outputs = (n + before + after - reach - 1) // s + 1
-        if points < 1 or outputs < 1:
-            raise GeometryError(
-                f"no output point along axis {axis}: input size {n} with padding ({before}, {after}) "
-                f"and a kernel that reaches over {reach + 1} points; "
-                f"give a larger input_shape or more padding"
-            )
-        return points, outputs, (before, after)
 
 
 @dataclass(frozen=True)
@@ -275,6 +217,73 @@ class Correlation:
     def points(self) -> int:
         """Number of output points."""
         return math.prod(self.output_shape)
+
+
+@lru_cache(maxsize=1024)
+def _correlation(geometry: ConvGeometry, shape: tuple[int, ...]) -> Correlation:
+    if len(shape) != geometry.axes + 2:
+        raise GeometryError(
+            f"kernel must have {geometry.axes + 2} axes ({geometry.layout}) for input_shape="
+            f"{geometry.input_shape}; got shape {shape}"
+        )
+    if min(shape) < 1:
+        raise GeometryError(f"kernel must have no empty axis; got shape {shape}")
+    ordered = tuple(shape[axis] for axis in geometry.kernel_axes)
+    rows, columns, taps = ordered[0], ordered[1], ordered[2:]
+    if rows % geometry.groups:
+        raise GeometryError(
+            f"groups={geometry.groups} must divide the {rows} {'input' if geometry.transposed else 'output'}"
+            f" channels of a kernel of shape {shape} in layout {geometry.layout}"
+        )
+    if any(
+        geometry.output_padding[i] >= max(geometry.stride[i], geometry.dilation[i])
+        for i in range(geometry.axes)
+    ):
+        raise GeometryError(
+            f"output_padding={geometry.output_padding} must be smaller than the stride "
+            f"{geometry.stride} or the dilation {geometry.dilation}"
+        )
+    reach = tuple(d * (k - 1) for d, k in zip(geometry.dilation, taps, strict=True))
+    sizes = [_forward_sizes(geometry, axis, reach[axis]) for axis in range(geometry.axes)]
+    return Correlation(
+        out_channels=rows,
+        in_channels=columns * geometry.groups,
+        kernel_size=taps,
+        input_shape=tuple(size[0] for size in sizes),
+        output_shape=tuple(size[1] for size in sizes),
+        stride=geometry.stride,
+        dilation=geometry.dilation,
+        groups=geometry.groups,
+        padding=tuple(size[2] for size in sizes),
+        padding_mode=geometry.padding_mode,
+        transposed=geometry.transposed,
+    )
+
+
+def _forward_sizes(geometry: ConvGeometry, axis: int, reach: int) -> tuple[int, int, tuple[int, int]]:
+    """(input, output, padding) along one axis of the forward correlation."""
+    n, s = geometry.input_shape[axis], geometry.stride[axis]
+    if geometry.padding == "same":
+        points = n * s if geometry.transposed else n
+        outputs = -(-points // s)
+        total = max((outputs - 1) * s + reach + 1 - points, 0)
+        if geometry.transposed:
+            points += geometry.output_padding[axis]
+        return points, outputs, (total // 2, total - total // 2)
+    before, after = geometry.padding[axis]
+    if geometry.transposed:
+        points = (n - 1) * s - before - after + reach + 1 + geometry.output_padding[axis]
+        outputs = n
+    else:
+        points = n
+        outputs = (n + before + after - reach - 1) // s + 1
+    if points < 1 or outputs < 1:
+        raise GeometryError(
+            f"no output point along axis {axis}: input size {n} with padding ({before}, {after}) "
+            f"and a kernel that reaches over {reach + 1} points; "
+            f"give a larger input_shape or more padding"
+        )
+    return points, outputs, (before, after)
 
 
 def _count_axes(input_shape: SupportsIndex | Sequence[SupportsIndex]) -> int:
