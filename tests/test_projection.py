@@ -176,10 +176,34 @@ def test_each_guarantee_is_what_the_bound_of_its_name_says(dtype):
     assert cs.bounds.pfister2018(kept.kernel, padded).upper <= limit
 
 
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("move", [cs.rescale, cs.project, cs.project_schatten])
+def test_a_geometry_says_which_operator_is_kept(move, mode):
+    kernel = np.random.default_rng(11).standard_normal((3, 2, 3))
+    layer = cs.ConvGeometry(6, padding=1, padding_mode=mode)
+    options = {"p": math.inf} if move is cs.project_schatten else {}
+    kept = move(kernel, layer, 1.0, **options)
+    assert kept.guarantee == "layer"
+    assert np.linalg.norm(dense_operator(kept.kernel, layer), 2) <= 1 + 1e-12
+    # The paper's setting is another operator, which is asked for.
+    wrapped = move(kernel, layer.on_torus(), 1.0, **options)
+    assert np.isclose(np.linalg.norm(dense_operator(wrapped.kernel, layer.on_torus()), 2), 1.0)
+    if mode in ("zeros", "circular"):
+        same = move(kernel, layer, 1.0, guarantee="torus", **options)
+        np.testing.assert_array_equal(wrapped.kernel, same.kernel)
+
+
+def test_a_guarantee_may_be_spelt_as_on_the_command_line():
+    kernel, layer = np.random.default_rng(12).standard_normal((3, 2, 3)), cs.ConvGeometry(6, padding=1)
+    hyphen, underscore = (cs.rescale(kernel, layer, 1.0, guarantee=word) for word in ("any-size", "any_size"))
+    assert hyphen.guarantee == underscore.guarantee == "any_size"
+    np.testing.assert_array_equal(hyphen.kernel, underscore.kernel)
+
+
 def test_a_guarantee_that_cannot_be_given_is_refused():
     kernel = np.ones((2, 2, 3))
     with pytest.raises(cs.GeometryError, match=r"stride .* does not divide"):
-        cs.clip(kernel, cs.ConvGeometry(5, stride=2, padding=1), 1.0)
+        cs.clip(kernel, cs.ConvGeometry(5, stride=2, padding=1), 1.0, guarantee="torus")
     with pytest.raises(cs.GeometryError, match="reflect padding needs at least two points"):
         cs.clip(kernel, cs.ConvGeometry(1, padding=1, padding_mode="reflect"), 1.0, guarantee="layer")
     with pytest.raises(cs.InputError, match=r"^guarantee"):
