@@ -25,6 +25,16 @@ _FREQUENCY, _PHASE, _GROUP, _MULTIPLY_ADD = 2e-7, 1e-8, 1.5e-8, 3e-10
 _READ, _PRODUCT = 6e-9, 1e-10
 """Seconds for an input entry that a tap reads, and for its product with one weight."""
 
+_CALL, _EIGENVALUE, _ENTRY = 2e-4, 5e-10, 3e-10
+"""Seconds for the calls of one application; of a Gram matrix, for its rows to the third power; and for an
+entry of a matrix that is written down, through each weight."""
+
+LAPACK, WITH_VECTORS = 10, 5
+"""How much longer blocks take by LAPACK or another library than by the native solver; and with vectors."""
+
+_LARGEST_MATRIX = 1536
+"""The smaller side of a matrix that is decomposed: some seconds, and tens of megabytes."""
+
 _WINDOWS = 2**27
 """Bytes of windows that are laid side by side at once, and their products."""
 
@@ -88,7 +98,7 @@ def of_applications(correlation: Correlation, count: int) -> Cost:
     padded = [n + sum(pad) for n, pad in zip(c.input_shape, c.padding, strict=True)]
     inputs, outputs = c.in_channels * math.prod(padded), c.out_channels * c.points
     reads = c.in_channels * math.prod(c.kernel_size) * c.points
-    seconds = count * reads * (_READ + _PRODUCT * c.out_channels / c.groups)
+    seconds = count * (_CALL + reads * (_READ + _PRODUCT * c.out_channels / c.groups))
     # A vector, padded and of length 1; its image in parts, joined, and squared. A packet is complex, twice.
     memory = max(32 * inputs, 24 * (inputs + outputs)) + 80 * c.points + min(24 * reads, _WINDOWS)
     return _checked(c.input_shape, Cost(seconds, memory))
@@ -101,6 +111,18 @@ def of_vectors(count: int, rows: int, columns: int) -> Cost:
         CostError: they do not fit into `MEMORY`.
     """
     return _checked((rows, columns), Cost(0.0, 8 * count * (rows + columns)))
+
+
+def of_matrix(correlation: Correlation) -> Cost:
+    """Of the largest singular value of the matrix of one group; infinite where it should not be tried."""
+    c = correlation
+    rows, columns = c.out_channels // c.groups, c.in_channels // c.groups
+    short, long = sorted((rows * c.points, columns * math.prod(c.input_shape)))
+    if short > _LARGEST_MATRIX:
+        return Cost(math.inf, math.inf)
+    applying = math.prod(c.kernel_size) * rows * columns * c.points
+    seconds = _CALL + short**3 * _EIGENVALUE + short**2 * long * _PRODUCT + short * applying * _ENTRY
+    return Cost(seconds, 24.0 * short * long)  # the matrix, its making and its Gram matrix
 
 
 def check_sizes(correlation: Correlation) -> None:

@@ -23,6 +23,7 @@ from ._compat import (
 from ._solvers import array_api, choice, native, pool, products
 from ._solvers.choice import Engine
 from .compute import DEFAULT, Compute
+from .cost import LAPACK, seconds_of_blocks
 from .geometry import ConvGeometry, Correlation
 from .problem import Problem, known, once, problem_of, scaled
 from .results import Spectrum
@@ -253,18 +254,17 @@ def over_grid(
     entries = correlation.groups * rows * columns
     taps = math.prod(correlation.kernel_size)
     real_bytes = 4 if kernel.dtype == namespace(kernel).float32 else 8
-    multiply_adds = 8.0 * entries * (min(rows, columns) + taps)
+    seconds_each = seconds_of_blocks(correlation, 1)
     if engine == "native":
-        # No blocks: phases, and the values twice. Whole lanes; a rate between its best and its worst.
+        # No blocks: phases, and the values twice. Whole lanes.
         bytes_each = 48 * taps + 2 * real_bytes * correlation.groups * min(rows, columns)
         unit = native.taken_together(rows, columns)
-        seconds_each = multiply_adds / 2e10
         if makes_blocks:
             bytes_each += 6 * real_bytes * entries
     else:
         # Blocks, their parts before joining, the solver's copy and its vectors; phases and their index.
         bytes_each = 8 * real_bytes * entries + 48 * taps
-        unit, seconds_each = 1, multiply_adds / 2e9
+        unit, seconds_each = 1, LAPACK * seconds_each
     workers = pool.workers_of(compute.executor) if is_numpy(kernel) else 1
     pieces = pool.ranges(len(grid.index), workers, bytes_each, seconds_each, compute.memory, unit)
     if is_numpy(kernel):

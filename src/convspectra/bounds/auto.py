@@ -15,7 +15,7 @@ import numpy as np
 from .._compat import Array, is_tracked, like, namespace, to_numpy
 from .._solvers import array_api
 from ..compute import DEFAULT, Compute
-from ..cost import seconds_of_blocks
+from ..cost import of_applications, of_matrix, seconds_of_blocks
 from ..errors import InputError
 from ..geometry import ConvGeometry, Correlation
 from ..operators.lanczos import largest_triplets, start_vector
@@ -227,11 +227,10 @@ class _Search:
         return self.problem.correlation
 
     def seconds_each(self) -> float:
-        """Of one application of the layer in a Krylov method, roughly."""
-        c = self.correlation
-        taps = math.prod(c.kernel_size)
-        reads = c.points * c.in_channels * taps * (1 if self.copies else 1 / c.groups)
-        return 2e-4 + reads * (1e-8 + c.out_channels / c.groups / 3e9)
+        """Of one application in a Krylov method, which orthogonalises, of a group where none is copied."""
+        return (
+            2 * of_applications(self.correlation, 1).seconds / (1 if self.copies else self.correlation.groups)
+        )
 
     def seconds_a_torus(self) -> float:
         """Of the largest singular value on a torus around the layer."""
@@ -257,9 +256,10 @@ class _Search:
         return np.asarray(np.minimum(above * (1 + 1e-15), self.upper))
 
     def seconds_to_decompose(self, uppers: NumpyArray) -> float:
-        if dense.bytes_needed(self.correlation) > self.problem.compute.memory:
+        cost = of_matrix(self.correlation)
+        if cost.memory > self.problem.compute.memory:
             return math.inf
-        return int((uppers > self.lower).sum()) * dense.seconds_a_group(self.correlation)
+        return int((uppers > self.lower).sum()) * cost.seconds
 
     def decompose(self, uppers: NumpyArray) -> None:
         low, high = dense.dense_norm(in_numpy(self.problem).kernel, self.correlation, self.lower, uppers)

@@ -14,26 +14,6 @@ from .wave_packet import of_group
 
 _EPS = float(np.finfo(np.float64).eps)
 
-LARGEST_SIDE = 1536
-"""Of a matrix that is decomposed: some seconds, and tens of megabytes."""
-
-
-def seconds_a_group(correlation: Correlation) -> float:
-    """What `dense_norm` takes for one group, roughly; infinite where it should not be tried."""
-    c = correlation
-    rows, columns = c.out_channels // c.groups, c.in_channels // c.groups
-    short, long = sorted((rows * c.points, columns * math.prod(c.input_shape)))
-    if short > LARGEST_SIDE:
-        return math.inf
-    applying = math.prod(c.kernel_size) * rows * columns * c.points
-    return 2e-4 + short**3 / 2e9 + short**2 * long / 1e10 + short * applying / 3e9
-
-
-def bytes_needed(correlation: Correlation) -> int:
-    """Of one group's matrix, its making and its Gram matrix."""
-    c = correlation
-    return 24 * c.out_channels * c.points * c.in_channels * math.prod(c.input_shape) // c.groups**2
-
 
 def dense_norm(
     kernel: Array, correlation: Correlation, lower: float = 0.0, uppers: np.ndarray[Any, Any] | None = None
@@ -41,7 +21,7 @@ def dense_norm(
     """Proven bounds of the norm from below and above that differ by rounding: NumPy, float64.
 
     Arguments:
-        kernel: as `spectrum.prepare` returns it, entries in range.
+        kernel: axes in the order of `Correlation`, entries in range.
         lower: a proven lower bound, which may come back.
         uppers: shape (groups,), of the norm of each group: those that cannot exceed what is known are left
             out.

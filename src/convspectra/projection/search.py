@@ -9,6 +9,7 @@ import numpy as np
 
 from .._solvers import choice, native, pool, threshold
 from ..compute import Compute
+from ..cost import LAPACK, WITH_VECTORS, seconds_of_blocks
 from ..geometry import Correlation
 from ..spectrum import top_block
 from ..symbol import frequency_grid, symbol_adjoint, symbol_blocks, tap_copies
@@ -72,7 +73,8 @@ class Search:
             return total, float(found.tops.max()), int(np.count_nonzero(found.tops > level))
 
         rows, columns = blocks.shape[-2:]
-        seconds_each = 30.0 * blocks[0].size * min(rows, columns) / (2e10 if engine == "native" else 4e9)
+        seconds_each = WITH_VECTORS * seconds_of_blocks(self._correlation, 1)
+        seconds_each *= 1 if engine == "native" else LAPACK
         workers = pool.workers_of(self._compute.executor)
         unit = native.taken_together(rows, columns)
         # A block's Gram matrix, its decomposition and the lowered block, beside the two stacks.
