@@ -244,6 +244,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_command_draws_gains_and_counts_margins(folder):
     pytest.importorskip("matplotlib", reason="could not import 'matplotlib'")
     options = ["--inputs", "x.npy", "--labels", "y.npy", "--points", "0", "--json", "r.json"]
@@ -269,6 +270,7 @@ def test_the_command_draws_gains_and_counts_margins(folder):
     assert not (folder / "q.json").exists()
 
 
+@pytest.mark.slow
 def test_mistakes_with_labels(folder):
     def says(words, labels, model="net.pt2"):
         np.save(folder / "wrong.npy", labels)

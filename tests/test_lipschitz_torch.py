@@ -216,6 +216,7 @@ def small():
     return nn.Sequential(nn.Conv2d(4, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(90, 2)).eval()
 
 
+@pytest.mark.slow
 def test_one_network_in_both_formats_and_by_name(tmp_path, monkeypatch):
     module = small()
     program = torch.export.export(module, (torch.zeros(1, *SHAPE),))

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -199,3 +200,16 @@ class TestReadme:
         text = (ROOT / "README.md").read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)]+)\)", text):
             assert target.startswith("http") or (ROOT / target.split("#")[0]).exists(), target
+
+
+@pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="README.md is not beside the tests")
+def test_the_oldest_versions_that_are_tested_are_those_that_are_allowed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *(one for name in extras if name != "docs" for one in extras[name])]
+    allowed = dict(line.split(">=") for line in lines if ">=" in line)
+    tested = dict(
+        re.findall(r"^([\w-]+)==(.+)$", (ROOT / "constraints-oldest.txt").read_text(), re.MULTILINE)
+    )
+    for name in allowed.keys() - {"mypy", "ruff"}:
+        assert re.fullmatch(rf"{re.escape(allowed[name])}(\.0)*", tested[name]), name

@@ -29,7 +29,8 @@ class ConvGeometry:
 
     Arguments:
         input_shape: spatial size of the input, one integer an axis (1, 2 or 3 axes), in pixels.
-        stride, dilation: one integer, or one an axis.
+        stride: input points between two outputs; one integer, or one an axis.
+        dilation: input points between two taps; one integer, or one an axis.
         groups: number of independent groups of channels.
         transposed: the layer is the adjoint of the strided convolution with this kernel
             ("deconvolution"); `input_shape` is still the size of what goes into the layer.
@@ -41,15 +42,17 @@ class ConvGeometry:
             into the layer and `W`, `HW` or `DHW` for the taps. Default: PyTorch's, `"OIHW"`
             (`"IOHW"` when transposed). TensorFlow, JAX and the paper use `"HWIO"`.
 
-    The kernel's channel axis that is divided by `groups` is `I`, or `O` when transposed, as in
-    every framework.
-
     Raises:
         GeometryError: a size below 1, a negative padding, a wrong number of axes, a layout whose
             letters do not fit, an unknown word.
 
-    >>> ConvGeometry(input_shape=(32, 32), padding=1, padding_mode="circular").stride
-    (1, 1)
+    Notes:
+        The kernel's channel axis that is divided by `groups` is `I`, or `O` when transposed, as in
+        every framework.
+
+    Examples:
+        >>> ConvGeometry(input_shape=(32, 32), padding=1, padding_mode="circular").stride
+        (1, 1)
     """
 
     input_shape: tuple[int, ...]
@@ -111,13 +114,23 @@ class ConvGeometry:
     def on_torus(self) -> ConvGeometry:
         """The circular geometry of the same layer: same sizes and strides, boundaries wrapped.
 
-        Its spectrum is the paper's approximation to that of a padded layer. It is neither an
-        upper nor a lower bound for it.
+        Returns:
+            A geometry with `padding="same"` and `padding_mode="circular"`.
+
+        Notes:
+            Its spectrum is the paper's approximation to that of a padded layer. It is neither an
+            upper nor a lower bound for it.
         """
         return replace(self, padding="same", padding_mode="circular", output_padding=(0,) * self.axes)
 
     def correlation(self, kernel_shape: Sequence[int]) -> Correlation:
         """The cross-correlation that this geometry and a kernel of this shape stand for.
+
+        Arguments:
+            kernel_shape: the kernel's shape in this `layout`, channels included.
+
+        Returns:
+            The `Correlation`, with every size known.
 
         Raises:
             GeometryError: a kernel with the wrong number of axes, empty axes, channels that

@@ -20,11 +20,15 @@ Status = Literal["exact", "interval", "upper", "lower"]
 
 @dataclass(frozen=True)
 class Bound:
-    """What is known of an operator norm.
+    """What is known of an operator norm: `lower <= norm <= upper`.
 
-    `lower <= norm <= upper`, both proven under `assumes`; either may be None where nothing is
-    known. `exact` says that both are the norm itself, up to rounding of at most 1e-9 of it (1e-3 computed in
-    float32). Where rounding may be more, as where taps cancel, it is an interval.
+    Attributes:
+        lower: scalar array, proven under `assumes`; None where nothing is known from below.
+        upper: likewise from above.
+        method: the name of the method that gave it.
+        exact: both are the norm itself, up to rounding of at most 1e-9 of it (1e-3 computed in
+            float32). Where rounding may be more, as where taps cancel, the bound is an interval.
+        assumes: what the proof takes for granted, in words; empty where nothing.
     """
 
     lower: Array | None
@@ -49,9 +53,10 @@ class Projection:
 
     Attributes:
         kernel: in the layout, dtype (at least float32) and library of the given one.
-        norm_before, norm: operator norms of the given kernel and of this one, of the operator that
-            `guarantee` names: exact on the torus, else proven upper bounds. Without gradient. None where
-            they were not asked for.
+        norm_before: operator norm of the given kernel, of the operator that `guarantee` names: exact on
+            the torus, else a proven upper bound. Scalar array without gradient. None where it was not
+            asked for.
+        norm: likewise of this kernel.
         guarantee: which operator: `"layer"`, `"torus"` or `"any_size"`.
         iterations: sweeps of decompositions over all frequencies.
         gap: proven bound of `(d^2 - d_min^2) / 2`, with d the distance of this kernel from the given
@@ -88,7 +93,8 @@ class Spectrum:
             what the moduli of the taps add up to, so that values of taps that cancel, and those far below the
             norm, may be nothing but rounding. An array while JAX traces.
 
-    Every property is exact up to that.
+    Notes:
+        Every property is exact up to `error`.
     """
 
     values: Array
@@ -136,6 +142,12 @@ class Spectrum:
     def schatten_norm(self, p: float) -> Array:
         """`(sum sigma^p)^(1/p)` for p >= 1; `p = inf` is the operator norm.
 
+        Arguments:
+            p: the exponent, at least 1.
+
+        Returns:
+            A scalar array of the kernel's library.
+
         Raises:
             InputError: p below 1.
         """
@@ -156,9 +168,10 @@ class Spectrum:
 
     @property
     def effective_rank(self) -> Array:
-        """`exp(entropy)` of the singular values divided by their sum (Roy and Vetterli 2007).
+        """`exp(entropy)` of the singular values divided by their sum; 0 for the zero operator.
 
-        0 for the zero operator.
+        References:
+            Roy and Vetterli (2007), The effective rank: a measure of effective dimensionality.
         """
         xp = namespace(self.values)
         ratios = self._ratios()
@@ -169,10 +182,14 @@ class Spectrum:
         return xp.where(total > 0, xp.exp(entropy), total)
 
     def rank(self, tolerance: float | None = None) -> int:
-        """Number of singular values above `tolerance`.
+        """Number of singular values above a tolerance.
 
-        Default: the largest side of a block times the machine epsilon times the norm, the rule of
-        `numpy.linalg.matrix_rank`, or `error` where that is larger.
+        Arguments:
+            tolerance: absolute. Default: the largest side of a block times the machine epsilon times the
+                norm, the rule of `numpy.linalg.matrix_rank`, or `error` where that is larger.
+
+        Returns:
+            The number, each value counted as often as it occurs.
         """
         values = to_numpy(self.values)
         if tolerance is None:
@@ -199,6 +216,12 @@ class Spectrum:
     def quantiles(self, q: float | Sequence[float]) -> np.ndarray[Any, Any]:
         """Quantiles of all singular values, interpolated linearly as `numpy.quantile` does.
 
+        Arguments:
+            q: one level in [0, 1], or several.
+
+        Returns:
+            NumPy array of the shape of `q`.
+
         Raises:
             InputError: q outside [0, 1].
         """
@@ -218,7 +241,8 @@ class Spectrum:
     def frequency_map(self) -> np.ndarray[Any, Any]:
         """The largest singular value at each frequency of the output grid, zero frequency first.
 
-        Shape `grid.shape`; over groups the largest is taken.
+        Returns:
+            Shape `grid.shape`; over groups the largest is taken.
         """
         largest = to_numpy(self.values).max(axis=1).reshape(-1, self.groups).max(axis=1)
         return self.grid.spread(largest)
