@@ -117,7 +117,8 @@ template <class P> inline P dqds_shift(P q0, P e0, P q1, P e1, P q2, P pivot) {
   return select(inner, part, larger(lower, part));
 }
 
-template <class P> inline void squared_values_of_two(P q0, P e0, P q1, P sigma, P *found) {
+template <class P>
+[[gnu::always_inline]] inline void squared_values_of_two(P q0, P e0, P q1, P sigma, P *found) {
   const P half(0.5);
   P mixed = q1 * e0, spread = half * (q0 + e0 - q1);
   P upper = half * (q0 + e0 + q1) + root(spread * spread + mixed);
