@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from convspectra import ConvGeometry
+from convspectra.cli.lipschitz import measure
 from convspectra.errors import InputError
-from convspectra.lipschitz import lipschitz, measure
+from convspectra.lipschitz import lipschitz
 from convspectra.lipschitz.complexity import checked_labels, complexity, margins
 from convspectra.lipschitz.records import Complexity, LayerNorms
 from convspectra.lipschitz.row_norms import matrix_norms, row_norms, squared_rows
@@ -311,7 +312,7 @@ def test_labels_need_inputs_and_one_output_of_classes():
         checked_labels(labels, None, {"y": (1, 4)})
     with pytest.raises(InputError, match=r"shape \(0,\)"):
         checked_labels(labels[:0], inputs[:0], {"y": (1, 4)})
-    with pytest.raises(InputError, match=r"one output.*'z' of shape \(1, 3\) with --output"):
+    with pytest.raises(InputError, match=r"one output.*'z' of shape \(1, 3\) with outputs="):
         checked_labels(labels, inputs, {"y": (1, 4), "z": (1, 3)})
     for shape in ((1, 4, 2), (1, 1), (2, 4), (4,)):
         with pytest.raises(InputError, match=r"\(1, classes\); got 'y' of shape"):

@@ -281,7 +281,7 @@ def test_mistakes_with_labels(folder):
     says("between 0 and 3", labels=np.array([0, 1, 4]))
     program = torch.export.export(classifier()[:1], (torch.zeros(1, 2, 5, dtype=torch.float64),))
     torch.export.save(program, folder / "maps.pt2")
-    says(r"\(1, classes\); got .* of shape \(1, 3, 3\).* --output", np.array([0, 1, 2]), model="maps.pt2")
+    says(r"\(1, classes\); got .* of shape \(1, 3, 3\).* outputs=", np.array([0, 1, 2]), model="maps.pt2")
     np.save(folder / "wrong.npy", np.array([0, 1]))
     options = ("--inputs", "x.npy", "--labels", "wrong.npy", "--json", "r.json", "--png", "p")
     refused(convspectra("lipschitz", "net.pt2", *options, cwd=folder), "shape (3,)", "int64 of shape (2,)")

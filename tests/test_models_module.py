@@ -154,7 +154,7 @@ def test_factories_by_name(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=words) as error:
             read_model(module=name, input_shape=(3, 6, 6))
         assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="give its --input-shape"):
+    with pytest.raises(InputError, match="give its input_shape"):
         read_model(module="factories_for_a_test:good")
 
 

@@ -9,9 +9,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from convspectra import InputError, ModelError
 from convspectra.analysis import analyze
+from convspectra.cli.options import shapes_of
 from convspectra.models import read_model
 from convspectra.models.graphs import read_graph
-from convspectra.models.input_shapes import parse
 from convspectra.operators.reference import dense_operator
 
 RNG = np.random.default_rng(0)
@@ -196,7 +196,7 @@ def test_open_sizes_need_an_input_shape(tmp_path):
     )
     (layer,) = read_model(path).layers
     assert layer.geometry is None
-    assert "--input-shape" in layer.reason
+    assert "input_shape" in layer.reason
     (layer,) = read_model(path, input_shape=(3, 9, 8)).layers
     assert layer.geometry.input_shape == (9, 8)
     with pytest.raises(InputError, match="fits 0 inputs"):
@@ -330,7 +330,7 @@ def test_what_a_graph_leaves_open_is_unknown_behind_it_too(size, stated, tmp_pat
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
     assert sizes(path) == [None, None]
     assert sizes(path, (3, 17, 13)) == [(17, 13), (8, 6)]
-    with pytest.raises(InputError, match=r"is open: give --input-shape"):
+    with pytest.raises(InputError, match=r"is open: give input_shape"):
         read_graph(path)
     assert read_graph(path, input_shape=(3, 17, 13)).shapes["y"] == (1, 2, 6, 4)
 
@@ -356,7 +356,7 @@ def test_shapes_go_to_the_inputs_that_they_are_meant_for(tmp_path):
     assert read_graph(path, input_shape={"b": (3, 7, 9), "a": (3, 8, 5)}).shapes["z"] == (1, 2, 5, 7)
     with pytest.raises(InputError, match="no input 'c'; its inputs are: a"):
         read_model(path, input_shape={"c": (3, 7, 9)})
-    with pytest.raises(InputError, match="leave out the batch, its first axis: --input-shape a=3,8,8"):
+    with pytest.raises(InputError, match="leave out the batch, its first axis: input_shape a=3,8,8"):
         read_model(path, input_shape={"a": (1, 3, 8, 8)})
     other = two_inputs(tmp_path, ["n", 3, "h", "w"], ["n", "t", 3, "h2", "w2"])
     with pytest.raises(InputError, match="fits 2 inputs"):  # the batch of a, or the t of b
@@ -371,7 +371,7 @@ def test_inputs_without_channels_have_sizes_too(tmp_path):
     assert sizes(path) == [None]
     assert sizes(path, (40,)) == [(40,)]
     runs_as(path, read_model(path, input_shape=(40,)).layers[0], [1, 40])
-    with pytest.raises(InputError, match=r"leave out the batch, its first axis: --input-shape 40$"):
+    with pytest.raises(InputError, match=r"leave out the batch, its first axis: input_shape 40$"):
         read_model(path, input_shape=(1, 40))
 
 
@@ -386,12 +386,12 @@ def test_input_shapes_that_are_none_are_refused(shape, tmp_path):
 
 
 def test_what_the_command_line_says_of_shapes():
-    assert parse(None) is None
-    assert parse(["3,8,8"]) == (3, 8, 8)
-    assert parse(["a=3,8,8", "b:0=5"]) == {"a": (3, 8, 8), "b:0": (5,)}
+    assert shapes_of(None) is None
+    assert shapes_of(["3,8,8"]) == (3, 8, 8)
+    assert shapes_of(["a=3,8,8", "b:0=5"]) == {"a": (3, 8, 8), "b:0": (5,)}
     for texts in (["3,8", "a=5"], ["a=3", "a=4"], ["=3"], ["a="], ["a=3,0"], ["3", "4"]):
         with pytest.raises(InputError, match="--input-shape"):
-            parse(texts)
+            shapes_of(texts)
 
 
 def test_an_open_graph_beside_weights_takes_their_input_shape(tmp_path):

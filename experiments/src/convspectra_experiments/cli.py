@@ -150,7 +150,7 @@ def experiment(
     geometry: GeometryFile = None,
 ) -> None:
     """Run an experiment of the paper, or resume it."""
-    from convspectra.models.input_shapes import parse
+    from convspectra.cli.options import shapes_of
     from convspectra.report.text import progress_bar
 
     from .studies.catalogue import EXPERIMENTS
@@ -182,7 +182,7 @@ def experiment(
         model={
             "model": model,
             "module": module,
-            "input_shape": parse(input_shape),
+            "input_shape": shapes_of(input_shape),
             "geometry": geometry,
         },
         changes={key: value for key, value in changes.items() if value is not None},

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from ..errors import InputError
 from .delivery import deliver
-from .options import InputShape, Json, Module
+from .options import InputShape, Json, Module, shapes_of
+
+if TYPE_CHECKING:
+    from ..lipschitz import LipschitzReport
+    from ..models.operations import Graph
+
+NO_LOWER = "no lower bound: PyTorch, which differentiates, is not installed"
 
 
 def lipschitz(
@@ -54,10 +63,7 @@ def lipschitz(
     svg: Annotated[Path | None, typer.Option(metavar="DIR", help="The gains as SVG.")] = None,
 ) -> None:
     """Report how much a whole network can stretch: a proven bound, layer by layer, and what is seen."""
-    from ..lipschitz import measure
-    from ..lipschitz.bound import NO_LOWER
     from ..models.graphs import read_graph
-    from ..models.input_shapes import parse
     from ..report import lipschitz_text
     from ..report.files import check_targets, require
     from ..report.text import progress_bar
@@ -69,14 +75,14 @@ def lipschitz(
         if inputs is None and not points:
             raise InputError("--png and --svg draw gains at points; give --inputs, or --points 3")
     between = _interval(drawn)
-    graph = read_graph(model, input_shape=parse(input_shape), module=module)
+    graph = read_graph(model, input_shape=shapes_of(input_shape), module=module)
     with progress_bar() as progress:
         report = measure(
             graph,
-            outputs=output or (),
             file=inputs,
             labels=labels,
             points=points,
+            outputs=output or (),
             between=between,
             max_seconds=max_seconds,
             progress=progress,
@@ -86,6 +92,29 @@ def lipschitz(
         raise InputError(f"{report.model} has no gains to draw: {why}")
     lower = bool(report.points or not points or NO_LOWER in report.notes)
     deliver(report, files, folders, lipschitz_text.render, complete=lower and not report.refused)
+
+
+def measure(
+    graph: Graph, *, file: Path | None = None, labels: Path | None = None, points: int = 0, **options: Any
+) -> LipschitzReport:
+    """`lipschitz.lipschitz` with points and labels from `.npy` files; without PyTorch none are drawn, noted.
+
+    Raises:
+        InputError: as `lipschitz.lipschitz`; a file that is missing or is no plain array.
+    """
+    from ..lipschitz import lipschitz as bound_of
+
+    if labels is not None and file is None:
+        raise InputError("--labels are those of inputs: give --inputs FILE.npy too, one input a label")
+    inputs = None if file is None else _array_in("--inputs", file)
+    classes = None if labels is None else _array_in("--labels", labels)
+    if importlib.util.find_spec("torch") is None:
+        if inputs is not None:
+            raise InputError("PyTorch is needed for --inputs: pip install 'convspectra[torch]'")
+        if points:
+            found = bound_of(graph, **{**options, "between": None})
+            return replace(found, notes=(*found.notes, NO_LOWER))
+    return bound_of(graph, inputs=inputs, labels=classes, points=points, **options)
 
 
 def _interval(text: str | None) -> tuple[float, float] | None:
@@ -99,3 +128,15 @@ def _interval(text: str | None) -> tuple[float, float] | None:
     except ValueError:
         raise InputError(f"--range must be two numbers, the lower first, such as 0,1; got {text!r}") from None
     return low, high
+
+
+def _array_in(option: str, file: Path) -> np.ndarray[Any, Any]:
+    try:
+        found = np.load(file, allow_pickle=False)
+    except OSError as error:
+        raise InputError(f"{option} {file} cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError):
+        raise InputError(f"{option} {file} is no array as numpy.save writes one") from None
+    if not isinstance(found, np.ndarray):
+        raise InputError(f"{option} {file} must hold one array (.npy); it is an archive of several")
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -14,6 +15,7 @@ from ..compute import Solver
 from ..errors import InputError
 
 if TYPE_CHECKING:
+    from ..models import input_shapes
     from ..models.records import Model
 
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Self-contained page.")]
@@ -91,7 +93,7 @@ _OPTIONS = {
 _VALUES = {"--geometry": " FILE", "--model": " package.module:factory"}
 _NAMES = "|".join(_OPTIONS)
 _UNMISTAKABLE = "|".join(name for name in _OPTIONS if "_" in name)
-_TOLD = {"reason", "note", "notes", "layers", "unread", "before", "after"}
+_TOLD = {"reason", "refused", "note", "notes", "layers", "unread", "before", "after"}
 """Fields of records that hold sentences, or records that do."""
 # An argument is named as `name=`, maybe with a value, or begins a message, or has an underscore.
 _ARGUMENT = re.compile(
@@ -121,6 +123,8 @@ def with_options(record: Any) -> Any:
     """A record of the library, its reasons and notes by `in_options`."""
     if isinstance(record, str):
         return in_options(record)
+    if isinstance(record, dict):
+        return {name: with_options(one) for name, one in record.items()}
     if isinstance(record, tuple):
         return tuple(map(with_options, record))
     if not is_dataclass(record) or isinstance(record, type):
@@ -134,6 +138,44 @@ def read(
 ) -> Model:
     """`read_model` with what the options give it."""
     from ..models import read_model
-    from ..models.input_shapes import parse
 
-    return read_model(model, input_shape=parse(input_shape), geometry=geometry, module=module)
+    return read_model(model, input_shape=shapes_of(input_shape), geometry=geometry, module=module)
+
+
+_EXAMPLE = "such as 3,224,224, or NAME=3,224,224 for a graph with several inputs"
+
+
+def shapes_of(texts: Sequence[str] | None) -> input_shapes.InputShape | None:
+    """What `--input-shape` was given: `["3,224,224"]`, or `["image=3,224,224", "state=128"]`.
+
+    Raises:
+        InputError: no sizes, a name twice, names together with a shape that has none.
+
+    >>> shapes_of(["3,8,8"])
+    (3, 8, 8)
+    """
+    if not texts:
+        return None
+    named: dict[str, input_shapes.Sizes] = {}
+    for text in texts:
+        name, equals, sizes = text.rpartition("=")
+        if not equals and len(texts) > 1:
+            raise InputError(
+                f"--input-shape was given {len(texts)} times: write NAME=SHAPE each time; got {text!r}"
+            )
+        if name in named:
+            raise InputError(f"--input-shape names {name!r} twice; give one shape for each input")
+        named[name] = _sizes(sizes, text)
+        if equals and not name:
+            raise InputError(f"--input-shape must be NAME=SHAPE with a name; got {text!r}")
+    return named.get("", named)
+
+
+def _sizes(text: str, whole: str) -> input_shapes.Sizes:
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not 1 <= len(sizes) <= 8 or min(sizes) < 1:
+        raise InputError(f"--input-shape must be sizes, all at least 1, {_EXAMPLE}; got {whole!r}")
+    return sizes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .bound import lipschitz, measure, select
+from .bound import lipschitz, select
 from .records import Complexity, Gains, LipschitzReport, Margins, NodeBound, OutputBound
 
 __all__ = [
@@ -13,6 +13,5 @@ __all__ = [
     "NodeBound",
     "OutputBound",
     "lipschitz",
-    "measure",
     "select",
 ]

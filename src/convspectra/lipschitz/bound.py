@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,6 @@ from .scales import Scales, product
 # Of the few operations in float64 that a node adds.
 _ALLOWANCE = 1 + 1e-15
 
-NO_LOWER = "no lower bound: PyTorch, which differentiates, is not installed"
 
 Progress = Callable[[float, str], None]
 
@@ -157,39 +154,6 @@ def _proven(
     )
 
 
-def measure(
-    graph: Graph, *, file: Path | None = None, labels: Path | None = None, points: int = 0, **options: Any
-) -> LipschitzReport:
-    """`lipschitz` for a command line: points and labels from `.npy` files; none without PyTorch, noted.
-
-    Raises:
-        InputError: as `lipschitz`; a file that is missing or is no plain array.
-    """
-    if labels is not None and file is None:
-        raise InputError("--labels are those of inputs: give --inputs FILE.npy too, one input a label")
-    inputs = None if file is None else _array_in("--inputs", file)
-    classes = None if labels is None else _array_in("--labels", labels)
-    if importlib.util.find_spec("torch") is None:
-        if inputs is not None:
-            raise InputError("PyTorch is needed for --inputs: pip install 'convspectra[torch]'")
-        if points:
-            found = lipschitz(graph, **{**options, "between": None})
-            return replace(found, notes=(*found.notes, NO_LOWER))
-    return lipschitz(graph, inputs=inputs, labels=classes, points=points, **options)
-
-
-def _array_in(option: str, file: Path) -> np.ndarray[Any, Any]:
-    try:
-        found = np.load(file, allow_pickle=False)
-    except OSError as error:
-        raise InputError(f"{option} {file} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError):
-        raise InputError(f"{option} {file} is no array as numpy.save writes one") from None
-    if not isinstance(found, np.ndarray):
-        raise InputError(f"{option} {file} must hold one array (.npy); it is an archive of several")
-    return found
-
-
 def select(graph: Graph, outputs: Sequence[str] = ()) -> tuple[tuple[str, ...], dict[str, str]]:
     """The tensors asked for, if all of them have a bound; by default those of the graph's outputs that have.
 
@@ -209,7 +173,7 @@ def select(graph: Graph, outputs: Sequence[str] = ()) -> tuple[tuple[str, ...], 
                 f"output {name!r} must be a tensor that depends on the input of {graph.name}; it has {listed}"
             )
     if not wanted:
-        raise InputError(f"no output of {graph.name} depends on its input; name a tensor with --output")
+        raise InputError(f"no output of {graph.name} depends on its input; name a tensor with outputs=")
     causes = _causes(graph)
     refused = {name: _reason(causes[name]) for name in wanted if name in causes}
     bounded = tuple(name for name in wanted if name not in causes)
@@ -218,7 +182,7 @@ def select(graph: Graph, outputs: Sequence[str] = ()) -> tuple[tuple[str, ...], 
         free = [one for one in graph.outputs if one not in causes]
         last = _last_bounded(graph, causes, name)
         choice = free or ([last] if last else [])
-        advice = f"; --output {choice[0]} has a bound" if choice else ""
+        advice = f"; outputs={choice[0]!r} has a bound" if choice else ""
         raise InputError(f"output {name!r} of {graph.name} {reason}{advice}")
     return bounded, refused
 

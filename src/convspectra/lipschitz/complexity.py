@@ -175,11 +175,11 @@ def checked_labels(
         )
     listed = ", ".join(f"{name!r} of shape {shape}" for name, shape in outputs.items())
     if len(outputs) != 1:
-        raise InputError(f"labels are for one output; name one of {listed} with --output")
+        raise InputError(f"labels are for one output; name one of {listed} with outputs=")
     (shape,) = outputs.values()
     if len(shape) != 2 or shape[0] != 1 or shape[1] < 2:
         raise InputError(
-            f"labels are for an output of shape (1, classes); got {listed}: name another with --output"
+            f"labels are for an output of shape (1, classes); got {listed}: name another with outputs="
         )
     if labels.min() < 0 or labels.max() >= shape[1]:
         raise InputError(

@@ -130,7 +130,7 @@ def at_points(
     if inputs is not None:
         wanted = shapes[0] if len(shapes) == 1 else None
         if wanted is None:
-            raise InputError(f"--inputs is for networks of one input; {graph.name} has {len(shapes)}")
+            raise InputError(f"inputs= is for networks of one input; {graph.name} has {len(shapes)}")
         if (
             wanted[0] != 1
             or inputs.shape[1:] != wanted[1:]

@@ -37,15 +37,15 @@ def read_graph(
     file = None if path is None else Path(path)
     input_shape = input_shapes.check(input_shape)
     if module is not None:
-        return _traced(module, input_shapes.of_one_input(input_shape, "--model"), file)
+        return _traced(module, input_shapes.of_one_input(input_shape, "module="), file)
     if file is None:
-        raise InputError("give a model file, or --model package.module:factory")
+        raise InputError("give a model file, or module='package.module:factory'")
     with reading(file):
         kind = format_of(file)
     if kind not in WITH_GRAPH:
         raise ModelError(
             f"{file} holds weights ({kind}) and no graph: give an ONNX or .pt2 file, or name the code with "
-            "--model package.module:factory and --input-shape"
+            "module='package.module:factory' and input_shape"
         )
     with reading(file, kind):
         return bounded(stored_graph(file, kind, input_shape))
@@ -101,7 +101,7 @@ def _size_fault(shape: OpenShape | None) -> str:
     if 1 <= entries <= LARGEST:
         return ""
     more = f"more than {LARGEST}" if entries else "no"
-    return f"makes a tensor of {more} entries; give another --input-shape"
+    return f"makes a tensor of {more} entries; give another input_shape"
 
 
 def _traced(module: Any, input_shape: tuple[int, ...] | None, file: Path | None) -> Graph:
@@ -111,7 +111,7 @@ def _traced(module: Any, input_shape: tuple[int, ...] | None, file: Path | None)
     label = module if isinstance(module, str) else type(module).__name__
     made = live.build(module) if isinstance(module, str) else module
     if input_shape is None:
-        raise InputError(f"--model {label} is traced once: give its --input-shape, such as 3,224,224")
+        raise InputError(f"module={label} is traced once: give its input_shape=(3, 224, 224) or the like")
     if file is not None:
         live.load_into(made, file)
     return bounded(trace_graph(made, input_shape, name=file.name if file else label, path=file))

@@ -13,44 +13,6 @@ InputShape = Sizes | Mapping[str, Sizes]
 Axes = Sequence[int | str]
 """The axes of a graph's input, the batch included; one that the graph leaves open by its name, or "?"."""
 
-_EXAMPLE = "such as 3,224,224, or NAME=3,224,224 for a graph with several inputs"
-
-
-def parse(texts: Sequence[str] | None) -> InputShape | None:
-    """What `--input-shape` was given: `["3,224,224"]`, or `["image=3,224,224", "state=128"]`.
-
-    Raises:
-        InputError: no sizes, a name twice, names together with a shape that has none.
-
-    >>> parse(["3,8,8"])
-    (3, 8, 8)
-    """
-    if not texts:
-        return None
-    named: dict[str, Sizes] = {}
-    for text in texts:
-        name, equals, sizes = text.rpartition("=")
-        if not equals and len(texts) > 1:
-            raise InputError(
-                f"--input-shape was given {len(texts)} times: write NAME=SHAPE each time; got {text!r}"
-            )
-        if name in named:
-            raise InputError(f"--input-shape names {name!r} twice; give one shape for each input")
-        named[name] = _sizes(sizes, text)
-        if equals and not name:
-            raise InputError(f"--input-shape must be NAME=SHAPE with a name; got {text!r}")
-    return named.get("", named)
-
-
-def _sizes(text: str, whole: str) -> Sizes:
-    try:
-        sizes = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        sizes = ()
-    if not 1 <= len(sizes) <= 8 or min(sizes) < 1:
-        raise InputError(f"--input-shape must be sizes, all at least 1, {_EXAMPLE}; got {whole!r}")
-    return sizes
-
 
 def check(shape: InputShape | None) -> InputShape | None:
     """The same as tuples of integers; what Python callers hand in.
@@ -80,7 +42,7 @@ def of_one_input(shape: InputShape | None, what: str) -> Sizes | None:
         InputError: it was given by name.
     """
     if isinstance(shape, Mapping):
-        raise InputError(f"--input-shape NAME=SHAPE is for ONNX graphs; for {what} leave the name out")
+        raise InputError(f"input_shape NAME=SHAPE is for ONNX graphs; for {what} leave the name out")
     return shape
 
 
@@ -100,7 +62,7 @@ def assign(shape: InputShape | None, inputs: Mapping[str, Axes]) -> dict[str, Si
         for name, sizes in shape.items():
             if name not in inputs:
                 raise InputError(
-                    f"--input-shape {name}={_text(sizes)}: the graph has no input {name!r}; its inputs are: "
+                    f"input_shape {name}={_text(sizes)}: the graph has no input {name!r}; its inputs are: "
                     f"{_listed(inputs)}"
                 )
             _check_fit(name, sizes, inputs[name], f"{name}=")
@@ -117,7 +79,7 @@ def assign(shape: InputShape | None, inputs: Mapping[str, Axes]) -> dict[str, Si
     count = len({*fits, *meant})
     advice = ": write NAME=SHAPE, without the batch" if count else ", the batch left out"
     raise InputError(
-        f"--input-shape {_text(shape)} fits {count} inputs of the graph{advice}; "
+        f"input_shape {_text(shape)} fits {count} inputs of the graph{advice}; "
         f"its inputs are: {_listed(inputs)}"
     )
 
@@ -126,17 +88,17 @@ def _check_fit(name: str, sizes: Sizes, axes: Axes, prefix: str) -> None:
     """Raise the InputError that says why these sizes are not those of an input."""
     if len(sizes) == len(axes) and len(sizes) > 1:
         raise InputError(
-            f"--input-shape {prefix}{_text(sizes)} has all {len(axes)} axes of the input {name!r} "
-            f"{_shown(axes)}: leave out the batch, its first axis: --input-shape {prefix}{_text(sizes[1:])}"
+            f"input_shape {prefix}{_text(sizes)} has all {len(axes)} axes of the input {name!r} "
+            f"{_shown(axes)}: leave out the batch, its first axis: input_shape {prefix}{_text(sizes[1:])}"
         )
     if len(sizes) != len(axes) - 1:
         raise InputError(
-            f"--input-shape {prefix}{_text(sizes)} must have the {max(len(axes) - 1, 0)} axes behind the "
+            f"input_shape {prefix}{_text(sizes)} must have the {max(len(axes) - 1, 0)} axes behind the "
             f"batch of the input {name!r} {_shown(axes)}"
         )
     if not _fits(sizes, axes[1:]):
         raise InputError(
-            f"--input-shape {prefix}{_text(sizes)} contradicts the graph, which fixes its input {name!r} to "
+            f"input_shape {prefix}{_text(sizes)} contradicts the graph, which fixes its input {name!r} to "
             f"{_shown(axes)}; leave the option out"
         )
 

@@ -26,7 +26,7 @@ def build(name: str) -> Any:
     torch = require_torch()
     package, _, attribute = name.partition(":")
     if not package or not attribute:
-        raise InputError(f"--model must be package.module:factory; got {name!r}")
+        raise InputError(f"module must be package.module:factory; got {name!r}")
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -37,9 +37,9 @@ def build(name: str) -> Any:
         made = found if isinstance(found, torch.nn.Module) else found()  # type: ignore[operator]
     except Exception as error:  # noqa: BLE001  # whatever a user's code raises
         line = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(f"--model {name}: {type(error).__name__}: {line}") from None
+        raise InputError(f"module={name!r}: {type(error).__name__}: {line}") from None
     if not isinstance(made, torch.nn.Module):
-        raise InputError(f"--model {name} must return a torch.nn.Module; got {type(made).__name__}")
+        raise InputError(f"module={name!r} must return a torch.nn.Module; got {type(made).__name__}")
     return made
 
 
@@ -115,7 +115,7 @@ def read(module: Any, *, input_shape: tuple[int, ...] | None, path: Path | None)
     label = module if isinstance(module, str) else type(module).__name__
     made = build(module) if isinstance(module, str) else module
     if input_shape is None:
-        raise InputError(f"--model {label} is traced once: give its --input-shape, such as 3,224,224")
+        raise InputError(f"module={label} is traced once: give its input_shape=(3, 224, 224) or the like")
     others = [] if path is None else load_into(made, path)
     model: Model = trace(made, input_shape, name=path.name if path else label)
     return replace(model, unread=(*model.unread, *others))

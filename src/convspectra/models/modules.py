@@ -90,7 +90,7 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], *, name: str | None =
         line = (str(error).strip().splitlines() or [""])[0]
         raise InputError(
             f"{type(module).__name__} failed on an input of shape {tuple(example.shape)}: "
-            f"{type(error).__name__}: {line}; give the --input-shape it takes"
+            f"{type(error).__name__}: {line}; give the input_shape it takes"
         ) from None
     finally:
         watcher.detach()

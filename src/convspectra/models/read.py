@@ -54,11 +54,11 @@ def read_model(
     if module is not None:
         from .live import read as trace
 
-        model = trace(module, input_shape=input_shapes.of_one_input(input_shape, "--model"), path=file)
+        model = trace(module, input_shape=input_shapes.of_one_input(input_shape, "module="), path=file)
     elif file is not None:
         model = _read_file(file, input_shape)
     else:
-        raise InputError("give a model file, or --model package.module:factory")
+        raise InputError("give a model file, or module='package.module:factory'")
     if own_geometry is not None:
         model = geometry_file.apply(model, own_geometry)
     return model

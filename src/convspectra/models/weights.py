@@ -19,15 +19,15 @@ NumpyArray = np.ndarray[Any, Any]
 Convention = Literal["pytorch", "mlx", "unstated"]
 """Whose layout the kernels called `weight` have, if the file says so: OIHW, OHWI, or OIHW assumed."""
 
-NO_SIZE = "input size unknown: give --input-shape, --geometry FILE or --model"
+NO_SIZE = "input size unknown: give input_shape, geometry= or module="
 ASSUMED = ("input_shape", "stride", "dilation", "groups", "transposed", "padding", "padding_mode")
 BATCH_NORM_NOTE = (
-    "a state dict does not say which batch norm follows which convolution; to fold them give --model"
+    "a state dict does not say which batch norm follows which convolution; to fold them give module="
 )
 NO_KERNEL_NAME = (
-    "its shape is that of a kernel, its name not: if it is one, name it in --geometry FILE, with its layout"
+    "its shape is that of a kernel, its name not: if it is one, name it in geometry=, with its layout"
 )
-NO_MATRIX_NAME = "a matrix that is not called the weight of a layer: --model package.module:factory may tell"
+NO_MATRIX_NAME = "a matrix that is not called the weight of a layer: module='package.module:factory' may tell"
 NO_AXES = "called a weight, with more axes than a convolution's kernel has"
 
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -159,7 +159,7 @@ def convolution(
     if input_shape is not None and len(input_shape) != axes + 1:
         reason = (
             f"the input shape {input_shape} has {len(input_shape) - 1} spatial axes and this kernel {axes}: "
-            "give --geometry FILE or --model"
+            "give geometry= or module="
         )
     elif input_shape is not None:
         count = groups or (out if depthwise and into == 1 and input_shape[0] != 1 else 1)
@@ -211,7 +211,7 @@ def _other_layout(layers: Iterable[ConvLayer]) -> list[str]:
         return []
     return [
         f"{odd[0]!r}{f' and {len(odd) - 1} more' if odd[1:] else ''}: with the layout OHWI, that of MLX, the "
-        'taps would be square; if it is that, give layout = "OHWI" in --geometry FILE'
+        'taps would be square; if it is that, give layout = "OHWI" in geometry='
     ]
 
 

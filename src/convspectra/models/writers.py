@@ -99,7 +99,7 @@ def writable_format(path: Path) -> Format:
     if kind not in WRITABLE:
         raise ModelError(
             f"{path} is a {kind} file, which is read but not written; ONNX, safetensors and PyTorch state "
-            "dict files can be: save the weights as one of these, and give --model or --geometry with them"
+            "dict files can be: save the weights as one of these, and give module= or geometry= with them"
         )
     return kind
 

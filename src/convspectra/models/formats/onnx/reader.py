@@ -28,7 +28,7 @@ from .step import Step
 Array = np.ndarray[Any, Any]
 
 IN_A_BODY = "which of its graphs runs, and how often, may depend on the input"
-UNKNOWN_SIZE = "input size unknown in the graph: give --input-shape"
+UNKNOWN_SIZE = "input size unknown in the graph: give input_shape"
 
 _NAMED_BY_WEIGHT = ("BatchNormalization", "PRelu")
 _FLOATS = ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")
@@ -283,7 +283,7 @@ def _unfit(inputs: list[Any]) -> Iterator[tuple[str, str]]:
         word = onnx.TensorProto.DataType.Name(kind.elem_type)
         if not kind.HasField("shape") or not all(dim.dim_value > 0 for dim in kind.shape.dim):
             shown = [dim.dim_value or dim.dim_param or "?" for dim in kind.shape.dim]
-            yield value.name, f"the size of input {value.name!r} {shown} is open: give --input-shape"
+            yield value.name, f"the size of input {value.name!r} {shown} is open: give input_shape"
         elif word not in _FLOATS:
             yield (
                 value.name,

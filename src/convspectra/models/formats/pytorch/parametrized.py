@@ -69,7 +69,7 @@ def _computed(
             parts[main],
             shape,
             f"its weight is computed by a parametrization with the parts {listed}, and the file does not say "
-            "which: convspectra.torch.orthogonal, operator_norm or another; give --model",
+            "which: convspectra.torch.orthogonal, operator_norm or another; give module=",
         )
     elif beside is None:
         yield Parameter(name, weight, f"{what}{detail}")
@@ -78,7 +78,7 @@ def _computed(
             parts[main],
             shape,
             f"with {what} it makes another weight than {name!r} beside it, and the file does not say which "
-            "one the module uses; give --model",
+            "one the module uses; give module=",
         )
 
 

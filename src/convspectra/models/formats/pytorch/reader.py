@@ -24,7 +24,7 @@ from ..safetensors.reader import digest
 
 # Entries that a tensor may have beyond those that lie in the file: of expanded, sparse and quantised ones.
 _MOST_REPEATED, _TIMES_STORED = 2**22, 8
-_ADVICE = "save model.state_dict() instead, or name the code with --model package.module:factory"
+_ADVICE = "save model.state_dict() instead, or name the code with module='package.module:factory'"
 _OPTIMIZER = re.compile(r"(^|_)optim(izers?)?(_states?(_dict)?)?(_?[a-z0-9])?$", re.I)
 _SLOT = re.compile(r"((max_)?exp_avg(_sq)?|momentum_buffer|(square|grad)_avg|acc_delta)$")
 _PACKED = "._packed_params._packed_params"

@@ -104,7 +104,7 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
         path=path,
         sha256=_digest(index),
         other=dict(other),
-        notes=("a checkpoint does not say which kernels are transposed: give --geometry FILE",),
+        notes=("a checkpoint does not say which kernels are transposed: give geometry=",),
         **{key: tuple(value) for key, value in found.items()},
     )
 

@@ -65,7 +65,7 @@ def trace_graph(module: Any, input_shape: tuple[int, ...], *, name: str, path: P
         line = (str(error).strip().splitlines() or [""])[0]
         shown = ",".join(map(str, input_shape))
         raise InputError(
-            f"torch.export cannot trace {name} at --input-shape {shown}: {type(error).__name__}: {line}"
+            f"torch.export cannot trace {name} at input_shape {shown}: {type(error).__name__}: {line}"
         ) from None
     finally:
         for part, mode in training.items():
