@@ -19,8 +19,9 @@ torch = pytest.importorskip("torch", reason="could not import 'torch'")
 from torch import nn  # noqa: E402
 
 from convspectra import ConvGeometry  # noqa: E402
+from convspectra.cli.lipschitz import measure  # noqa: E402
 from convspectra.errors import InputError  # noqa: E402
-from convspectra.lipschitz import lipschitz, measure  # noqa: E402
+from convspectra.lipschitz import lipschitz  # noqa: E402
 from convspectra.lipschitz.folding import folded  # noqa: E402
 from convspectra.lipschitz.gains import gains  # noqa: E402
 from convspectra.lipschitz.jacobian import POINTWISE, Derivative  # noqa: E402

@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 import convspectra as cs
 from convspectra.analysis import analyze
 from convspectra.cli.app import app
+from convspectra.cli.lipschitz import measure
 from convspectra.cost import of_applications
 from convspectra.errors import CostError
 from convspectra.krylov import largest
-from convspectra.lipschitz import lipschitz, measure
+from convspectra.lipschitz import lipschitz
 from convspectra.lipschitz.constants import norm_interval
 from convspectra.models import ConvLayer, Model
 from convspectra.models.graphs import read_graph
