@@ -17,14 +17,17 @@ from .errors import KernelError, RangeError
 Array = Any
 
 
-_NUMPY = array_api_compat.array_namespace(np.empty(0))
+@cache
+def _numpy() -> Any:
+    return array_api_compat.array_namespace(np.empty(0))
+
 
 # A small layer asks these some fifty times: plain NumPy arrays are told by their type alone.
 
 
 def namespace(array: Array) -> Any:
     """The array API namespace of `array`; TypeError for what is no array at all."""
-    return _NUMPY if type(array) is np.ndarray else array_api_compat.array_namespace(array)
+    return _numpy() if type(array) is np.ndarray else array_api_compat.array_namespace(array)
 
 
 def is_numpy(array: Array) -> bool:
