@@ -41,7 +41,7 @@ lapack=$("${PYTHON:-python3}" -c "
 import ctypes.util, pathlib, numpy
 bundled = sorted(pathlib.Path(numpy.__file__).parents[1].glob('numpy.libs/*openblas*'))
 print(bundled[0] if bundled else ctypes.util.find_library('lapack') or '')")
-sanitize=(-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all)
+sanitize=(-w -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all)
 build "${sanitize[@]}"
 "$compiler" "${flags[@]}" "${sanitize[@]}" tests/native/check.cpp "$work"/*.o -o "$work/check" -ldl
 OPENBLAS_NUM_THREADS=1 "$work/check" "$lapack"
