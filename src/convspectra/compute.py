@@ -17,7 +17,7 @@ DEFAULT_MEMORY = 256 * 2**20
 class Compute:
     """How a computation is done. No choice changes a result by more than rounding.
 
-    Args:
+    Attributes:
         executor: any `concurrent.futures.Executor` for NumPy arrays; default a thread pool of this
             process. Other arrays run where they are.
         memory: bytes that blocks, matrices or iterates in flight may take together (at least one block

@@ -207,7 +207,11 @@ class Spectrum:
         return xp.where(xp.all(positive), xp.sum(self._weights() * logs), infinity)
 
     def sorted(self) -> Array:
-        """All `count` singular values, descending, each as often as it occurs."""
+        """All `count` singular values, descending, each as often as it occurs.
+
+        Returns:
+            Shape (count,), an array of the kernel's library.
+        """
         xp = namespace(self.values)
         rows = np.repeat(np.arange(len(self.multiplicity)), self.multiplicity)
         repeated = xp.take(self.values, like(rows, self.values), axis=0)

@@ -50,10 +50,10 @@ def singular_values(
     that differs. Blocks with one row or column need none, a kernel without spatial extent one.
 
     Arguments:
-        kernel: real array in the layout of `geometry`, of any array-API namespace; the result is of
-            the same. Half precision is computed in float32.
-        geometry: with a wrapped boundary, or none that is ever read. `geometry.on_torus()` is the
-            circular version of any layer.
+        kernel: real array in the layout of `geometry`, of any array-API namespace; the result is of the
+            same. Half precision is computed in float32.
+        geometry: with a wrapped boundary, or none that is ever read. `geometry.on_torus()` is the circular
+            version of any layer.
         compute: the executor, the bytes in flight, the solver; see `Compute`.
 
     Returns:
@@ -65,13 +65,15 @@ def singular_values(
         RangeError: the norm is beyond the range of the kernel's precision.
         InputError: the solver is not installed or does not take this array.
 
-    Reference: Sedghi, Gupta and Long (2019), Theorem 6, for stride 1; for the rest `symbol.py`.
+    References:
+        Sedghi, Gupta and Long (2019), Theorem 6, for stride 1; for the rest `symbol.py`.
 
-    >>> import numpy as np
-    >>> geometry = ConvGeometry(input_shape=4, padding="same", padding_mode="circular")
-    >>> difference = np.array([[[1.0, -1.0]]])
-    >>> np.round(singular_values(difference, geometry).sorted(), 6)
-    array([2.      , 1.414214, 1.414214, 0.      ])
+    Examples:
+        >>> import numpy as np
+        >>> geometry = ConvGeometry(input_shape=4, padding="same", padding_mode="circular")
+        >>> difference = np.array([[[1.0, -1.0]]])
+        >>> np.round(singular_values(difference, geometry).sorted(), 6)
+        array([2.      , 1.414214, 1.414214, 0.      ])
     """
     problem = problem_of(kernel, geometry, compute)
     return spectrum_on(problem, problem.correlation)
@@ -313,7 +315,8 @@ class Decomposition:
         left: shape (F, groups, m, r), the left singular vectors of each block as columns.
         values: shape (F, groups, r), descending.
         right: shape (F, groups, r, n), the right singular vectors as conjugated rows.
-        grid, correlation: what the blocks belong to.
+        grid: the frequencies that the blocks belong to.
+        correlation: the layer that they belong to.
 
     Blocks are those of the half grid: each also stands for its conjugate at the opposite frequency,
     and for the repeats that `grid` counts. Vectors belong to a real operator but are complex: the
@@ -331,6 +334,15 @@ class Decomposition:
 
         `v` has the shape (channels, *points) of what goes into the layer, `u` that of what comes
         out, both of norm 1: the layer takes `v` to `sigma u`, and its adjoint `u` to `sigma v`.
+
+        Arguments:
+            frequency: row of `left`, `values` and `right`, in the order of `grid.index`.
+            group: which group of channels.
+            rank: which singular value of the block, 0 the largest.
+
+        Returns:
+            `u`, shape (channels, *points) of what comes out of the layer; `sigma`, a scalar; `v`, of the
+            shape of what goes in. Both maps are complex and of norm 1.
         """
         xp = namespace(self.values)
         c, index = self.correlation, self.grid.index[frequency]
@@ -359,9 +371,18 @@ def svd(kernel: Array, geometry: ConvGeometry) -> Decomposition:
     the symbol, three times. Polyphase components that no tap reads have no columns here, so the
     zeros that `singular_values` counts for them are missing.
 
-    Arguments, errors: as `singular_values`.
+    Arguments:
+        kernel: real array in the layout of `geometry`.
+        geometry: with a wrapped boundary, or none that is ever read.
 
-    Not guaranteed: which basis is returned for a repeated singular value.
+    Returns:
+        `Decomposition`: the singular values and vectors of each block.
+
+    Raises:
+        GeometryError, KernelError, RangeError: as `singular_values`.
+
+    Notes:
+        Not guaranteed: which basis is returned for a repeated singular value.
     """
     problem = problem_of(kernel, geometry)
     correlation, grid = problem.correlation, frequency_grid(problem.correlation)

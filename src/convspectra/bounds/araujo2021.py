@@ -41,31 +41,37 @@ def araujo2021(
 
     Arguments:
         kernel: as for `singular_values`, computed in double precision where the library has it.
-        geometry: zero or no padding, or circular padding that wraps no further than around; sizes do
-            not matter.
+        geometry: zero or no padding, or circular padding that wraps no further than around; sizes do not
+            matter.
         oversampling: samples per unit of degree, as for `pfister2018`.
         together: all rows at each frequency, or each at its own.
         compute: how; see `Compute`.
+
+    Returns:
+        `Bound` of the operator norm; its `status` says which sides are proven.
 
     Raises:
         GeometryError: padding that repeats the input otherwise; kernel and geometry do not fit.
         KernelError: as `singular_values`.
         InputError: oversampling below 2, where the certificate is void.
 
-    Differentiable where the largest sample is one (else a subgradient); zero for the zero kernel.
-    Cost: the symbol at `oversampling (k - 1)` frequencies an axis.
+    Notes:
+        Differentiable where the largest sample is one (else a subgradient); zero for the zero kernel.
+        Cost: the symbol at `oversampling (k - 1)` frequencies an axis.
 
-    Not guaranteed: tightness: the factor is the root of the stable rank of a block, up to
-    `sqrt(min(C_out, C_in))`.
+        Not guaranteed: tightness: the factor is the root of the stable rank of a block, up to
+        `sqrt(min(C_out, C_in))`.
 
-    Reference: Araujo, Negrevergne, Chevaleyre and Atif (2021); the factor is that of
-    Ehlich and Zeller (1964), sharper than the one they take from Pfister and Bresler (2018).
+    References:
+        Araujo, Negrevergne, Chevaleyre and Atif (2021); the factor is that of Ehlich and Zeller (1964),
+        sharper than the one they take from Pfister and Bresler (2018).
 
-    >>> import numpy as np
-    >>> box = np.ones((1, 1, 3))
-    >>> bound = araujo2021(box, ConvGeometry(3, padding=1), oversampling=64)
-    >>> round(float(bound.upper), 3)
-    3.001
+    Examples:
+        >>> import numpy as np
+        >>> box = np.ones((1, 1, 3))
+        >>> bound = araujo2021(box, ConvGeometry(3, padding=1), oversampling=64)
+        >>> round(float(bound.upper), 3)
+        3.001
     """
     return homogeneous(araujo2021_of, problem_of(kernel, geometry, compute), oversampling, together)
 

@@ -68,20 +68,23 @@ def operator_norm(
     and never the circular value in disguise.
 
     Arguments:
-        kernel: as for `singular_values`. Derivatives are those of the certificate;
-            nothing that has none is tried for a kernel whose derivative is wanted, or that JAX traces.
+        kernel: as for `singular_values`. Derivatives are those of the certificate; nothing that has none is
+            tried for a kernel whose derivative is wanted, or that JAX traces.
         geometry: any.
         method: `"auto"`, all of that; or the name of one method of `convspectra.bounds`, whose result then
             comes as it is: an upper bound alone, mostly.
         tolerance: asks for `upper / lower <= 1 + tolerance`. Work stops when it is reached; without it, or
-            where nothing more can be done, the interval is as wide as it is. Default: what takes about 0.2 s
-            at the most, for intervals wider than 1 %.
-        seconds: of work after the first certificate, about: the tightest interval that can be had in it,
-            or the first within `tolerance`. What would take longer, as far as can be told, is not begun;
-            what is done in the end depends on how fast the machine is.
+            where nothing more can be done, the interval is as wide as it is. Default: what takes about 0.2
+            s at the most, for intervals wider than 1 %.
+        seconds: of work after the first certificate, about: the tightest interval that can be had in it, or
+            the first within `tolerance`. What would take longer, as far as can be told, is not begun; what
+            is done in the end depends on how fast the machine is.
         start: shape (channels, *input_shape) of the layer's input: from where the Krylov method goes, for
             example a right singular vector found before. Only the lower bound depends on it.
         compute: how; see `Compute`.
+
+    Returns:
+        `Bound` of the operator norm; its `status` says which sides are proven.
 
     Raises:
         InputError: a negative tolerance, seconds that are not positive, a start of another shape, an
@@ -89,18 +92,21 @@ def operator_norm(
         GeometryError: kernel and geometry do not fit; padding by reflection over an axis of one point.
         KernelError: the kernel is no real array, or has NaN or infinite entries.
 
-    Not guaranteed: that the tolerance is reached. Reflect and replicate padding on maps too large to be
-    decomposed have wide intervals.
+    Notes:
+        Not guaranteed: that the tolerance is reached. Reflect and replicate padding on maps too large to be
+        decomposed have wide intervals.
 
-    >>> import numpy as np
-    >>> identity = np.eye(4).reshape(4, 4, 1, 1)
-    >>> bound = operator_norm(identity, ConvGeometry(input_shape=(8, 8)))
-    >>> bound.status, float(bound.upper)
-    ('exact', 1.0)
-    >>> laplacian = np.array([[[-1.0, 2.0, -1.0]]])
-    >>> mirrored = operator_norm(laplacian, ConvGeometry(input_shape=3, padding=1, padding_mode="reflect"))
-    >>> mirrored.status, round(float(mirrored.upper), 6)  # its torus has 3
-    ('exact', 4.242641)
+    Examples:
+        >>> import numpy as np
+        >>> identity = np.eye(4).reshape(4, 4, 1, 1)
+        >>> bound = operator_norm(identity, ConvGeometry(input_shape=(8, 8)))
+        >>> bound.status, float(bound.upper)
+        ('exact', 1.0)
+        >>> laplacian = np.array([[[-1.0, 2.0, -1.0]]])
+        >>> geometry = ConvGeometry(input_shape=3, padding=1, padding_mode="reflect")
+        >>> mirrored = operator_norm(laplacian, geometry)
+        >>> mirrored.status, round(float(mirrored.upper), 6)  # its torus has 3
+        ('exact', 4.242641)
     """
     for name, number, holds, words in (
         ("tolerance", tolerance, lambda x: x >= 0, "at least 0"),

@@ -34,22 +34,29 @@ def circulant_embedding(
     upper bound. It is not monotone in `N`, so the least over `sizes` sizes is taken.
 
     Arguments:
-        kernel, geometry: as for `singular_values`; `padding_mode` "zeros".
+        kernel: real array in the layout of `geometry`.
+        geometry: as for `singular_values`; `padding_mode` "zeros".
         sizes: how many tori to try, from the smallest that holds the operator.
         compute: how; see `Compute`.
+
+    Returns:
+        `Bound` of the operator norm; its `status` says which sides are proven.
 
     Raises:
         GeometryError: another padding mode with padding that is read.
 
-    Not guaranteed: tightness; small inputs give the widest intervals.
+    Notes:
+        Not guaranteed: tightness; small inputs give the widest intervals.
 
-    Reference: Gray (2006), chapter 4, for Toeplitz inside circulant matrices.
+    References:
+        Gray (2006), chapter 4, for Toeplitz inside circulant matrices.
 
-    >>> import numpy as np
-    >>> laplacian = np.array([[[-1.0, 2.0, -1.0]]])
-    >>> bound = circulant_embedding(laplacian, ConvGeometry(input_shape=3, padding=1))
-    >>> bool(bound.lower <= 2 + 2**0.5 <= bound.upper)
-    True
+    Examples:
+        >>> import numpy as np
+        >>> laplacian = np.array([[[-1.0, 2.0, -1.0]]])
+        >>> bound = circulant_embedding(laplacian, ConvGeometry(input_shape=3, padding=1))
+        >>> bool(bound.lower <= 2 + 2**0.5 <= bound.upper)
+        True
     """
     return homogeneous(circulant_embedding_of, problem_of(kernel, geometry, compute), sizes)
 

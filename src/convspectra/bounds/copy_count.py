@@ -46,24 +46,30 @@ def copy_count(
         sizes: how many tori to try, from the smallest that holds the padded input.
         compute: how; see `Compute`.
 
+    Returns:
+        `Bound` of the operator norm; its `status` says which sides are proven.
+
     Raises:
         GeometryError: kernel and geometry do not fit, or reflect padding of a single point.
         KernelError: as `singular_values`.
 
-    Differentiable in `upper` and `lower`, as `operator_norm` is: at ties a subgradient.
-    Cost: that of `operator_norm` on the tori.
+    Notes:
+        Differentiable in `upper` and `lower`, as `operator_norm` is: at ties a subgradient.
+        Cost: that of `operator_norm` on the tori.
 
-    Not guaranteed: tightness. Zero and circular padding have better bounds, the exact norm where the
-    operator is circulant.
+        Not guaranteed: tightness. Zero and circular padding have better bounds, the exact norm where the
+        operator is circulant.
 
-    Reference: Gray (2006), chapter 4, for the torus; the rest is elementary.
+    References:
+        Gray (2006), chapter 4, for the torus; the rest is elementary.
 
-    >>> import numpy as np
-    >>> laplacian = np.array([[[-1.0, 2.0, -1.0]]])
-    >>> replicated = ConvGeometry(1, padding=1, padding_mode="replicate")  # the zero operator
-    >>> bound = copy_count(laplacian, replicated)
-    >>> round(float(bound.lower), 9), round(float(bound.upper), 3) >= 0
-    (0.0, True)
+    Examples:
+        >>> import numpy as np
+        >>> laplacian = np.array([[[-1.0, 2.0, -1.0]]])
+        >>> replicated = ConvGeometry(1, padding=1, padding_mode="replicate")  # the zero operator
+        >>> bound = copy_count(laplacian, replicated)
+        >>> round(float(bound.lower), 9), round(float(bound.upper), 3) >= 0
+        (0.0, True)
     """
     return homogeneous(copy_count_of, problem_of(kernel, geometry, compute), sizes)
 

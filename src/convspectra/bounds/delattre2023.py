@@ -50,16 +50,19 @@ def delattre2023(
         KernelError: as `singular_values`.
         InputError: steps below 1.
 
-    Differentiable: matrix products and norms only; finite at ties, and zero for the zero kernel.
-    Cost: `steps` products of blocks for each of half of the frequencies.
+    Notes:
+        Differentiable: matrix products and norms only; finite at ties, and zero for the zero kernel.
+        Cost: `steps` products of blocks for each of half of the frequencies.
 
-    Reference: Delattre, Barthelemy, Araujo and Allauzen (2023), Algorithm 3.
+    References:
+        Delattre, Barthelemy, Araujo and Allauzen (2023), Algorithm 3.
 
-    >>> import numpy as np
-    >>> laplacian = np.array([[[-1.0, 2.0, -1.0]]])
-    >>> wrapped = ConvGeometry(4, padding=1, padding_mode="circular")
-    >>> round(float(delattre2023(laplacian, wrapped).upper), 9)  # one channel: exact
-    4.0
+    Examples:
+        >>> import numpy as np
+        >>> laplacian = np.array([[[-1.0, 2.0, -1.0]]])
+        >>> wrapped = ConvGeometry(4, padding=1, padding_mode="circular")
+        >>> round(float(delattre2023(laplacian, wrapped).upper), 9)  # one channel: exact
+        4.0
     """
     return homogeneous(delattre2023_of, problem_of(kernel, geometry, compute), steps, sizes)
 

@@ -39,30 +39,36 @@ def delattre2024(
 
     Arguments:
         kernel: as for `singular_values`, computed in double precision where the library has it.
-        geometry: zero or no padding, or circular padding that wraps no further than around; sizes do
-            not matter.
+        geometry: zero or no padding, or circular padding that wraps no further than around; sizes do not
+            matter.
         steps: Gram iterations; the last kernel has `2^steps (k - 1) + 1` taps an axis.
         compute: of its `memory` alone: fewer steps are taken if the next kernel would not fit in so many
             bytes (never fewer than one). The bound holds after any number.
+
+    Returns:
+        `Bound` of the operator norm; its `status` says which sides are proven.
 
     Raises:
         GeometryError: padding that repeats the input otherwise; kernel and geometry do not fit.
         KernelError: as `singular_values`.
         InputError: steps below 1.
 
-    Differentiable where no two of the row sums that are largest tie (there a subgradient); zero for the
-    zero kernel.
-    Cost: a Fourier transform of the kernel and a product of blocks for each frequency in every step, the
-    last of which outweighs all others.
+    Notes:
+        Differentiable where no two of the row sums that are largest tie (there a subgradient); zero for the
+        zero kernel.
+        Cost: a Fourier transform of the kernel and a product of blocks for each frequency in every step, the
+        last of which outweighs all others.
 
-    Not guaranteed: tightness for many channels, whose kernels do not leave room for many steps.
+        Not guaranteed: tightness for many channels, whose kernels do not leave room for many steps.
 
-    Reference: Delattre, Barthelemy and Allauzen (2024), for stride 1.
+    References:
+        Delattre, Barthelemy and Allauzen (2024), for stride 1.
 
-    >>> import numpy as np
-    >>> laplacian = np.array([[[-1.0, 2.0, -1.0]]])
-    >>> round(float(delattre2024(laplacian, ConvGeometry(3, padding=1)).upper), 9)  # the sup is 4
-    4.0
+    Examples:
+        >>> import numpy as np
+        >>> laplacian = np.array([[[-1.0, 2.0, -1.0]]])
+        >>> round(float(delattre2024(laplacian, ConvGeometry(3, padding=1)).upper), 9)  # the sup is 4
+        4.0
     """
     return homogeneous(delattre2024_of, problem_of(kernel, geometry, compute), steps)
 

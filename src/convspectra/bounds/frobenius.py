@@ -40,22 +40,28 @@ def frobenius(
         geometry: any, of every padding mode.
         compute: how; see `Compute`.
 
+    Returns:
+        `Bound` of the operator norm; its `status` says which sides are proven.
+
     Raises:
         GeometryError: kernel and geometry do not fit, or reflect padding of a single point.
         KernelError: as `singular_values`.
 
-    Differentiable, with gradient zero for the zero kernel.
-    Cost: a few products with the kernel: nothing.
+    Notes:
+        Differentiable, with gradient zero for the zero kernel.
+        Cost: a few products with the kernel: nothing.
 
-    Not guaranteed: tightness: `upper` can be the root of the rank too large, `lower` as much too small.
+        Not guaranteed: tightness: `upper` can be the root of the rank too large, `lower` as much too small.
 
-    Reference: Golub and Van Loan (2013), section 2.3, for the norms.
+    References:
+        Golub and Van Loan (2013), section 2.3, for the norms.
 
-    >>> import numpy as np
-    >>> difference = np.array([[[1.0, -1.0]]])
-    >>> bound = frobenius(difference, ConvGeometry(2))  # one row, (1, -1)
-    >>> round(float(bound.lower), 9), round(float(bound.upper), 9)
-    (1.414213562, 1.414213562)
+    Examples:
+        >>> import numpy as np
+        >>> difference = np.array([[[1.0, -1.0]]])
+        >>> bound = frobenius(difference, ConvGeometry(2))  # one row, (1, -1)
+        >>> round(float(bound.lower), 9), round(float(bound.upper), 9)
+        (1.414213562, 1.414213562)
     """
     return homogeneous(frobenius_of, problem_of(kernel, geometry, compute))
 

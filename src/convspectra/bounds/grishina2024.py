@@ -52,26 +52,33 @@ def grishina2024(
         kernel: as for `singular_values`; `upper` in double precision where the library has it, `lower` in
             NumPy (None while JAX traces).
         geometry: zero or no padding, or circular padding that wraps no further than around.
-        starts, sweeps: of alternating maximisation, from random vectors of a fixed seed.
+        starts: of alternating maximisation, from random vectors of a fixed seed.
+        sweeps: of alternating maximisation, from random vectors of a fixed seed.
         compute: how; see `Compute`.
+
+    Returns:
+        `Bound` of the operator norm; its `status` says which sides are proven.
 
     Raises:
         GeometryError: padding that repeats the input otherwise; kernel and geometry do not fit.
         KernelError: as `singular_values`.
 
-    Differentiable: `upper`, with finite gradients at ties; `lower` has no gradient.
-    Cost: `2^(D+1) - 1` eigenvalue decompositions, the largest of about `C sqrt(prod q)` rows.
+    Notes:
+        Differentiable: `upper`, with finite gradients at ties; `lower` has no gradient.
+        Cost: `2^(D+1) - 1` eigenvalue decompositions, the largest of about `C sqrt(prod q)` rows.
 
-    Not guaranteed: tightness: `upper` is up to `sqrt(prod q)` above the norm.
+        Not guaranteed: tightness: `upper` is up to `sqrt(prod q)` above the norm.
 
-    Reference: Grishina, Gorbunov and Rakhuba (2024) for the first inequality; De Lathauwer, De Moor and
-    Vandewalle (2000) for the alternating maximisation; Friedland and Lim (2018) on real and complex norms.
+    References:
+        Grishina, Gorbunov and Rakhuba (2024) for the first inequality; De Lathauwer, De Moor and Vandewalle
+        (2000) for the alternating maximisation; Friedland and Lim (2018) on real and complex norms.
 
-    >>> import numpy as np
-    >>> rank_one = np.ones((2, 3, 3, 3))  # the operator norm tends to 9 sqrt(6) = 22.05 with its size
-    >>> bound = grishina2024(rank_one, ConvGeometry((4, 4), padding=1, padding_mode="circular"))
-    >>> round(float(bound.lower), 3), round(float(bound.upper), 3)
-    (7.348, 22.045)
+    Examples:
+        >>> import numpy as np
+        >>> rank_one = np.ones((2, 3, 3, 3))  # the operator norm tends to 9 sqrt(6) = 22.05 with its size
+        >>> bound = grishina2024(rank_one, ConvGeometry((4, 4), padding=1, padding_mode="circular"))
+        >>> round(float(bound.lower), 3), round(float(bound.upper), 3)
+        (7.348, 22.045)
     """
     return homogeneous(grishina2024_of, problem_of(kernel, geometry, compute), starts, sweeps)
 
@@ -103,9 +110,21 @@ def tensor_norm_estimate(
     An estimate, and no bound: the maximisation can stop below the tensor's norm, and the product then lie
     below the operator's. Proven are both sides of `grishina2024`.
 
-    Arguments, errors: as `grishina2024`; a NumPy number without gradient.
+    Arguments:
+        kernel: real array in the layout of `geometry`.
+        geometry: with zero, no or circular padding.
+        starts: of the maximisation, from random vectors.
+        sweeps: alternations from each start, at the most.
+        seed: of the random vectors.
 
-    Reference: Grishina, Gorbunov and Rakhuba (2024), strides by polyphase components as in their code.
+    Returns:
+        A number, computed in NumPy without gradient.
+
+    Raises:
+        GeometryError, KernelError, InputError: as `grishina2024`.
+
+    References:
+        Grishina, Gorbunov and Rakhuba (2024), strides by polyphase components as in their code.
     """
     inside, power = scaled(problem_of(kernel, geometry))
     refuse_repeated_inputs("tensor_norm_estimate", inside.correlation)

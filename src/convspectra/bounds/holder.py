@@ -36,21 +36,27 @@ def holder(
         geometry: any, of every padding mode.
         compute: how; see `Compute`.
 
+    Returns:
+        `Bound` of the operator norm; its `status` says which sides are proven.
+
     Raises:
         GeometryError: kernel and geometry do not fit, or reflect padding of a single point.
         KernelError: as `singular_values`.
 
-    Differentiable where the largest sums are single and no entry is zero (else a subgradient).
-    Cost: a few products with the kernel: nothing.
+    Notes:
+        Differentiable where the largest sums are single and no entry is zero (else a subgradient).
+        Cost: a few products with the kernel: nothing.
 
-    Not guaranteed: tightness, except for one channel of constant sign on a torus, where it is the norm.
+        Not guaranteed: tightness, except for one channel of constant sign on a torus, where it is the norm.
 
-    Reference: Schur (1911); Hoelder's inequality between the 1- and the infinity-norm.
+    References:
+        Schur (1911); Hoelder's inequality between the 1- and the infinity-norm.
 
-    >>> import numpy as np
-    >>> box = np.ones((1, 1, 3))
-    >>> round(float(holder(box, ConvGeometry(8, padding=1, padding_mode="circular")).upper), 9)
-    3.0
+    Examples:
+        >>> import numpy as np
+        >>> box = np.ones((1, 1, 3))
+        >>> round(float(holder(box, ConvGeometry(8, padding=1, padding_mode="circular")).upper), 9)
+        3.0
     """
     return homogeneous(holder_of, problem_of(kernel, geometry, compute))
 

@@ -38,25 +38,32 @@ def pfister2018(
     to the sup as one likes, so `lower` is reached, up to any margin, by some size.
 
     Arguments:
-        kernel, geometry: as for `singular_values`; sizes and padding of the geometry do not matter.
-        oversampling: samples per unit of degree: the gap is a factor of
-            `cos(pi / (2 oversampling))` an axis, 1.9 % at 8.
+        kernel: real array in the layout of `geometry`.
+        geometry: as for `singular_values`; sizes and padding of the geometry do not matter.
+        oversampling: samples per unit of degree: the gap is a factor of `cos(pi / (2 oversampling))` an
+            axis, 1.9 % at 8.
         compute: how; see `Compute`.
+
+    Returns:
+        `Bound` of the operator norm; its `status` says which sides are proven.
 
     Raises:
         InputError: oversampling below 2, where the certificate is void.
 
-    Not guaranteed: anything for reflect or replicate padding, or circular padding that wraps further than
-    once around, all of which can exceed it.
+    Notes:
+        Not guaranteed: anything for reflect or replicate padding, or circular padding that wraps further
+        than once around, all of which can exceed it.
 
-    Reference: Ehlich and Zeller (1964); Pfister and Bresler (2018), Bounding multivariate
-    trigonometric polynomials.
+    References:
+        Ehlich and Zeller (1964); Pfister and Bresler (2018), Bounding multivariate trigonometric
+        polynomials.
 
-    >>> import numpy as np
-    >>> laplacian = np.array([[[-1.0, 2.0, -1.0]]])
-    >>> bound = pfister2018(laplacian, ConvGeometry(input_shape=3, padding=1))
-    >>> round(float(bound.lower), 6), round(float(bound.upper), 2)
-    (4.0, 4.08)
+    Examples:
+        >>> import numpy as np
+        >>> laplacian = np.array([[[-1.0, 2.0, -1.0]]])
+        >>> bound = pfister2018(laplacian, ConvGeometry(input_shape=3, padding=1))
+        >>> round(float(bound.lower), 6), round(float(bound.upper), 2)
+        (4.0, 4.08)
     """
     return homogeneous(pfister2018_of, problem_of(kernel, geometry, compute), oversampling)
 

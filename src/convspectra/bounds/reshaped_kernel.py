@@ -42,23 +42,29 @@ def reshaped_kernel(
         geometry: zero, no or circular padding, of any width, stride and dilation.
         compute: how; see `Compute`.
 
+    Returns:
+        `Bound` of the operator norm; its `status` says which sides are proven.
+
     Raises:
         GeometryError: reflect or replicate padding; kernel and geometry do not fit.
         KernelError: as `singular_values`.
 
-    Differentiable, with finite gradients at ties and zero ones for the zero kernel.
-    Cost: two eigenvalue decompositions of the smaller side of the reshaped kernel.
+    Notes:
+        Differentiable, with finite gradients at ties and zero ones for the zero kernel.
+        Cost: two eigenvalue decompositions of the smaller side of the reshaped kernel.
 
-    Not guaranteed: tightness: the sides are up to `sqrt(prod(k))` apart.
+        Not guaranteed: tightness: the sides are up to `sqrt(prod(k))` apart.
 
-    Reference: Yoshida and Miyato (2017) for the matrix; Cisse et al. (2017), Parseval networks, for the
-    factor at stride 1.
+    References:
+        Yoshida and Miyato (2017) for the matrix; Cisse et al. (2017), Parseval networks, for the factor at
+        stride 1.
 
-    >>> import numpy as np
-    >>> box = np.ones((1, 1, 4))
-    >>> bound = reshaped_kernel(box, ConvGeometry(16, stride=2))
-    >>> round(float(bound.lower), 9), round(float(bound.upper), 9)  # a point lies in two windows
-    (2.0, 2.828427125)
+    Examples:
+        >>> import numpy as np
+        >>> box = np.ones((1, 1, 4))
+        >>> bound = reshaped_kernel(box, ConvGeometry(16, stride=2))
+        >>> round(float(bound.lower), 9), round(float(bound.upper), 9)  # a point lies in two windows
+        (2.0, 2.828427125)
     """
     return homogeneous(reshaped_kernel_of, problem_of(kernel, geometry, compute))
 

@@ -36,26 +36,32 @@ def singla2021(
 
     Arguments:
         kernel: as for `singular_values`, computed in double precision where the library has it.
-        geometry: zero or no padding, or circular padding that wraps no further than around; sizes do
-            not matter.
+        geometry: zero or no padding, or circular padding that wraps no further than around; sizes do not
+            matter.
         compute: how; see `Compute`.
+
+    Returns:
+        `Bound` of the operator norm; its `status` says which sides are proven.
 
     Raises:
         GeometryError: padding that repeats the input otherwise; kernel and geometry do not fit.
         KernelError: as `singular_values`.
 
-    Differentiable, with finite gradients at ties of singular values and zero ones for the zero kernel.
-    Cost: `2^D` eigenvalue decompositions of at most `C sqrt(prod q)` rows or so.
+    Notes:
+        Differentiable, with finite gradients at ties of singular values and zero ones for the zero kernel.
+        Cost: `2^D` eigenvalue decompositions of at most `C sqrt(prod q)` rows or so.
 
-    Not guaranteed: tightness: up to `sqrt(prod q)` above the norm, that of a delta for one.
+        Not guaranteed: tightness: up to `sqrt(prod q)` above the norm, that of a delta for one.
 
-    Reference: Singla and Feizi (2021), Fantastic four: differentiable bounds on singular values of
-    convolution layers, for two dimensions and stride 1.
+    References:
+        Singla and Feizi (2021), Fantastic four: differentiable bounds on singular values of convolution
+        layers, for two dimensions and stride 1.
 
-    >>> import numpy as np
-    >>> box = np.ones((1, 1, 3, 3))
-    >>> round(float(singla2021(box, ConvGeometry((8, 8), padding=1)).upper), 9)
-    9.0
+    Examples:
+        >>> import numpy as np
+        >>> box = np.ones((1, 1, 3, 3))
+        >>> round(float(singla2021(box, ConvGeometry((8, 8), padding=1)).upper), 9)
+        9.0
     """
     return homogeneous(singla2021_of, problem_of(kernel, geometry, compute))
 

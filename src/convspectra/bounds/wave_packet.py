@@ -40,21 +40,25 @@ def wave_packet(
     `steps` power iterations `x <- A^T A x` can only raise the quotient.
 
     Arguments:
-        kernel: as for `singular_values`; computed in NumPy, in float64, without
-            gradient.
+        kernel: as for `singular_values`; computed in NumPy, in float64, without gradient.
         geometry: any.
         steps: power iterations.
         compute: how; see `Compute`.
+
+    Returns:
+        `Bound` of the operator norm; its `status` says which sides are proven.
 
     Raises:
         GeometryError: values that cannot be looked at (a traced JAX array); padding by reflection over an
             axis of one point.
 
-    Not guaranteed: tightness, though it is within 1 % of the norm on common layers with zero padding. What
-    reflect and replicate padding add at the edges is seen only by the power iterations.
+    Notes:
+        Not guaranteed: tightness, though it is within 1 % of the norm on common layers with zero padding.
+        What reflect and replicate padding add at the edges is seen only by the power iterations.
 
-    Reference: the wave packets of Bottcher and Silbermann (1999), Introduction to large truncated
-    Toeplitz matrices, section 5, that make Toeplitz norms tend to the sup of the symbol.
+    References:
+        The wave packets of Bottcher and Silbermann (1999), Introduction to large truncated Toeplitz
+        matrices, section 5, that make Toeplitz norms tend to the sup of the symbol.
     """
     return homogeneous(wave_packet_of, problem_of(kernel, geometry, compute), steps)
 

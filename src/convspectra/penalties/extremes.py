@@ -25,24 +25,30 @@ def norm(
         gradient = S* [ u v^H ],    u, v the singular vectors of a block that reaches the norm
 
     Arguments:
-        kernel: as `singular_values`. Where several values share the norm, the
-            gradient is that of one of them (of their mean, where JAX traces); for the zero operator zero.
+        kernel: as `singular_values`. Where several values share the norm, the gradient is that of one of
+            them (of their mean, where JAX traces); for the zero operator zero.
         geometry: any that has the guarantee.
         guarantee: which operator's norm: exact for `"torus"` and layers that are circulant, else a proven
             upper bound for `"layer"` and `"any_size"`.
         compute: how; see `Compute`.
 
+    Returns:
+        A scalar array of the kernel's library, with a gradient in PyTorch and in JAX.
+
     Raises:
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
-    Not guaranteed: a gradient that changes continuously where the largest values cross.
+    Notes:
+        Not guaranteed: a gradient that changes continuously where the largest values cross.
 
-    Reference: Sedghi, Gupta and Long (2019), Theorem 6; Lewis (1995) for the subgradient.
+    References:
+        Sedghi, Gupta and Long (2019), Theorem 6; Lewis (1995) for the subgradient.
 
-    >>> import numpy as np
-    >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
-    >>> float(norm(twice, ConvGeometry((8, 8))))
-    2.0
+    Examples:
+        >>> import numpy as np
+        >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
+        >>> float(norm(twice, ConvGeometry((8, 8))))
+        2.0
     """
     return norm_of(target_of(problem_of(kernel, geometry, compute), guarantee))
 
@@ -64,16 +70,29 @@ def squared_norm(
     What Yoshida and Miyato add to the loss, half of it, from power iteration on the reshaped kernel
     (`reshaped_squared_norm`); here of the operator itself.
 
-    Arguments, errors, gradient: as `norm`.
+    Arguments:
+        kernel: real array in the layout of `geometry`.
+        geometry: any that has the guarantee.
+        guarantee: which operator: `"layer"`, `"torus"` or `"any_size"`.
+        compute: the executor, the memory in bytes, the solver; see `Compute`.
 
-    Not guaranteed: a gradient that changes continuously where the largest values cross.
+    Returns:
+        A scalar array of the kernel's library, with a gradient in PyTorch and in JAX.
 
-    Reference: Yoshida and Miyato (2017).
+    Raises:
+        GeometryError, KernelError, InputError: as `norm`.
 
-    >>> import numpy as np
-    >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
-    >>> float(squared_norm(twice, ConvGeometry((8, 8))))
-    4.0
+    Notes:
+        Not guaranteed: a gradient that changes continuously where the largest values cross.
+
+    References:
+        Yoshida and Miyato (2017).
+
+    Examples:
+        >>> import numpy as np
+        >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
+        >>> float(squared_norm(twice, ConvGeometry((8, 8))))
+        4.0
     """
     return squared_norm_of(target_of(problem_of(kernel, geometry, compute), guarantee))
 
@@ -98,25 +117,30 @@ def condition_number(
     from the pairs of the largest and the smallest value.
 
     Arguments:
-        kernel: as `singular_values`. Where several values share an extreme,
-            the gradient is that of one of them. A singular operator has none: it is zero there.
+        kernel: as `singular_values`. Where several values share an extreme, the gradient is that of one of
+            them. A singular operator has none: it is zero there.
         geometry: any that has the guarantee.
         guarantee: whose singular values: `"layer"` (on a torus that holds it), `"torus"` (of the layer with
             its boundary wrapped) or `"any_size"` (samples of all frequencies).
         compute: how; see `Compute`.
 
-    A smallest value of at most 8 epsilons times the largest is taken for the zero that rounding moved: in
-    float32 an operator that is worse conditioned than 1e6 counts as singular.
+    Returns:
+        A scalar array of the kernel's library, with a gradient in PyTorch and in JAX.
 
     Raises:
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
-    Not guaranteed: that a step against the gradient helps where several values are the smallest.
+    Notes:
+        A smallest value of at most 8 epsilons times the largest is taken for the zero that rounding moved: in
+        float32 an operator that is worse conditioned than 1e6 counts as singular.
 
-    >>> import numpy as np
-    >>> kernel = np.diag([1.0, 4.0]).reshape(2, 2, 1, 1)
-    >>> float(condition_number(kernel, ConvGeometry((8, 8))))
-    4.0
+        Not guaranteed: that a step against the gradient helps where several values are the smallest.
+
+    Examples:
+        >>> import numpy as np
+        >>> kernel = np.diag([1.0, 4.0]).reshape(2, 2, 1, 1)
+        >>> float(condition_number(kernel, ConvGeometry((8, 8))))
+        4.0
     """
     return condition_number_of(target_of(problem_of(kernel, geometry, compute), guarantee))
 

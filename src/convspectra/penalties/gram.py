@@ -57,22 +57,28 @@ def orthogonality(
             its boundary wrapped) or `"any_size"` (samples of all frequencies).
         compute: how; see `Compute`.
 
-    Zero singular values count 1 each, also those of input that no tap reads: where there are such, the
-    penalty cannot reach zero.
+    Returns:
+        A scalar array of the kernel's library, with a gradient in PyTorch and in JAX.
 
     Raises:
         GeometryError, KernelError: as `singular_values`, or no such guarantee.
 
-    Not guaranteed: a kernel for which it is zero, which not every geometry has; nor an orthogonal layer where
-    the layer is not circulant: its torus is orthogonal then.
+    Notes:
+        Zero singular values count 1 each, also those of input that no tap reads: where there are such, the
+        penalty cannot reach zero.
 
-    Reference: Wang, Chen, Chakraborty and Yu (2020): their penalty for rows is this one divided by the number
-    of output points, where no shift wraps onto another.
+        Not guaranteed: a kernel for which it is zero, which not every geometry has; nor an orthogonal layer
+        where the layer is not circulant: its torus is orthogonal then.
 
-    >>> import numpy as np
-    >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
-    >>> float(orthogonality(twice, ConvGeometry((8, 8))))  # 3 * 8 * 8 times (4 - 1)^2
-    1728.0
+    References:
+        Wang, Chen, Chakraborty and Yu (2020): their penalty for rows is this one divided by the number of
+        output points, where no shift wraps onto another.
+
+    Examples:
+        >>> import numpy as np
+        >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
+        >>> float(orthogonality(twice, ConvGeometry((8, 8))))  # 3 * 8 * 8 times (4 - 1)^2
+        1728.0
     """
     return orthogonality_of(target_of(problem_of(kernel, geometry, compute), guarantee))
 

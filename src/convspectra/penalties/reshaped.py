@@ -22,13 +22,23 @@ from . import extremes, gram, sums
 def reshaped_norm(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:
     """The largest singular value of the reshaped kernel: not the operator's norm.
 
-    Reference: Miyato, Kataoka, Koyama and Yoshida (2018), who divide kernels by it.
+    Arguments:
+        kernel: real array in the layout of `geometry`.
+        geometry: any.
+        compute: the executor, the memory in bytes, the solver; see `Compute`.
 
-    >>> import numpy as np
-    >>> ones = np.ones((1, 1, 3, 3))
-    >>> geometry = ConvGeometry((8, 8), padding=1, padding_mode="circular")
-    >>> float(reshaped_norm(ones, geometry)), float(extremes.norm(ones, geometry))
-    (3.0, 9.0)
+    Returns:
+        A scalar array of the kernel's library, with a gradient in PyTorch and in JAX.
+
+    References:
+        Miyato, Kataoka, Koyama and Yoshida (2018), who divide kernels by it.
+
+    Examples:
+        >>> import numpy as np
+        >>> ones = np.ones((1, 1, 3, 3))
+        >>> geometry = ConvGeometry((8, 8), padding=1, padding_mode="circular")
+        >>> float(reshaped_norm(ones, geometry)), float(extremes.norm(ones, geometry))
+        (3.0, 9.0)
     """
     return extremes.norm_of(_reshaped(kernel, geometry, compute))
 
@@ -36,7 +46,16 @@ def reshaped_norm(kernel: Array, geometry: ConvGeometry, *, compute: Compute = D
 def reshaped_squared_norm(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:
     """The square of the reshaped kernel's largest singular value, exact where theirs is iterated.
 
-    Reference: Yoshida and Miyato (2017), who add half of it.
+    Arguments:
+        kernel: real array in the layout of `geometry`.
+        geometry: any.
+        compute: the executor, the memory in bytes, the solver; see `Compute`.
+
+    Returns:
+        A scalar array of the kernel's library, with a gradient in PyTorch and in JAX.
+
+    References:
+        Yoshida and Miyato (2017), who add half of it.
     """
     return extremes.squared_norm_of(_reshaped(kernel, geometry, compute))
 
@@ -45,6 +64,15 @@ def reshaped_hinge(
     kernel: Array, geometry: ConvGeometry, max_reshaped_norm: float, *, compute: Compute = DEFAULT
 ) -> Array:
     """`sum max(0, sigma - c)^2` over the reshaped kernel's singular values.
+
+    Arguments:
+        kernel: real array in the layout of `geometry`.
+        geometry: any.
+        max_reshaped_norm: limit of the reshaped kernel's singular values, positive and finite.
+        compute: the executor, the memory in bytes, the solver; see `Compute`.
+
+    Returns:
+        A scalar array of the kernel's library, with a gradient in PyTorch and in JAX.
 
     Raises:
         InputError: max_reshaped_norm is not positive and finite.
@@ -58,13 +86,31 @@ def reshaped_orthogonality(kernel: Array, geometry: ConvGeometry, *, compute: Co
 
     `|| W W^T - I ||_F^2`, less a constant where the matrix has more rows than columns.
 
-    Reference: Cisse, Bojanowski, Grave, Dauphin and Usunier (2017), who add half of it.
+    Arguments:
+        kernel: real array in the layout of `geometry`.
+        geometry: any.
+        compute: the executor, the memory in bytes, the solver; see `Compute`.
+
+    Returns:
+        A scalar array of the kernel's library, with a gradient in PyTorch and in JAX.
+
+    References:
+        Cisse, Bojanowski, Grave, Dauphin and Usunier (2017), who add half of it.
     """
     return gram.orthogonality_of(_reshaped(kernel, geometry, compute))
 
 
 def reshaped_nuclear_norm(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:
-    """The sum of the reshaped kernel's singular values."""
+    """The sum of the reshaped kernel's singular values.
+
+    Arguments:
+        kernel: real array in the layout of `geometry`.
+        geometry: any.
+        compute: the executor, the memory in bytes, the solver; see `Compute`.
+
+    Returns:
+        A scalar array of the kernel's library, with a gradient in PyTorch and in JAX.
+    """
     return sums.nuclear_norm_of(_reshaped(kernel, geometry, compute))
 
 
@@ -73,6 +119,15 @@ def reshaped_schatten_norm(
 ) -> Array:
     """`(sum sigma^p)^(1/p)` over the reshaped kernel's singular values.
 
+    Arguments:
+        kernel: real array in the layout of `geometry`.
+        geometry: any.
+        p: the exponent, at least 1; `math.inf` is the norm.
+        compute: the executor, the memory in bytes, the solver; see `Compute`.
+
+    Returns:
+        A scalar array of the kernel's library, with a gradient in PyTorch and in JAX.
+
     Raises:
         InputError: p is below 1.
     """
@@ -80,12 +135,30 @@ def reshaped_schatten_norm(
 
 
 def reshaped_log_volume(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:
-    """`sum log sigma` over the reshaped kernel's singular values."""
+    """`sum log sigma` over the reshaped kernel's singular values.
+
+    Arguments:
+        kernel: real array in the layout of `geometry`.
+        geometry: any.
+        compute: the executor, the memory in bytes, the solver; see `Compute`.
+
+    Returns:
+        A scalar array of the kernel's library, with a gradient in PyTorch and in JAX.
+    """
     return sums.log_volume_of(_reshaped(kernel, geometry, compute))
 
 
 def reshaped_condition_number(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:
-    """The reshaped kernel's largest singular value over its smallest."""
+    """The reshaped kernel's largest singular value over its smallest.
+
+    Arguments:
+        kernel: real array in the layout of `geometry`.
+        geometry: any.
+        compute: the executor, the memory in bytes, the solver; see `Compute`.
+
+    Returns:
+        A scalar array of the kernel's library, with a gradient in PyTorch and in JAX.
+    """
     return extremes.condition_number_of(_reshaped(kernel, geometry, compute))
 
 

@@ -37,24 +37,29 @@ def hinge(
     Blocks inside are not decomposed.
 
     Arguments:
-        kernel: as `singular_values`. The gradient is continuous: no exception
-            at ties, at zeros or at the limit.
+        kernel: as `singular_values`. The gradient is continuous: no exception at ties, at zeros or at the
+            limit.
         geometry: any that has the guarantee.
         max_norm: the limit `c`, positive. For `"any_size"` slightly less is used, as in `clip`.
-        guarantee: which operator has a norm of at most `max_norm` where the penalty is zero; the
-            singular values are those of its torus.
+        guarantee: which operator has a norm of at most `max_norm` where the penalty is zero; the singular
+            values are those of its torus.
         compute: how; see `Compute`.
+
+    Returns:
+        A scalar array of the kernel's library, with a gradient in PyTorch and in JAX.
 
     Raises:
         InputError: max_norm is not positive and finite.
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
-    Not guaranteed: that a small penalty means a norm near `max_norm`.
+    Notes:
+        Not guaranteed: that a small penalty means a norm near `max_norm`.
 
-    >>> import numpy as np
-    >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
-    >>> round(float(hinge(twice, ConvGeometry((8, 8)), max_norm=1.5)), 9)  # 3 * 8 * 8 times 0.5^2
-    48.0
+    Examples:
+        >>> import numpy as np
+        >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
+        >>> round(float(hinge(twice, ConvGeometry((8, 8)), max_norm=1.5)), 9)  # 3 * 8 * 8 times 0.5^2
+        48.0
     """
     limit = check_limit("max_norm", max_norm)
     return hinge_of(target_of(problem_of(kernel, geometry, compute), guarantee), limit)
@@ -77,27 +82,33 @@ def nuclear_norm(
         subgradient = S* [ U V^H ]
 
     Arguments:
-        kernel: as `singular_values`. Zero singular values have no part in the
-            gradient (those of at most 8 epsilons times the norm), which makes it the shortest
-            subgradient there; at ties it is the derivative.
+        kernel: as `singular_values`. Zero singular values have no part in the gradient (those of at most 8
+            epsilons times the norm), which makes it the shortest subgradient there; at ties it is the
+            derivative.
         geometry: any that has the guarantee.
         guarantee: whose singular values: `"layer"` (on a torus that holds it), `"torus"` (of the layer with
             its boundary wrapped) or `"any_size"` (samples of all frequencies).
         compute: how; see `Compute`.
 
+    Returns:
+        A scalar array of the kernel's library, with a gradient in PyTorch and in JAX.
+
     Raises:
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
-    Not guaranteed: low rank by gradient steps alone, which pass over the zeros; `soft_threshold` is the
-    proximal step.
+    Notes:
+        Not guaranteed: low rank by gradient steps alone, which pass over the zeros; `soft_threshold` is the
+        proximal step.
 
-    Reference: Watson (1992) for the subgradient; Lefkimmiatis, Ward and Unser (2013) for Schatten norms as
-    regularisers.
+    References:
+        Watson (1992) for the subgradient; Lefkimmiatis, Ward and Unser (2013) for Schatten norms as
+        regularisers.
 
-    >>> import numpy as np
-    >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
-    >>> round(float(nuclear_norm(twice, ConvGeometry((8, 8)))), 9)
-    384.0
+    Examples:
+        >>> import numpy as np
+        >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
+        >>> round(float(nuclear_norm(twice, ConvGeometry((8, 8)))), 9)
+        384.0
     """
     return nuclear_norm_of(target_of(problem_of(kernel, geometry, compute), guarantee))
 
@@ -120,27 +131,32 @@ def schatten_norm(
         gradient = S* [ U (sigma / norm)^(p - 1) V^H ]
 
     Arguments:
-        kernel: as `singular_values`. The gradient exists for finite p > 1
-            except at the zero operator, where it is zero; for p = 1 as `nuclear_norm`, for `math.inf` as
-            `norm`.
+        kernel: as `singular_values`. The gradient exists for finite p > 1 except at the zero operator,
+            where it is zero; for p = 1 as `nuclear_norm`, for `math.inf` as `norm`.
         geometry: any that has the guarantee.
         p: at least 1.
         guarantee: whose singular values: `"layer"` (on a torus that holds it), `"torus"` (of the layer with
             its boundary wrapped) or `"any_size"` (samples of all frequencies).
         compute: how; see `Compute`.
 
+    Returns:
+        A scalar array of the kernel's library, with a gradient in PyTorch and in JAX.
+
     Raises:
         InputError: p is below 1.
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
-    Not guaranteed: accuracy of the gradient's parts far below the largest for large p, as everywhere.
+    Notes:
+        Not guaranteed: accuracy of the gradient's parts far below the largest for large p, as everywhere.
 
-    Reference: Lefkimmiatis, Ward and Unser (2013).
+    References:
+        Lefkimmiatis, Ward and Unser (2013).
 
-    >>> import numpy as np
-    >>> twice = 2 * np.eye(4).reshape(4, 4, 1, 1)
-    >>> round(float(schatten_norm(twice, ConvGeometry((8, 8)), p=2)), 9)  # 2 times the root of 4 * 8 * 8
-    32.0
+    Examples:
+        >>> import numpy as np
+        >>> twice = 2 * np.eye(4).reshape(4, 4, 1, 1)
+        >>> round(float(schatten_norm(twice, ConvGeometry((8, 8)), p=2)), 9)  # 2 times the root of 4 * 8 * 8
+        32.0
     """
     return schatten_norm_of(target_of(problem_of(kernel, geometry, compute), guarantee), p)
 
@@ -176,26 +192,32 @@ def log_volume(
     Its negative is a barrier that keeps a layer invertible.
 
     Arguments:
-        kernel: as `singular_values`. At ties the gradient is the derivative. A
-            singular operator has none: zero singular values (those of at most 8 epsilons times the norm)
-            have no part in it there, so that it stays finite.
+        kernel: as `singular_values`. At ties the gradient is the derivative. A singular operator has none:
+            zero singular values (those of at most 8 epsilons times the norm) have no part in it there, so
+            that it stays finite.
         geometry: any that has the guarantee.
         guarantee: whose singular values: `"layer"` (on a torus that holds it), `"torus"` (of the layer with
             its boundary wrapped) or `"any_size"` (samples of all frequencies).
         compute: how; see `Compute`.
 
+    Returns:
+        A scalar array of the kernel's library, with a gradient in PyTorch and in JAX.
+
     Raises:
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
-    Not guaranteed: a gradient of moderate size: it grows as one over the smallest singular value.
+    Notes:
+        Not guaranteed: a gradient of moderate size: it grows as one over the smallest singular value.
 
-    Reference: Karami, Schuurmans, Sohl-Dickstein, Dinh and Duckworth (2019) for convolutions on the torus.
+    References:
+        Karami, Schuurmans, Sohl-Dickstein, Dinh and Duckworth (2019) for convolutions on the torus.
 
-    >>> import numpy as np
-    >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
-    >>> volume = log_volume(twice, ConvGeometry((8, 8)))
-    >>> bool(np.isclose(volume, 192 * np.log(2)))
-    True
+    Examples:
+        >>> import numpy as np
+        >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
+        >>> volume = log_volume(twice, ConvGeometry((8, 8)))
+        >>> bool(np.isclose(volume, 192 * np.log(2)))
+        True
     """
     return log_volume_of(target_of(problem_of(kernel, geometry, compute), guarantee))
 

@@ -33,17 +33,16 @@ def clip(
     and blocks inside the ball are not decomposed (unless there is a floor).
 
     Arguments:
-        kernel: as `singular_values`. Differentiable, also where singular
-            values are repeated or zero (see `functions.py`); values at a limit move as those inside.
+        kernel: as `singular_values`. Differentiable, also where singular values are repeated or zero (see
+            `functions.py`); values at a limit move as those inside.
         geometry: any that has the guarantee.
         max_norm: the upper limit `c`, positive.
         min_value: the lower limit `a`, at most `c`: a floor for layers that must stay invertible. Zero
             singular values are raised along singular vectors that no rule determines.
-        guarantee: which operator's values are clipped, on its torus: `"layer"` as it pads, `"torus"` with its
-            boundary wrapped (the paper's setting), or `"any_size"`.
-        compute: how; see `Compute`.
-
+        guarantee: which operator's values are clipped, on its torus: `"layer"` as it pads, `"torus"` with
+            its boundary wrapped (the paper's setting), or `"any_size"`.
         measure: False leaves `norm` of a changed kernel None, and saves the time it takes.
+        compute: how; see `Compute`.
 
     Returns:
         `Projection`; `norm` is that of the result.
@@ -52,16 +51,20 @@ def clip(
         InputError: a limit that is not positive and finite, or limits that cross.
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
-    Not guaranteed: norm at most `max_norm`, or values of at least `min_value`. Cutting back to `k^D`
-    taps raises the norm again, by 15 to 40 % on random kernels: `project` and `rescale` keep the promise.
+    Notes:
+        Not guaranteed: norm at most `max_norm`, or values of at least `min_value`. Cutting back to `k^D`
+        taps raises the norm again, by 15 to 40 % on random kernels: `project` and `rescale` keep the
+        promise.
 
-    Reference: Sedghi, Gupta and Long (2019), Section 3 and Appendix A.
+    References:
+        Sedghi, Gupta and Long (2019), Section 3 and Appendix A.
 
-    >>> import numpy as np
-    >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
-    >>> geometry = ConvGeometry((8, 8), padding="same", padding_mode="circular")
-    >>> bool(np.allclose(clip(twice, geometry, max_norm=1.0).kernel, twice / 2))
-    True
+    Examples:
+        >>> import numpy as np
+        >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
+        >>> geometry = ConvGeometry((8, 8), padding="same", padding_mode="circular")
+        >>> bool(np.allclose(clip(twice, geometry, max_norm=1.0).kernel, twice / 2))
+        True
     """
     limit = check_limit("max_norm", max_norm)
     min_value = min_value if min_value == 0 else check_limit("min_value", min_value)

@@ -61,19 +61,19 @@ def project(
     nearest one.
 
     Arguments:
-        kernel: as `singular_values`; values that can be looked at.
-            Differentiable (see `implicit.py`; not with `"alternate"`): the derivative is that of the
-            nearest kernel itself, which the tolerance decides how near this one comes to.
+        kernel: as `singular_values`; values that can be looked at. Differentiable (see `implicit.py`; not
+            with `"alternate"`): the derivative is that of the nearest kernel itself, which the tolerance
+            decides how near this one comes to.
         geometry: any that has the guarantee.
         max_norm: the radius `c`, positive.
         tolerance: stop when `gap` is at most this times half of the squared distance moved.
         max_iterations: sweeps of decompositions; stop then at the latest, and say what was reached.
-        dual: `Projection.dual` of an earlier call with the same geometry, for a kernel that has
-            changed little.
+        dual: `Projection.dual` of an earlier call with the same geometry, for a kernel that has changed
+            little.
         method: `"augmented_lagrangian"`, quasi-Newton steps on kernels; `"accelerated_dual"`, proximal
-            gradient on the dual with Nesterov's momentum; for comparison `"dykstra"`, the same
-            without momentum, and `"alternate"`, the paper's suggestion, which converges to another
-            kernel of the ball.
+            gradient on the dual with Nesterov's momentum; for comparison `"dykstra"`, the same without
+            momentum, and `"alternate"`, the paper's suggestion, which converges to another kernel of the
+            ball.
         guarantee: which operator's norm: `"layer"` as it pads, `"torus"` with its boundary wrapped, or
             `"any_size"`, as it pads at every input size; see `guarantee.py`.
         compute: how; see `Compute`.
@@ -83,25 +83,28 @@ def project(
         of norm at most `max_norm` on the guarantee's torus.
 
     Raises:
-        InputError: max_norm is not positive and finite, tolerance not positive, max_iterations
-            below 1, an unknown method, or a dual of another shape.
+        InputError: max_norm is not positive and finite, tolerance not positive, max_iterations below 1, an
+            unknown method, or a dual of another shape.
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee; a norm of more
             than 1e120 times max_norm.
 
-    Not guaranteed: bounded memory. A few symbols stand in it, in double precision. A proof of
-    nearness below rounding: the gap includes the kernel's own, and that of the bounds, so that a tolerance
-    below about 1e-9 is not reached.
+    Notes:
+        Not guaranteed: bounded memory. A few symbols stand in it, in double precision. A proof of nearness
+        below rounding: the gap includes the kernel's own, and that of the bounds, so that a tolerance below
+        about 1e-9 is not reached.
 
-    Reference: Rockafellar (1976), augmented Lagrangian; Liu and Nocedal (1989), L-BFGS; Dykstra (1983);
-    Beck and Teboulle (2009); restarts, O'Donoghue and Candes (2015); Sedghi, Gupta and Long (2019),
-    Section 3, for alternating projections.
+    References:
+        Rockafellar (1976), augmented Lagrangian; Liu and Nocedal (1989), L-BFGS; Dykstra (1983); Beck and
+        Teboulle (2009); restarts, O'Donoghue and Candes (2015); Sedghi, Gupta and Long (2019), Section 3,
+        for alternating projections.
 
-    >>> import numpy as np
-    >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
-    >>> geometry = ConvGeometry((8, 8), padding="same", padding_mode="circular")
-    >>> nearest = project(twice, geometry, max_norm=1.0)
-    >>> bool(np.allclose(nearest.kernel, twice / 2)), bool(nearest.norm <= 1)
-    (True, True)
+    Examples:
+        >>> import numpy as np
+        >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
+        >>> geometry = ConvGeometry((8, 8), padding="same", padding_mode="circular")
+        >>> nearest = project(twice, geometry, max_norm=1.0)
+        >>> bool(np.allclose(nearest.kernel, twice / 2)), bool(nearest.norm <= 1)
+        (True, True)
     """
     limit = check_limit("max_norm", max_norm)
     tolerance = check_limit("tolerance", tolerance)

@@ -22,8 +22,8 @@ def rescale(
     """`W min(1, c / ||W||)`: the kernel divided by what its norm exceeds `max_norm` by, if it does.
 
     Arguments:
-        kernel: as `singular_values`. Differentiable; at a norm that several
-            singular values share the gradient is that of one of them, at the limit that of the inside.
+        kernel: as `singular_values`. Differentiable; at a norm that several singular values share the
+            gradient is that of one of them, at the limit that of the inside.
         geometry: any that has the guarantee.
         max_norm: the radius `c`, positive.
         guarantee: which operator's norm: `"layer"` as it pads, `"torus"` with its boundary wrapped, or
@@ -37,14 +37,16 @@ def rescale(
         InputError: max_norm is not positive and finite.
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
-    Not guaranteed: to be near the nearest kernel in the ball; `project` is.
+    Notes:
+        Not guaranteed: to be near the nearest kernel in the ball; `project` is.
 
-    >>> import numpy as np
-    >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
-    >>> geometry = ConvGeometry((8, 8), padding="same", padding_mode="circular")
-    >>> scaled = rescale(twice, geometry, max_norm=1.0)
-    >>> float(scaled.norm_before), bool(scaled.norm <= 1), bool(np.allclose(scaled.kernel, twice / 2))
-    (2.0, True, True)
+    Examples:
+        >>> import numpy as np
+        >>> twice = 2 * np.eye(3).reshape(3, 3, 1, 1)
+        >>> geometry = ConvGeometry((8, 8), padding="same", padding_mode="circular")
+        >>> scaled = rescale(twice, geometry, max_norm=1.0)
+        >>> float(scaled.norm_before), bool(scaled.norm <= 1), bool(np.allclose(scaled.kernel, twice / 2))
+        (2.0, True, True)
     """
     limit = check_limit("max_norm", max_norm)
     target = target_of(problem_of(kernel, geometry, compute), guarantee)

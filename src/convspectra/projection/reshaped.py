@@ -36,11 +36,15 @@ def clip_reshaped_kernel(
         measure: False leaves both norms None, and saves most of the time.
         compute: how; see `Compute`.
 
+    Returns:
+        `Projection`: the kernel, its norms before and after, and what is proven of them.
+
     Raises:
         InputError: max_reshaped_norm is not positive and finite.
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
-    Reference: Yoshida and Miyato (2017); Sedghi, Gupta and Long (2019), Section 4.4.
+    References:
+        Yoshida and Miyato (2017); Sedghi, Gupta and Long (2019), Section 4.4.
     """
     limit = check_limit("max_reshaped_norm", max_reshaped_norm)
     target = target_of(problem_of(kernel, geometry, compute), guarantee)

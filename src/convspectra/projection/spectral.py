@@ -44,11 +44,15 @@ def soft_threshold(
             its boundary wrapped) or `"any_size"` (samples of all frequencies).
         compute: how; see `Compute`.
 
+    Returns:
+        `Projection`: the kernel, its norms before and after, and what is proven of them.
+
     Raises:
         InputError: threshold is not positive and finite.
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
-    Reference: Cai, Candes and Shen (2010), Theorem 2.1.
+    References:
+        Cai, Candes and Shen (2010), Theorem 2.1.
     """
     level = check_limit("threshold", threshold)
     target = target_of(problem_of(kernel, geometry, compute), guarantee)
@@ -70,21 +74,26 @@ def low_rank(
     the first one dropped go too, so that a pair of conjugate blocks is never divided.
 
     Arguments:
-        kernel: as `singular_values`; concrete values. Differentiable where
-            the last value kept and the first one dropped differ.
+        kernel: as `singular_values`; concrete values. Differentiable where the last value kept and the
+            first one dropped differ.
         geometry: any that has the guarantee.
         rank: how many to keep, of `Spectrum.count`; at least 0.
         guarantee: whose singular values: `"layer"` (on a torus that holds it), `"torus"` (of the layer with
             its boundary wrapped) or `"any_size"` (samples of all frequencies).
         compute: how; see `Compute`.
 
+    Returns:
+        `Projection`: the kernel, its norms before and after, and what is proven of them.
+
     Raises:
         InputError: rank is negative or no integer; a traced JAX array, whose values cannot be counted.
         GeometryError, KernelError: as `singular_values`, or no such guarantee.
 
-    Not guaranteed: the rank of the result, which the cut to `k^D` taps raises again.
+    Notes:
+        Not guaranteed: the rank of the result, which the cut to `k^D` taps raises again.
 
-    Reference: Eckart and Young (1936).
+    References:
+        Eckart and Young (1936).
     """
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
         raise InputError(f"rank must be an integer of at least 0; got {rank!r}")
@@ -123,22 +132,26 @@ def orthogonalise(
     `value`). Zero singular values are raised along singular vectors that no rule determines.
 
     Arguments:
-        kernel: as `singular_values`. Differentiable where no singular value
-            is zero; at zeros the derivative does not exist, and the part that belongs to them is taken as
-            zero.
+        kernel: as `singular_values`. Differentiable where no singular value is zero; at zeros the
+            derivative does not exist, and the part that belongs to them is taken as zero.
         geometry: any that has the guarantee.
         value: what they become, positive.
         guarantee: whose singular values: `"layer"` (on a torus that holds it), `"torus"` (of the layer with
             its boundary wrapped) or `"any_size"` (samples of all frequencies).
         compute: how; see `Compute`.
 
+    Returns:
+        `Projection`: the kernel, its norms before and after, and what is proven of them.
+
     Raises:
         InputError: value is not positive and finite.
         GeometryError, KernelError, InputError: as `singular_values`, or no such guarantee.
 
-    Not guaranteed: equal singular values, which the cut to `k^D` taps spreads again.
+    Notes:
+        Not guaranteed: equal singular values, which the cut to `k^D` taps spreads again.
 
-    Reference: Fan and Hoffman (1955); Higham (2008), Functions of Matrices, Theorem 8.4.
+    References:
+        Fan and Hoffman (1955); Higham (2008), Functions of Matrices, Theorem 8.4.
     """
     level = check_limit("value", value)
     target = target_of(problem_of(kernel, geometry, compute), guarantee)
@@ -174,13 +187,14 @@ def project_schatten(
         `Projection`; its norms are operator norms, not those of the ball.
 
     Raises:
-        InputError: radius is not positive and finite, or another p.
-        InputError: a traced JAX array.
+        InputError: radius is not positive and finite, or another p; a traced JAX array.
         GeometryError, KernelError: as `singular_values`, or no such guarantee.
 
-    Not guaranteed: to be the nearest kernel in the ball (for p = 2 it is).
+    Notes:
+        Not guaranteed: to be the nearest kernel in the ball (for p = 2 it is).
 
-    Reference: Duchi, Shalev-Shwartz, Singer and Chandra (2008), for p = 1.
+    References:
+        Duchi, Shalev-Shwartz, Singer and Chandra (2008), for p = 1.
     """
     limit = check_limit("radius", radius)
     if p not in (1, 2, math.inf):

@@ -40,16 +40,19 @@ def parseval_retraction(kernel: Array, geometry: ConvGeometry, *, beta: float = 
         InputError: beta is not positive, or above 1.
         GeometryError, KernelError: as `singular_values`.
 
-    Not guaranteed: orthonormal rows after any number of steps: zero singular values stay, and those above
-    `sqrt(1 + 2 / beta)` grow. More rows than columns cannot be orthonormal; then columns become so. Nor that
-    orthonormal rows say anything of the operator: its norm can be `sqrt(prod(k))`.
+    Notes:
+        Not guaranteed: orthonormal rows after any number of steps: zero singular values stay, and those
+        above `sqrt(1 + 2 / beta)` grow. More rows than columns cannot be orthonormal; then columns become
+        so. Nor that orthonormal rows say anything of the operator: its norm can be `sqrt(prod(k))`.
 
-    Reference: Cisse, Bojanowski, Grave, Dauphin and Usunier (2017), who take a random part of the rows.
+    References:
+        Cisse, Bojanowski, Grave, Dauphin and Usunier (2017), who take a random part of the rows.
 
-    >>> import numpy as np
-    >>> step = parseval_retraction(2 * np.eye(2).reshape(2, 2, 1, 1), ConvGeometry((8, 8)), beta=0.1)
-    >>> round(float(step[0, 0, 0, 0]), 9)  # 2 (1 + 0.1 - 0.1 * 4)
-    1.4
+    Examples:
+        >>> import numpy as np
+        >>> step = parseval_retraction(2 * np.eye(2).reshape(2, 2, 1, 1), ConvGeometry((8, 8)), beta=0.1)
+        >>> round(float(step[0, 0, 0, 0]), 9)  # 2 (1 + 0.1 - 0.1 * 4)
+        1.4
     """
     if not 0 < beta <= 1:
         raise InputError(f"beta must be positive and at most 1; got {beta!r}")
@@ -76,19 +79,25 @@ def parseval_projection(kernel: Array, geometry: ConvGeometry, *, scaling: Scali
         geometry: any; with groups each is a matrix of its own.
         scaling: as `parseval_scale`.
 
+    Returns:
+        The kernel, in the layout, dtype and library of the given one.
+
     Raises:
         InputError: an unknown scaling.
         GeometryError, KernelError: as `singular_values`.
 
-    Not guaranteed: a norm of at most 1, unless `scaling="cisse2017"` (see `parseval_scale`).
+    Notes:
+        Not guaranteed: a norm of at most 1, unless `scaling="cisse2017"` (see `parseval_scale`).
 
-    Reference: Cisse, Bojanowski, Grave, Dauphin and Usunier (2017); Sedghi, Gupta and Long (2019), Section 1.
+    References:
+        Cisse, Bojanowski, Grave, Dauphin and Usunier (2017); Sedghi, Gupta and Long (2019), Section 1.
 
-    >>> import numpy as np
-    >>> ones = np.ones((1, 1, 3, 3))
-    >>> kernel = parseval_projection(ones, ConvGeometry((8, 8), padding=1, padding_mode="circular"))
-    >>> bool(np.isclose(kernel.sum(), 3 / np.sqrt(7)))  # its norm, above 1
-    True
+    Examples:
+        >>> import numpy as np
+        >>> ones = np.ones((1, 1, 3, 3))
+        >>> kernel = parseval_projection(ones, ConvGeometry((8, 8), padding=1, padding_mode="circular"))
+        >>> bool(np.isclose(kernel.sum(), 3 / np.sqrt(7)))  # its norm, above 1
+        True
     """
     problem = problem_of(kernel, geometry)
     scale, flat = _scale(problem, scaling), as_pointwise(problem)
@@ -107,20 +116,26 @@ def parseval_scale(kernel: Array, geometry: ConvGeometry, *, scaling: Scaling = 
             longest side); or `"cisse2017"`, as they derive it: `(2 k + 1)^(-1/2)` for a filter of `2 k + 1`
             taps along one axis, which is `prod(k)^(-1/2)` in this package's words.
 
+    Returns:
+        The factor, a float.
+
     Raises:
         InputError: an unknown scaling.
         GeometryError, KernelError: as `singular_values`.
 
-    Not guaranteed: with orthonormal rows and the first scaling a norm of at most 1: a `k x k` kernel can
-    reach `k (2 k + 1)^(-1/2)`. With the second it is at most 1, for zero and circular padding and any stride,
-    since every input is read `prod(k)` times at most.
+    Notes:
+        Not guaranteed: with orthonormal rows and the first scaling a norm of at most 1: a `k x k` kernel
+        can reach `k (2 k + 1)^(-1/2)`. With the second it is at most 1, for zero and circular padding and
+        any stride, since every input is read `prod(k)` times at most.
 
-    Reference: Sedghi, Gupta and Long (2019), Section 1; Cisse, Bojanowski, Grave, Dauphin and Usunier (2017).
+    References:
+        Sedghi, Gupta and Long (2019), Section 1; Cisse, Bojanowski, Grave, Dauphin and Usunier (2017).
 
-    >>> import numpy as np
-    >>> geometry, kernel = ConvGeometry((8, 8)), np.ones((4, 4, 3, 3))
-    >>> [round(parseval_scale(kernel, geometry, scaling=way), 6) for way in ("sedghi2019", "cisse2017")]
-    [0.377964, 0.333333]
+    Examples:
+        >>> import numpy as np
+        >>> geometry, kernel = ConvGeometry((8, 8)), np.ones((4, 4, 3, 3))
+        >>> [round(parseval_scale(kernel, geometry, scaling=way), 6) for way in ("sedghi2019", "cisse2017")]
+        [0.377964, 0.333333]
     """
     return _scale(problem_of(kernel, geometry), scaling)
 

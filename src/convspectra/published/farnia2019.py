@@ -36,22 +36,25 @@ def power_iteration(
         the layer took it to zero).
 
     Raises:
-        InputError: steps is no integer of at least 1, or start has another shape or is no finite array.
+        InputError: steps is no integer of at least 1, or start has another shape or is no finite array; a
+            traced JAX array.
         GeometryError: as `singular_values`, or padding by reflection over an axis of one point.
-        InputError: a traced JAX array.
         KernelError: as `singular_values`.
 
-    Not guaranteed: to be near the norm after any number of steps. The error shrinks as
-    `(sigma_2 / sigma_1)^(4 steps)`, and large inputs bring the two together.
+    Notes:
+        Not guaranteed: to be near the norm after any number of steps. The error shrinks as `(sigma_2 /
+        sigma_1)^(4 steps)`, and large inputs bring the two together.
 
-    Reference: Golub and Van Loan (2013), Section 8.2; for layers Farnia, Zhang and Tse (2019), and, of the
-    reshaped kernel, Yoshida and Miyato (2017).
+    References:
+        Golub and Van Loan (2013), Section 8.2; for layers Farnia, Zhang and Tse (2019), and, of the
+        reshaped kernel, Yoshida and Miyato (2017).
 
-    >>> import numpy as np
-    >>> laplacian, geometry = np.array([[[-1.0, 2.0, -1.0]]]), ConvGeometry(64, padding=1)
-    >>> estimate, vector = power_iteration(laplacian, geometry, steps=20)
-    >>> bool(3.8 < estimate.lower < 2 + 2 * np.cos(np.pi / 65))  # the norm
-    True
+    Examples:
+        >>> import numpy as np
+        >>> laplacian, geometry = np.array([[[-1.0, 2.0, -1.0]]]), ConvGeometry(64, padding=1)
+        >>> estimate, vector = power_iteration(laplacian, geometry, steps=20)
+        >>> bool(3.8 < estimate.lower < 2 + 2 * np.cos(np.pi / 65))  # the norm
+        True
     """
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise InputError(f"steps must be an integer of at least 1; got {steps!r}")

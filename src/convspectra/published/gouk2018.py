@@ -13,8 +13,10 @@ def largest_ratio(inputs: Array, outputs: Array) -> Array:
     """The largest `||y|| / ||x||` of a batch: a lower bound of the norm of the linear map between them.
 
     Arguments:
-        inputs, outputs: what went into a layer and what came out, without its bias; shape
-            (batch, channels, *sizes) each. Their gradient is the library's own, at ties and zeros too.
+        inputs: what went into a layer and what came out, without its bias; shape (batch, channels, *sizes)
+            each. Their gradient is the library's own, at ties and zeros too.
+        outputs: what went into a layer and what came out, without its bias; shape (batch, channels, *sizes)
+            each. Their gradient is the library's own, at ties and zeros too.
 
     Returns:
         A scalar array; 0 where all inputs are zero (items whose input is zero are left out).
@@ -22,14 +24,17 @@ def largest_ratio(inputs: Array, outputs: Array) -> Array:
     Raises:
         InputError: batches that are empty or differ in length; no batch axis.
 
-    Not guaranteed: to be near the norm, which random inputs miss by far.
+    Notes:
+        Not guaranteed: to be near the norm, which random inputs miss by far.
 
-    Reference: Gouk, Pfahringer, Frank and Cree (2018), MaxGain.
+    References:
+        Gouk, Pfahringer, Frank and Cree (2018), MaxGain.
 
-    >>> import numpy as np
-    >>> x = np.array([[3.0, 4.0], [0.0, 1.0]])
-    >>> float(largest_ratio(x, x * [1.0, 2.0]))
-    2.0
+    Examples:
+        >>> import numpy as np
+        >>> x = np.array([[3.0, 4.0], [0.0, 1.0]])
+        >>> float(largest_ratio(x, x * [1.0, 2.0]))
+        2.0
     """
     for name, array in (("inputs", inputs), ("outputs", outputs)):
         if array.ndim < 2 or array.shape[0] == 0:
@@ -56,25 +61,33 @@ def max_gain(kernel: Array, inputs: Array, outputs: Array, max_ratio: float) -> 
 
     Arguments:
         kernel: of the linear layer that made `outputs`; any layout.
-        inputs, outputs: as `largest_ratio`, of the layer with this kernel, without its bias. Detach them: the
+        inputs: as `largest_ratio`, of the layer with this kernel, without its bias. Detach them: the method
+            takes the ratio as given.
+        outputs: as `largest_ratio`, of the layer with this kernel, without its bias. Detach them: the
             method takes the ratio as given.
         max_ratio: the limit, positive.
 
+    Returns:
+        The kernel, in the layout of the given one.
+
     Raises:
-        InputError: max_ratio is not positive and finite.
-        InputError: as `largest_ratio`, or ratios that are no finite numbers.
+        InputError: max_ratio is not positive and finite; as `largest_ratio`, or ratios that are no finite
+            numbers.
         KernelError: as `singular_values`.
 
-    Not guaranteed: a norm of at most `max_ratio`: the ratio bounds it from below, and another batch may show
-    a larger one. `rescale` uses the norm. All singular values are scaled, not only the large ones.
+    Notes:
+        Not guaranteed: a norm of at most `max_ratio`: the ratio bounds it from below, and another batch may
+        show a larger one. `rescale` uses the norm. All singular values are scaled, not only the large ones.
 
-    Reference: Gouk, Pfahringer, Frank and Cree (2018), MaxGain; Gouk, Frank, Pfahringer and Cree (2018), who
-    scale by an estimate of the norm.
+    References:
+        Gouk, Pfahringer, Frank and Cree (2018), MaxGain; Gouk, Frank, Pfahringer and Cree (2018), who scale
+        by an estimate of the norm.
 
-    >>> import numpy as np
-    >>> kernel, x = 4 * np.ones((1, 1, 1)), np.ones((5, 1, 8))
-    >>> max_gain(kernel, x, 4 * x, max_ratio=1.0)
-    array([[[1.]]])
+    Examples:
+        >>> import numpy as np
+        >>> kernel, x = 4 * np.ones((1, 1, 1)), np.ones((5, 1, 8))
+        >>> max_gain(kernel, x, 4 * x, max_ratio=1.0)
+        array([[[1.]]])
     """
     limit, kernel = check_limit("max_ratio", max_ratio), real_kernel(kernel)
     ratio = largest_ratio(inputs, outputs)
