@@ -25,7 +25,7 @@ def operator_of(kernel, geometry):
 
 def pair(operator, batch=2, seed=0, complex_=False):
     rng = np.random.default_rng(seed)
-    shapes = ((batch, *operator.input_shape), (batch, *operator.output_shape))
+    shapes = ((batch, *operator.x_shape), (batch, *operator.y_shape))
     return [rng.standard_normal(s) + (1j * rng.standard_normal(s) if complex_ else 0) for s in shapes]
 
 

@@ -76,7 +76,7 @@ def largest(
     problem, power = _in_doubles(kernel, geometry)
     layer = operator(problem.kernel, problem.correlation)
     _check_count("k", k, 1, min(_whole_sides(layer)))
-    given = None if start is None else start_vector(start, layer.input_shape)
+    given = None if start is None else start_vector(start, layer.x_shape)
     if not layer.kernel.any():
         return _of_zero(layer, k)
     first = _start(problem, layer, seed) if given is None else given
@@ -224,7 +224,7 @@ def density(
     random = np.random.default_rng(seed)
     nodes, weights = np.zeros((2, probes, steps))
     for probe in range(probes):
-        start = random.standard_normal(layer.input_shape)
+        start = random.standard_normal(layer.x_shape)
         small = bidiagonal(layer, start, steps, seed=seed + probe)
         _, nodes[probe], right = np.linalg.svd(small)
         weights[probe] = right[:, 0] ** 2
@@ -240,7 +240,7 @@ def _in_doubles(kernel: Array, geometry: ConvGeometry, compute: Compute = DEFAUL
 
 
 def _whole_sides(layer: Operator) -> tuple[int, int]:
-    return math.prod(layer.output_shape), math.prod(layer.input_shape)
+    return math.prod(layer.y_shape), math.prod(layer.x_shape)
 
 
 def _start(problem: Problem, layer: Operator, seed: int) -> NumpyArray:
@@ -248,7 +248,7 @@ def _start(problem: Problem, layer: Operator, seed: int) -> NumpyArray:
     c = problem.correlation
     forward = layer.T if c.transposed else layer
     top = enclosing_top(problem)
-    x = np.zeros(forward.input_shape)
+    x = np.zeros(forward.x_shape)
     columns = c.in_channels // c.groups
     wave = packet(problem)[0].real
     x[top.group * columns : (top.group + 1) * columns] = wave / (np.linalg.norm(wave) or 1.0)
@@ -262,8 +262,8 @@ def _of_zero(layer: Operator, k: int) -> Triplets:
     rows, columns = _whole_sides(layer)
     return Triplets(
         values=np.zeros(k),
-        left=np.eye(k, rows).reshape(k, *layer.output_shape),
-        right=np.eye(k, columns).reshape(k, *layer.input_shape),
+        left=np.eye(k, rows).reshape(k, *layer.y_shape),
+        right=np.eye(k, columns).reshape(k, *layer.x_shape),
         residuals=np.zeros(k),
         applications=0,
         converged=True,

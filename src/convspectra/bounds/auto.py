@@ -131,7 +131,7 @@ def operator_norm_of(
     """`operator_norm` of a problem whose entries are in range."""
     correlation = problem.correlation
     layer = operator(problem.kernel, correlation)
-    first = None if start is None else start_vector(start, layer.input_shape)
+    first = None if start is None else start_vector(start, layer.x_shape)
     if correlation.is_circulant:
         norm = top_on(problem, correlation).norm
         return around(norm, problem.norm_error(norm), "symbol")

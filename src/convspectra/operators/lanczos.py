@@ -37,7 +37,7 @@ class Triplets:
     Attributes:
         values: shape (k,). `||A v||` for each `v` of length 1, less what rounding can do: each is a proven
             LOWER bound of the operator norm, the first the best.
-        left, right: shapes (k, *output_shape) and (k, *input_shape), orthonormal up to rounding.
+        left, right: shapes (k, *y_shape) and (k, *x_shape), orthonormal up to rounding.
         residuals: shape (k,). Proven: some singular value lies within it of the value (for operators that are
             not square some singular value or zero). Not that it is the k-th, nor that there is no larger one.
         applications: how often the layer or its adjoint was applied.
@@ -82,7 +82,7 @@ def largest_triplets(
 
     Arguments:
         operator: NumPy, float64, with entries of moderate size.
-        start: shape `operator.input_shape`; zero is replaced by random numbers.
+        start: shape `operator.x_shape`; zero is replaced by random numbers.
         k: at most the smaller side.
         tolerance: stops where all k residuals are at most this times the largest value.
         basis: vectors kept on either side; default `max(2 k + 10, 20)`.
@@ -91,7 +91,7 @@ def largest_triplets(
             value, of which a Krylov space holds one copy, or a larger one that the start is orthogonal to.
         seed: of the fresh directions.
     """
-    if math.prod(operator.output_shape) < math.prod(operator.input_shape):
+    if math.prod(operator.y_shape) < math.prod(operator.x_shape):
         # From the smaller side, whose whole space a basis may come to hold.
         other = largest_triplets(
             operator.T,
@@ -138,7 +138,7 @@ class _Bidiagonalisation:
 
     def __init__(self, operator: Operator, start: NumpyArray, seed: int, size: int, k: int) -> None:
         self.operator = operator
-        rows, columns = math.prod(operator.output_shape), math.prod(operator.input_shape)
+        rows, columns = math.prod(operator.y_shape), math.prod(operator.x_shape)
         self.size = min(size, rows, columns)
         of_vectors(self.size, rows, columns)  # refused before memory is taken
         self.k = k
@@ -202,7 +202,7 @@ class _Bidiagonalisation:
 
     def _apply(self, operator: Operator, vector: NumpyArray) -> NumpyArray:
         self.applications += 1
-        found = np.asarray(operator.apply(vector.reshape(1, *operator.input_shape)))
+        found = np.asarray(operator.apply(vector.reshape(1, *operator.x_shape)))
         self.scale = max(self.scale, float(np.linalg.norm(found)))
         return found.reshape(-1)
 
@@ -237,9 +237,9 @@ def _unit(vector: NumpyArray, basis: NumpyArray) -> NumpyArray:
 def _proven(run: _Bidiagonalisation, left: NumpyArray, right: NumpyArray, tolerance: float) -> Triplets:
     """Triplets from the bases, their values and residuals computed anew from the operator itself."""
     operator, k = run.operator, left.shape[1]
-    v = (right @ run.right).reshape(k, *operator.input_shape)
+    v = (right @ run.right).reshape(k, *operator.x_shape)
     values, image = proven_gains(operator, v)
-    raw, u = _flat_lengths(image), (left.T @ run.left).reshape(k, *operator.output_shape)
+    raw, u = _flat_lengths(image), (left.T @ run.left).reshape(k, *operator.y_shape)
     sigma = raw.reshape(-1, *(1,) * (v.ndim - 1))
     first = _flat_lengths(image - sigma * u)
     second = _flat_lengths(operator.adjoint(u) - sigma * v)
@@ -267,7 +267,7 @@ def proven_gains(operator: Operator, x: NumpyArray) -> tuple[NumpyArray, NumpyAr
 
     Arguments:
         operator: NumPy, float64.
-        x: shape (batch, *input_shape), real or complex. Zero vectors have the gain 0.
+        x: shape (batch, *x_shape), real or complex. Zero vectors have the gain 0.
     """
     kernel, c = to_numpy(operator.kernel), operator.correlation
     image = np.asarray(operator.apply(x))

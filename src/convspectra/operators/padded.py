@@ -50,13 +50,13 @@ class Operator:
     correlation: Correlation
 
     @property
-    def input_shape(self) -> Shape:
+    def x_shape(self) -> Shape:
         """Channels and sizes of what goes into the layer."""
         c = self.correlation
         return _sides(c)[1 if c.transposed else 0]
 
     @property
-    def output_shape(self) -> Shape:
+    def y_shape(self) -> Shape:
         """Channels and sizes of what comes out."""
         c = self.correlation
         return _sides(c)[0 if c.transposed else 1]
@@ -69,7 +69,7 @@ class Operator:
         )
 
     def apply(self, x: Array) -> Array:
-        """The layer: shape (batch, *input_shape) to (batch, *output_shape).
+        """The layer: shape (batch, *x_shape) to (batch, *y_shape).
 
         Arguments:
             x: of the kernel's library, device and dtype, or of the complex dtype of that precision.
@@ -77,14 +77,14 @@ class Operator:
         Raises:
             InputError: another shape.
         """
-        if tuple(x.shape[1:]) != self.input_shape:
-            expected = ", ".join(map(str, self.input_shape))
+        if tuple(x.shape[1:]) != self.x_shape:
+            expected = ", ".join(map(str, self.x_shape))
             raise InputError(f"x must have the shape (batch, {expected}); got {tuple(x.shape)}")
         run = _written if self.correlation.transposed else _read
         return _by_parts(lambda part: run(self.kernel, self.correlation, part), x)
 
     def adjoint(self, y: Array) -> Array:
-        """Its adjoint: shape (batch, *output_shape) to (batch, *input_shape)."""
+        """Its adjoint: shape (batch, *y_shape) to (batch, *x_shape)."""
         return self.T.apply(y)
 
     def matrix(self, batch: int = 64) -> Array:
@@ -101,7 +101,7 @@ class Operator:
         parts = []
         for start in range(0, columns, batch):
             units = np.tile(identity[start : start + batch], (1, groups))
-            x = like(units.reshape(-1, *self.input_shape), self.kernel, self.kernel.dtype)
+            x = like(units.reshape(-1, *self.x_shape), self.kernel, self.kernel.dtype)
             parts.append(xp.reshape(self.apply(x), (x.shape[0], groups, rows)))
         return xp.permute_dims(xp.concat(parts, axis=0), (1, 2, 0))
 
@@ -109,7 +109,7 @@ class Operator:
     def sides(self) -> tuple[int, int]:
         """Rows and columns of the matrix of one group."""
         groups = self.correlation.groups
-        return math.prod(self.output_shape) // groups, math.prod(self.input_shape) // groups
+        return math.prod(self.y_shape) // groups, math.prod(self.x_shape) // groups
 
 
 def operator(kernel: Array, correlation: Correlation) -> Operator:

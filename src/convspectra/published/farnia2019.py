@@ -64,7 +64,7 @@ def power_iteration(
         raise InputError("power_iteration needs concrete values: call it outside jax.jit")
     weights = to_numpy(ready)
     layer = operator(weights, correlation)
-    x = _start(start, seed, layer.input_shape, weights.dtype)
+    x = _start(start, seed, layer.x_shape, weights.dtype)
     for _ in range(steps):
         x = _unit(layer.adjoint(layer.apply(x[None]))[0])
     wide = operator(weights.astype(np.float64), correlation)
