@@ -81,7 +81,7 @@ def largest(
         return _of_zero(layer, k)
     first = _start(problem, layer, seed) if given is None else given
     found = largest_triplets(
-        layer, first, k=k, tolerance=tolerance, applications=applications, asides=2, seed=seed
+        layer, first, k=k, tolerance=tolerance, applications=applications, random_restarts=2, seed=seed
     )
     values, residuals = (in_range_again(each, power) for each in (found.values, found.residuals))
     least = _LEAST * ((values < _NORMAL) & (power < 1))  # what such numbers are rounded to multiples of

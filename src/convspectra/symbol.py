@@ -49,7 +49,7 @@ class PolyphaseClass:
 
 
 def _frozen(array: IntArray) -> IntArray:
-    """Not to be written to: it is kept, and given to everyone who asks."""
+    """Read-only: cached and shared."""
     array.flags.writeable = False
     return array
 

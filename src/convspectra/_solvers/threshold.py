@@ -16,7 +16,7 @@ from . import array_api, choice, native, products
 from .choice import Engine
 from .native import Lowered, NumpyArray
 
-_MOST_LOOKS = 16
+_MAX_SAMPLE_BLOCKS = 16
 """Frequencies whose values are found first: one filling of the lanes."""
 
 
@@ -70,8 +70,8 @@ def lowered_symbol(
 
 def is_mostly_outside(prepared: native.NativeTaps, grid: FrequencyGrid, level: float) -> bool:
     """Whether, by a few blocks, more are outside than inside: then it does not pay to find out which."""
-    looks = min(max(2, len(grid.index) // 16), _MOST_LOOKS)
-    first = _largest(prepared, grid.at(slice(None, None, max(1, len(grid.index) // looks))))
+    samples = min(max(2, len(grid.index) // 16), _MAX_SAMPLE_BLOCKS)
+    first = _largest(prepared, grid.at(slice(None, None, max(1, len(grid.index) // samples))))
     return bool(2 * np.count_nonzero(~(first <= level)) > first.size)
 
 

@@ -75,7 +75,7 @@ def largest_triplets(
     tolerance: float = 1e-6,
     basis: int | None = None,
     applications: int = 1000,
-    asides: int = 0,
+    random_restarts: int = 0,
     seed: int = 0,
 ) -> Triplets:
     """The k largest singular triplets that a Krylov space holds.
@@ -87,8 +87,8 @@ def largest_triplets(
         tolerance: stops where all k residuals are at most this times the largest value.
         basis: vectors kept on either side; default `max(2 k + 10, 20)`.
         applications: stops after these many.
-        asides: how often, when done, to go on from the triplets with a fresh direction: a repeated singular
-            value, of which a Krylov space holds one copy, or a larger one that the start is orthogonal to.
+        random_restarts: how often, when done, to go on from the triplets with a random direction: a repeated
+            singular value, of which a Krylov space holds one copy, or a larger one that the start is orthogonal to.
         seed: of the fresh directions.
     """
     if math.prod(operator.y_shape) < math.prod(operator.x_shape):
@@ -100,12 +100,12 @@ def largest_triplets(
             tolerance=tolerance,
             basis=basis,
             applications=applications - 1,
-            asides=asides,
+            random_restarts=random_restarts,
             seed=seed,
         )
         return replace(other, left=other.right, right=other.left, applications=other.applications + 1)
     run = _Bidiagonalisation(operator, start, seed, basis or max(2 * k + 10, 20), k)
-    looked_aside = 0
+    restarts = 0
     while True:
         left, values, right = run.extend()
         residuals = run.residual * np.abs(left[-1, :k])
@@ -115,12 +115,12 @@ def largest_triplets(
             run.complete
             or run.applications >= applications
             or run.size <= k
-            or (done and looked_aside == asides)
+            or (done and restarts == random_restarts)
         ):
             break
         if done:
-            looked_aside += 1
-            run.look_aside(left, values, right)
+            restarts += 1
+            run.restart_randomly(left, values, right)
         else:
             run.restart(left, values, right)
     return _proven(run, left[:, :k], right[:k], tolerance)
@@ -185,7 +185,7 @@ class _Bidiagonalisation:
         """Keep the best triplets, some more than are wanted: that is what makes restarts converge."""
         self._keep(min(self.k + max(3, (self.size - self.k) // 3), self.size - 1), left, values, right)
 
-    def look_aside(self, left: NumpyArray, values: NumpyArray, right: NumpyArray) -> None:
+    def restart_randomly(self, left: NumpyArray, values: NumpyArray, right: NumpyArray) -> None:
         """Go on with a direction that does not come from the ones before.
 
         What leads on from the triplets that are kept is lost: those alone that have converged.
