@@ -88,7 +88,8 @@ def largest_triplets(
         basis: vectors kept on either side; default `max(2 k + 10, 20)`.
         applications: stops after these many.
         random_restarts: how often, when done, to go on from the triplets with a random direction: a repeated
-            singular value, of which a Krylov space holds one copy, or a larger one that the start is orthogonal to.
+            singular value, of which a Krylov space holds one copy, or a larger one that the start is
+            orthogonal to.
         seed: of the fresh directions.
     """
     if math.prod(operator.y_shape) < math.prod(operator.x_shape):
