@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 from convspectra import ConvGeometry, InputError
 from convspectra.analysis import analyze
 from convspectra.cli.app import app
-from convspectra.control import Limit, clip_file
-from convspectra.control import file as control_file
+from convspectra.constrain import Limits
+from convspectra.constrain import file as constrain_file
+from convspectra.constrain.file import clip_file
 from convspectra.models import read_model
 from convspectra.models.formats.onnx.writer import OnnxWriter
 from convspectra.operators.reference import dense_operator
@@ -52,22 +53,28 @@ def chain(tmp_path):
     return write_onnx(tmp_path / "chain.onnx", [k.astype(np.float32) for k in kernels], pads=[1, 1, 1, 1])
 
 
-def norms(path):
-    """Every norm that `analyze` shows."""
-    for layer in analyze(read_model(path)).layers:
-        yield from (layer.torus.norm, layer.as_padded.upper, layer.any_size.upper)
+def norms(path, guarantee="layer", **options):
+    """Every norm that `analyze` shows and the guarantee covers."""
+    for layer in analyze(read_model(path), **options).layers:
+        yield layer.as_padded.upper
+        if guarantee == "any_size":
+            yield from (layer.torus.norm, layer.any_size.upper)
 
 
-def test_it_writes_a_model_that_runs_and_says_what_changed(chain, tmp_path):
-    kept = chain.read_bytes()
+GUARANTEES = {(): "layer", ("--guarantee", "layer"): "layer", ("--guarantee", "any-size"): "any_size"}
+
+
+@pytest.mark.parametrize("options", GUARANTEES)
+def test_it_writes_a_model_that_runs_and_says_what_changed(options, chain, tmp_path):
+    kept, guarantee = chain.read_bytes(), GUARANTEES[options]
     result = convspectra(
-        "clip", chain, "--max-norm", 1, "--output", "out.onnx", "--json", "r.json", cwd=tmp_path
+        "clip", chain, "--max-norm", 1, "--output", "out.onnx", "--json", "r.json", *options, cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
     assert result.stderr.splitlines() == ["wrote out.onnx", "wrote r.json"]
     assert "2 of 2 layers changed" in result.stdout
-    assert "every input size" in result.stdout
-    assert max(norms(tmp_path / "out.onnx")) <= 1
+    assert ("every input size" in result.stdout) == (guarantee == "any_size")
+    assert max(norms(tmp_path / "out.onnx", guarantee)) <= 1
     assert chain.read_bytes() == kept
     report = json.loads((tmp_path / "r.json").read_text())
     schema = resources.files("convspectra.report") / "schema" / "clip-1.schema.json"
@@ -77,11 +84,12 @@ def test_it_writes_a_model_that_runs_and_says_what_changed(chain, tmp_path):
     assert report["limit"] == {
         "max_norm": 1.0,
         "method": "project",
-        "guarantee": "any_size",
+        "guarantee": guarantee,
         "fold_batch_norm": False,
         "tolerance": 0.01,
     }
     for layer in report["layers"]:
+        assert layer["guarantee"] == guarantee
         assert layer["norm_before"] > 1 >= layer["norm_after"] > 0.999
         assert 0 < layer["distance_to_nearest"] < layer["relative_change"] < 1
     runtime = pytest.importorskip("onnxruntime")
@@ -168,7 +176,7 @@ def test_what_cannot_be_written_is_said_and_exits_with_3(chain, tmp_path):
     assert "1 could not be written" in result.stdout
 
 
-@pytest.mark.parametrize("method", ["project", "clip", "rescale"])
+@pytest.mark.parametrize("method", ["project", "clip", "rescale", "appendix_a"])
 def test_the_paper_s_clip_ends_above_the_limit_and_says_so(method, chain, tmp_path):
     result = convspectra(
         "clip",
@@ -184,15 +192,15 @@ def test_the_paper_s_clip_ends_above_the_limit_and_says_so(method, chain, tmp_pa
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr
-    assert ("2 still above 1" in result.stdout) == (method == "clip")
+    assert ("2 still above 1" in result.stdout) == (method == "appendix_a")
     largest = max(layer.torus.norm for layer in analyze(read_model(tmp_path / "o.onnx")).layers)
-    assert (largest > 1.01) == (method == "clip")
+    assert (largest > 1.01) == (method == "appendix_a")
 
 
 def test_project_moves_kernels_less_than_rescale(chain, tmp_path):
     moved = {}
     for method in ("project", "rescale"):
-        report = clip_file(read_model(chain), chain, tmp_path / f"{method}.onnx", Limit(1.0, method=method))
+        report = clip_file(read_model(chain), chain, tmp_path / f"{method}.onnx", Limits(1.0, method=method))
         moved[method] = [layer.relative_change for layer in report.layers]
     assert all(a < b for a, b in zip(moved["project"], moved["rescale"], strict=True))
 
@@ -210,13 +218,14 @@ def write_batch_norm(path, scale):
     return path, kernel
 
 
-def test_a_folded_batch_norm_is_held_with_its_convolution(tmp_path):
+@pytest.mark.parametrize("guarantee", ["layer", "any_size"])
+def test_a_folded_batch_norm_is_held_with_its_convolution(guarantee, tmp_path):
     scale = np.array([3.0, -0.01, 0.0, 1.0])
     path, kernel = write_batch_norm(tmp_path / "m.onnx", scale)
     out = tmp_path / "o.onnx"
-    (record,) = clip_file(read_model(path), path, out, Limit(1.0, fold_batch_norm=True)).layers
-    (layer,) = analyze(read_model(out), fold_batch_norm=True).layers
-    assert max(layer.torus.norm, layer.as_padded.upper, layer.any_size.upper) <= 1
+    limits = Limits(1.0, guarantee=guarantee, fold_batch_norm=True)
+    (record,) = clip_file(read_model(path), path, out, limits).layers
+    assert max(norms(out, guarantee, fold_batch_norm=True)) <= 1
     assert record.batch_norm == "folded"
     assert record.norm_after == pytest.approx(1, abs=1e-6)
     (after,) = read_model(out).layers
@@ -236,7 +245,7 @@ def test_a_guarantee_that_a_layer_cannot_have_is_refused(chain, tmp_path):
     layer = type(model.layers[0])(**{**vars(model.layers[0]), "geometry": geometry})
     reflecting = type(model)(**{**vars(model), "layers": (layer, *model.layers[1:])})
     with pytest.raises(InputError, match=r"'layer0': .*reflect"):
-        clip_file(reflecting, chain, tmp_path / "o.onnx", Limit(1.0, guarantee="layer"))
+        clip_file(reflecting, chain, tmp_path / "o.onnx", Limits(1.0, guarantee="layer"))
     assert {path.name for path in tmp_path.iterdir()} == {"chain.onnx", "odd.onnx"}
 
 
@@ -251,7 +260,11 @@ def test_weights_without_geometry(tmp_path):
         "--input-shape",
         "--guarantee any-size",
     )
-    assert convspectra(*arguments, "a.safetensors", cwd=tmp_path).returncode == 0
+    kept = convspectra(*arguments, "a.safetensors", "--json", "a.json", cwd=tmp_path)
+    assert kept.returncode == 0
+    (layer,) = json.loads((tmp_path / "a.json").read_text())["layers"]
+    assert layer["guarantee"] == "any_size"
+    assert layer["note"].startswith("held for every stride")
     result = convspectra(
         *arguments, "b.safetensors", "--input-shape", "4,8,8", "--json", "r.json", cwd=tmp_path
     )
@@ -295,7 +308,7 @@ def test_a_write_that_fails_halfway_leaves_nothing(chain, tmp_path, monkeypatch)
 
     monkeypatch.setattr(OnnxWriter, "write", fail)
     with pytest.raises(InputError, match="No space left"):
-        clip_file(read_model(chain), chain, tmp_path / "there.onnx", Limit(1.0))
+        clip_file(read_model(chain), chain, tmp_path / "there.onnx", Limits(1.0))
     assert (tmp_path / "there.onnx").read_bytes() == b"mine"
     assert {path.name for path in tmp_path.iterdir()} == {"chain.onnx", "there.onnx"}
 
@@ -308,7 +321,7 @@ def test_a_file_that_reads_back_otherwise_is_not_left(chain, tmp_path, monkeypat
 
     monkeypatch.setattr(OnnxWriter, "write", other)
     with pytest.raises(RuntimeError, match="reads back"):
-        clip_file(read_model(chain), chain, tmp_path / "out.onnx", Limit(1.0))
+        clip_file(read_model(chain), chain, tmp_path / "out.onnx", Limits(1.0))
     assert set(tmp_path.iterdir()) == {chain}
 
 
@@ -318,7 +331,7 @@ def test_progress_ends_at_one(chain, tmp_path):
         read_model(chain),
         chain,
         tmp_path / "o.onnx",
-        Limit(1.0),
+        Limits(1.0),
         progress=lambda share, name: seen.append(share),
     )
     assert seen == sorted(seen)
@@ -328,7 +341,7 @@ def test_progress_ends_at_one(chain, tmp_path):
 def test_a_model_without_layers_is_refused(chain, tmp_path):
     model = read_model(chain)
     with pytest.raises(InputError, match="holds no convolution"):
-        control_file.clip_file(type(model)("none", "onnx", ()), chain, tmp_path / "o.onnx", Limit(1.0))
+        constrain_file.clip_file(type(model)("none", "onnx", ()), chain, tmp_path / "o.onnx", Limits(1.0))
 
 
 def test_interruption_leaves_no_file(tmp_path):

@@ -17,7 +17,8 @@ from convspectra import InputError, ModelError
 from convspectra.analysis import analyze, compare
 from convspectra.cli.app import app
 from convspectra.cli.options import in_options
-from convspectra.control import Limit, clip_file
+from convspectra.constrain import Limits
+from convspectra.constrain.file import clip_file
 from convspectra.models import read_model
 from convspectra.models.weights import NO_KERNEL_NAME
 from convspectra.operators.reference import dense_operator
@@ -35,7 +36,7 @@ def left(model):
 
 
 def clipped(path, limit, **options):
-    return clip_file(read_model(path), path, path.with_stem("clipped"), Limit(limit), **options)
+    return clip_file(read_model(path), path, path.with_stem("clipped"), Limits(limit), **options)
 
 
 class TestCheckpoints:
@@ -292,7 +293,7 @@ def test_the_layout_is_that_which_is_stated(axes, name, metadata, assumed, tmp_p
     (found,) = analyze(read_model(path, input_shape=(3, 6, 5))).layers
     assert found.as_padded.lower - 1e-5 <= DENSE <= found.as_padded.upper + 1e-5
     assert ("layout" in found.assumed) == assumed
-    report = clip_file(read_model(path), path, tmp_path / "o.safetensors", Limit(0.5))
+    report = clip_file(read_model(path), path, tmp_path / "o.safetensors", Limits(0.5))
     assert report.layers[0].status == "changed"
     (layer,) = read_model(tmp_path / "o.safetensors", input_shape=(3, 6, 5)).layers
     assert np.linalg.norm(dense_operator(layer.kernel, layer.geometry), 2) <= 0.5

@@ -115,9 +115,10 @@ FLOORS = (
     ("projection",),
     ("penalties", "published"),
     ("models",),
-    ("torch", "work"),
+    ("work",),
     ("analysis", "lipschitz"),
-    ("control",),
+    ("constrain",),
+    ("torch",),
     ("report",),
     ("cli",),
 )

@@ -221,6 +221,23 @@ def test_rescaling_goes_to_the_edge_and_no_further():
         np.testing.assert_allclose(kept.kernel, 0.37 * kernel, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("geometry", [torus((9, 9)), cs.ConvGeometry((6, 5), padding=1, stride=2)])
+def test_one_pass_ends_within_its_error_of_the_edge(geometry, dtype):
+    guarantee = "torus" if geometry.padding_mode == "circular" else "layer"
+    for seed in range(5):
+        kernel = np.random.default_rng(seed).standard_normal((4, 4, 3, 3)).astype(dtype)
+        limit = 0.37 * float(cs.rescale(kernel, geometry, 1e9, guarantee=guarantee).norm)
+        kept = cs.rescale(kernel, geometry, limit, guarantee=guarantee, one_pass=True)
+        assert np.linalg.norm(dense_operator(kept.kernel.astype(float), geometry), 2) <= limit
+        assert limit * (1 - 1000 * np.finfo(dtype).eps) <= float(kept.norm) <= limit
+        exactly = cs.rescale(kept.kernel, geometry, limit, guarantee=guarantee)
+        assert float(exactly.norm_before) == pytest.approx(
+            float(kept.norm), rel=float(8 * np.finfo(dtype).eps)
+        )
+        np.testing.assert_array_equal(exactly.kernel, kept.kernel)
+
+
 def test_a_kernel_inside_stays_as_it_is():
     kernel = np.random.default_rng(1).standard_normal((3, 3, 3, 3))
     geometry = torus((6, 6))

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from convspectra.analysis import analyze
 from convspectra.cli.app import app
-from convspectra.control import Limit, clip_file
+from convspectra.constrain import Limits
+from convspectra.constrain.file import clip_file
 from convspectra.models import read_model
 from convspectra.operators.reference import dense_operator
 
@@ -142,7 +143,7 @@ CLIPPED = {
 def test_a_clipped_model_keeps_the_promise_and_everything_else(name, tmp_path):
     before = read_model(path(name), input_shape=CLIPPED[name])
     written = tmp_path / name
-    report = clip_file(before, path(name), written, Limit(1.0))
+    report = clip_file(before, path(name), written, Limits(1.0))
     assert {layer.status for layer in report.layers} <= {"changed", "inside"}
     after = read_model(written, input_shape=CLIPPED[name])
     for layer in analyze(after).layers:
@@ -178,8 +179,8 @@ def test_the_face_detector_runs_after_the_command(tmp_path):
 def test_nothing_but_the_named_layer_changes_what_the_runtime_computes(tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     model = read_model(path("version-RFB-320.onnx"))
-    clip_file(model, path(model.name), tmp_path / "same.onnx", Limit(100.0))
-    clip_file(model, path(model.name), tmp_path / "one.onnx", Limit(1.0), layers=["regression_headers.3"])
+    clip_file(model, path(model.name), tmp_path / "same.onnx", Limits(100.0))
+    clip_file(model, path(model.name), tmp_path / "one.onnx", Limits(1.0), layers=["regression_headers.3"])
     x = np.random.default_rng(0).standard_normal((1, 3, 240, 320)).astype(np.float32)
     outputs = []
     for file in (path(model.name), tmp_path / "same.onnx", tmp_path / "one.onnx"):

@@ -38,7 +38,10 @@ def test_max_norm(norm):
     ("options", "words"),
     [
         ({"every": 0}, "every must be an integer of at least 1; got 0"),
-        ({"method": "clipp"}, "method must be one of clip, project, rescale, reshaped; got 'clipp'"),
+        (
+            {"method": "clipp"},
+            "method must be one of project, clip, rescale, appendix_a, reshaped; got 'clipp'",
+        ),
         ({"guarantee": "all"}, "guarantee must be one of torus, layer, any_size; got 'all'"),
         (
             {"include": ["0", "conv*"]},

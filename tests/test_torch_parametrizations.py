@@ -123,7 +123,7 @@ class TestOperatorNorm:
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision_is_inside_after_rounding(self, dtype):
         module, size = layer("square")
-        operator_norm(module.to(dtype), 0.5, input_shape=size)
+        operator_norm(module.to(dtype), 0.5, input_shape=size, guarantee="torus")
         assert module.weight.dtype == dtype
         assert 0.97 * 0.5 < dense_values(module, size)[0] <= 0.5
         module.weight.sum().backward()
@@ -145,8 +145,8 @@ class TestOperatorNorm:
 
     def test_a_stride_that_does_not_divide_is_held_on_the_next_larger_torus(self):
         module, _ = layer("strided")
-        operator_norm(module, 0.5, input_shape=(5, 5))
-        assert module.parametrizations.weight[0].geometry.input_shape == (6, 6)
+        operator_norm(module, 0.5, input_shape=(5, 5), guarantee="torus")
+        assert module.parametrizations.weight[0].use.geometry.input_shape == (6, 6)
         assert dense_values(module, (6, 6))[0] <= 0.5 * (1 + 1e-6)
 
     def test_a_clip_leaves_it_alone(self):
@@ -311,7 +311,7 @@ class TestInitialise:
     def test_scaled_to_a_norm(self, name):
         module, size = layer(name)
         before = module.weight.detach().clone()
-        initialise_(module, 2.0, method="scaled", input_shape=size)
+        initialise_(module, 2.0, method="scaled", input_shape=size, guarantee="torus")
         assert dense_values(module, size)[0] == pytest.approx(2.0, rel=1e-5)
         ratio = module.weight.detach() / before
         assert torch.allclose(ratio, ratio.flatten()[0])

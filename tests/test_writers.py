@@ -13,10 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from convspectra import InputError, ModelError
 from convspectra.analysis import analyze
-from convspectra.control import Limit, clip_file
+from convspectra.constrain import Limits
+from convspectra.constrain.file import clip_file
 from convspectra.models import floats, read_model
 from convspectra.models.formats.onnx import writer as onnx_writer
-from convspectra.models.writers import NotWritableError, home_of, open_writer, writable_format
+from convspectra.models.writers import NotWritableError, location_of, open_writer, writable_format
 from convspectra.operators.reference import dense_operator
 
 RNG = np.random.default_rng(0)
@@ -50,7 +51,11 @@ def clipped(path, max_norm, output=None, **options):
     layers = options.pop("layers", ())
     shape = options.pop("input_shape", None)
     return clip_file(
-        read_model(path, input_shape=shape), path, output, Limit(max_norm, **options), layers=layers
+        read_model(path, input_shape=shape),
+        path,
+        output,
+        Limits(max_norm, **{"guarantee": "any_size", **options}),
+        layers=layers,
     )
 
 
@@ -470,7 +475,7 @@ def test_a_layer_that_the_file_does_not_hold_has_no_home(tmp_path):
     path, other = chain(tmp_path / "m.onnx"), chain(tmp_path / "n.onnx")
     writer = open_writer(path, "onnx")
     with pytest.raises(NotWritableError, match=r"is not what tensor 'l0\.weight' holds"):
-        home_of(read_model(other).layers[0], writer)
+        location_of(read_model(other).layers[0], writer)
 
 
 def test_readers_behind_a_rearrangement_are_said_too(tmp_path):

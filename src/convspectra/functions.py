@@ -65,17 +65,22 @@ class SpectralFunction:
     slope: Callable[[Array], Array]
 
 
-def norm(kernel: Array, correlation: Correlation, compute: Compute = DEFAULT) -> Array:
+def norm(
+    kernel: Array, correlation: Correlation, compute: Compute = DEFAULT, top: TopBlock | None = None
+) -> Array:
     """The operator norm, with the gradient `S* [ u v^H ]` of one singular pair that reaches it.
 
     Where several do, that is one of the subgradients; for the zero operator it is zero.
+
+    Arguments:
+        top: where it is reached, if that is known.
     """
     if not is_concrete(kernel):  # which pair cannot be looked up: the library's own derivative of eigenvalues
         return top_block(kernel, correlation, compute).norm
 
     def forward(given: Array) -> tuple[Array, Array]:
-        top = top_block(given, correlation, compute)
-        return top.norm, (given, top)
+        found = top or top_block(given, correlation, compute)
+        return 1 * found.norm, (given, found)  # not the given one, which autograd would mark
 
     def backward(saved: tuple[Array, TopBlock], cotangent: Array) -> Array:
         given, top = saved

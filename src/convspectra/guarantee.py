@@ -122,16 +122,9 @@ class Target:
         To slightly less than the limit, so that other engines and the dense matrix, which round
         otherwise, agree.
         """
-        here, xp = self, namespace(self.kernel)
-        eps = float(xp.finfo(self.kernel.dtype).eps)
+        here, eps = self, float(namespace(self.kernel).finfo(self.kernel.dtype).eps)
         edge, margin = max_norm * (1 - 32 * eps), 64 * eps
         norm = self.norm
-        if not is_concrete(norm):
-            # Twice the error: the second is what rounding of the scaled entries adds.
-            upper = norm + 2 * self.factor * self.problem.norm_error(norm / self.factor)
-            over = upper > edge
-            factor = xp.where(over, max_norm * (1 - margin) / xp.where(over, upper, 1 + upper), 1 + 0 * norm)
-            return self.moved(self.kernel * factor), norm * factor
         while not (float(norm) <= edge and here.keeps(max_norm)):
             here = here.moved(here.kernel * (max_norm * (1 - margin) / max(float(norm), edge)))
             norm, margin = here.norm, min(1.0, 4 * margin)  # at worst the kernel ends at zero

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..compute import Compute
-from ..control.records import Method
+from ..constrain.limits import Method
 from ..guarantee import Guarantee
 from ..report import terminal
 from .delivery import deliver
@@ -24,8 +24,9 @@ def clip(
         one_of(
             Method,
             "--method",
-            "project: the nearest kernel of such norm. rescale: the kernel divided. clip: the paper's, "
-            "whose norms end above C.",
+            "project: the nearest kernel of such norm. clip: singular values clipped once, then divided "
+            "by what still exceeds. rescale: the kernel divided. appendix-a: the paper's clip alone, whose "
+            "norms end above C; reshaped: the clip of the reshaped kernel, which bounds no norm.",
         ),
     ] = "project",
     guarantee: Annotated[
@@ -33,11 +34,11 @@ def clip(
         one_of(
             Guarantee,
             "--guarantee",
-            "Whose norm is at most C. any-size: as the layer pads, at every input size. layer: as the "
-            "layer pads, at its own size. torus: with wrapped boundary at its own size, as in the paper: "
-            "another operator than a padded layer.",
+            "Whose norm is at most C. layer: as the layer pads, at its own size; at every size where the "
+            "file states none. any-size: as the layer pads, at every input size. torus: with wrapped "
+            "boundary at its own size, as in the paper: another operator than a padded layer.",
         ),
-    ] = "any_size",
+    ] = "layer",
     layers: Annotated[
         list[str] | None,
         typer.Option(metavar="GLOB", help="Only layers of such names, as 'layer1.*.conv?'; can be repeated."),
@@ -56,13 +57,14 @@ def clip(
     ] = False,
 ) -> None:
     """Write a model again with every convolution and linear layer held to a norm, and say what changed."""
-    from ..control import Limit, clip_file
+    from ..constrain import Limits
+    from ..constrain.file import clip_file
     from ..models.writers import check_suffix, writable_format
     from ..report import clip_text
     from ..report.files import check_output, check_targets
     from ..report.text import progress_bar
 
-    limit = Limit(max_norm, method, guarantee, fold_batch_norm, tolerance)
+    limits = Limits(max_norm, method, guarantee, fold_batch_norm, tolerance)
     check_suffix(output, writable_format(model))
     check_targets({"json": json}, {})
     target = check_output(output, model, overwrite, others=[json])
@@ -72,7 +74,7 @@ def clip(
             found,
             model,
             target,
-            limit,
+            limits,
             layers=layers or (),
             compute=Compute(solver=solver),
             progress=progress,

@@ -30,28 +30,29 @@ class NotWritableError(ModelError):
 
 
 @dataclass(frozen=True)
-class Home:
+class TensorLocation:
     """Where a file keeps a kernel: `kernel = factor * values[index]`, `values` flat.
 
     Attributes:
         tensor: name of the tensor in its file, unique.
         stored: its type.
-        index: of the kernel's shape, a permutation of the tensor's entries; None for the same order.
+        shape: of the kernel.
+        index: of this shape, a permutation of the tensor's entries; None for the same order.
         note: for the user, such as what else reads the tensor; else empty.
     """
 
     tensor: str
     stored: StoredType
+    shape: tuple[int, ...]
     index: NumpyArray | None = None
     factor: float = 1.0
     note: str = ""
 
-    def kernel(self, values: NumpyArray, shape: tuple[int, ...]) -> NumpyArray:
+    def kernel(self, weight: NumpyArray) -> NumpyArray:
         """The kernel that the tensor's values make."""
-        ordered = values.reshape(shape) if self.index is None else values[self.index]
-        return self.factor * ordered
+        return self.factor * (weight.reshape(self.shape) if self.index is None else weight[self.index])
 
-    def values(self, kernel: NumpyArray) -> NumpyArray:
+    def weight(self, kernel: NumpyArray) -> NumpyArray:
         """The tensor's values, flat, that make this kernel."""
         if self.index is None:
             return kernel.reshape(-1) / self.factor
@@ -63,7 +64,7 @@ class Home:
 class Writer(Protocol):
     """An open model file."""
 
-    def home(self, layer: ConvLayer) -> Home:
+    def location(self, layer: ConvLayer) -> TensorLocation:
         """Where the file keeps a layer's kernel.
 
         Raises:
@@ -124,18 +125,20 @@ def open_writer(path: Path, kind: Format) -> Writer:
     return writer
 
 
-def home_of(layer: ConvLayer, writer: Writer) -> Home:
+def location_of(layer: ConvLayer, writer: Writer) -> TensorLocation:
     """Where the file keeps a layer's kernel, checked: the values that lie there make the kernel.
 
     Raises:
         NotWritableError: nowhere, or something else lies there.
     """
-    home = writer.home(layer)
-    found = writer.values(home.tensor)
+    location = writer.location(layer)
+    found = writer.values(location.tensor)
     # A factor is applied in the kernel's own precision by the reader, in double precision here.
-    tolerance = 0.0 if home.factor == 1 else 8 * float(np.finfo(layer.kernel.dtype).eps)
+    tolerance = 0.0 if location.factor == 1 else 8 * float(np.finfo(layer.kernel.dtype).eps)
     if found.size != layer.kernel.size or not np.allclose(
-        home.kernel(found, layer.kernel.shape), layer.kernel, rtol=tolerance, atol=0, equal_nan=True
+        location.kernel(found), layer.kernel, rtol=tolerance, atol=0, equal_nan=True
     ):
-        raise NotWritableError(f"its kernel is not what tensor {home.tensor!r} holds: it is computed from it")
-    return home
+        raise NotWritableError(
+            f"its kernel is not what tensor {location.tensor!r} holds: it is computed from it"
+        )
+    return location

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from .. import functions
-from .._compat import Array, is_tracked, namespace
+from .._compat import Array, is_concrete, is_tracked, namespace, untracked
 from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
 from ..guarantee import Guarantee, check_limit, target_of
-from ..problem import problem_of
+from ..problem import problem_of, without_gradient
 from ..results import Projection
+from ..spectrum import top_on
 
 
 def rescale(
@@ -17,6 +18,7 @@ def rescale(
     max_norm: float,
     *,
     guarantee: Guarantee = "layer",
+    one_pass: bool = False,
     compute: Compute = DEFAULT,
 ) -> Projection:
     """`W min(1, c / ||W||)`: the kernel divided by what its norm exceeds `max_norm` by, if it does.
@@ -28,6 +30,9 @@ def rescale(
         max_norm: the radius `c`, positive.
         guarantee: which operator's norm: `"layer"` as it pads, `"torus"` with its boundary wrapped, or
             `"any_size"`, as it pads at every input size; see `guarantee.py`.
+        one_pass: decide by one norm in the kernel's own precision, which takes a third to a half of the time:
+            the result is up to twice the norm's error below the limit (1e-4 of it in float32), and its `norm`
+            is `norm_before` times what the kernel was multiplied by.
         compute: how; see `Compute`.
 
     Returns:
@@ -50,16 +55,26 @@ def rescale(
     """
     limit = check_limit("max_norm", max_norm)
     target = target_of(problem_of(kernel, geometry, compute), guarantee)
-    if not is_tracked(target.kernel):
-        if target.keeps(limit):
-            return target.projection(target)
-        inside, norm = target.inside(limit)
-        return inside.projection(target, norm=norm)
-    # The scaling itself carries the derivative; what `inside` still takes off is rounding.
-    norm = functions.norm(target.kernel, target.torus, target.compute) * target.factor
+    if is_concrete(target.kernel) and target.keeps(limit):
+        return target.projection(target)
+    before = norm = target.norm
+    if is_tracked(target.kernel):  # the scaling itself carries the derivative
+        top = top_on(without_gradient(target.problem), target.torus)
+        norm = functions.norm(target.kernel, target.torus, target.compute, top) * target.factor
     xp = namespace(target.kernel)
+    eps = float(xp.finfo(norm.dtype).eps)
     # At the limit the derivative is that of the inside, wherever rounding put the norm.
-    over = norm > limit * (1 + 64 * float(xp.finfo(norm.dtype).eps))
+    over = norm > limit * (1 + 64 * eps)
     factor = xp.where(over, limit / xp.where(over, norm, 1 + norm), 1 + 0 * norm)
-    inside, after = target.moved(target.kernel * factor).inside(limit)
-    return inside.projection(target, norm=after)
+    # What the norm may be off by, and as much again for rounding of the entries: no second norm is needed.
+    error = 2 * target.factor * target.problem.norm_error(before / target.factor)
+    if is_concrete(norm) and not (one_pass and float(error) <= _DECISIVE * float(before)):
+        inside, after = target.moved(target.kernel * factor).inside(limit)
+        return inside.projection(target, norm=after)
+    rest = limit * (1 - 64 * eps) / ((before + error) * untracked(factor))
+    factor = factor * xp.where(rest < 1, rest, 1 + 0 * rest)
+    return target.moved(target.kernel * factor).projection(target, norm=before * untracked(factor))
+
+
+_DECISIVE = 1e-3
+"""A norm whose error is at most this, relative to it, is near enough to decide."""

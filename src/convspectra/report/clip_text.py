@@ -8,7 +8,7 @@ from decimal import ROUND_CEILING
 
 from rich.console import Console
 
-from ..control import ClipReport, LayerClip
+from ..constrain.records import ClipReport, LayerClip
 from .numbers import number, percent, sizes, upper
 from .text import Column, assumptions, layer_table, not_read, plain, with_names
 
@@ -20,7 +20,9 @@ _WHOSE = {
 _HOW = {
     "project": "the nearest kernel with the same taps",
     "rescale": "divided by what the norm exceeds the limit by",
-    "clip": "singular values clipped once and cut back to the taps, which raises the norm again",
+    "clip": "singular values clipped once, cut back to the taps and divided by what the norm still exceeds",
+    "appendix_a": "singular values clipped once and cut back to the taps, which raises the norm again",
+    "reshaped": "the kernel's matrix clipped, which bounds no operator",
 }
 
 

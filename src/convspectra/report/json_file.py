@@ -12,7 +12,7 @@ from ..results import Bound
 
 if TYPE_CHECKING:
     from ..analysis import Comparison
-    from ..control import ClipReport
+    from ..constrain.records import ClipReport
     from ..lipschitz import LipschitzReport
 
     Record = Report | ClipReport | Comparison | LipschitzReport

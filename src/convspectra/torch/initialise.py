@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from ..constrain import Limits, Use
 from ..errors import InputError
 from ..guarantee import check_limit
 from ..projection import Guarantee
-from .holding import Use, norm_of
 from .layers import promised_geometry
+from .tensors import norm_of_tensor
 
 Start = Literal["delta_orthogonal", "scaled"]
 
@@ -25,7 +26,7 @@ def initialise_(
     *,
     method: Start = "delta_orthogonal",
     input_shape: tuple[int, ...] | None = None,
-    guarantee: Guarantee = "torus",
+    guarantee: Guarantee = "layer",
     generator: torch.Generator | None = None,
 ) -> nn.Module:
     """Set the weight of a layer, or of every layer of a model, in place, to one of this operator norm.
@@ -93,11 +94,11 @@ def _scaled(
     layer: _ConvNd | nn.Linear, norm: float, input_shape: tuple[int, ...] | None, guarantee: Guarantee
 ) -> torch.Tensor:
     weight = layer.weight.detach()
-    wide = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
-    now = norm_of(wide, Use(promised_geometry(layer, input_shape, guarantee)), guarantee)
+    use = Use(promised_geometry(layer, input_shape, guarantee))
+    now = norm_of_tensor(weight, [use], Limits(norm, guarantee=guarantee))
     if now == 0:
         raise InputError(f"the weight of {layer} is zero and cannot be scaled; give it values first")
-    return wide * (norm / now)
+    return weight * (norm / now)
 
 
 def _delta_orthogonal(

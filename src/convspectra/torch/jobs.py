@@ -8,23 +8,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from ..constrain import Use
 from ..errors import InputError
 from ..projection import Guarantee
 from . import sharing
-from .holding import Use, check_dtype, torus_of
 from .layers import (
     Layer,
     Weight,
     batch_norm_scale,
-    output_scale,
     promised_geometries,
     promised_geometry,
     weights_of,
 )
+from .tensors import check_dtype, torus_of
 from .watching import Watch
 
 NOT_COMPARED = (
@@ -113,9 +114,8 @@ def uses_of(weight: Weight, watch: Watch, guarantee: Guarantee, processes: int =
     found: list[Use] = []
     for layer in weight.layers:
         with named(layer.name):
-            scales: list[torch.Tensor | None] = [
-                output_scale(weight.tensor, _scale_by(norm, watch, processes), layer.module)
-                for norm in watch.norms_after(layer.name)
+            scales: list[np.ndarray[Any, Any] | None] = [
+                _scale_by(norm, watch, processes) for norm in watch.norms_after(layer.name)
             ]
             geometries = promised_geometries(layer, guarantee)
         for use in (Use(geometry, scale) for geometry in geometries for scale in scales or [None]):
@@ -124,7 +124,7 @@ def uses_of(weight: Weight, watch: Watch, guarantee: Guarantee, processes: int =
     return found
 
 
-def _scale_by(norm: str, watch: Watch, processes: int) -> torch.Tensor:
+def _scale_by(norm: str, watch: Watch, processes: int) -> np.ndarray[Any, Any]:
     scale = batch_norm_scale(watch.module(norm))
     if scale is None:
         raise InputError(
@@ -132,7 +132,8 @@ def _scale_by(norm: str, watch: Watch, processes: int) -> torch.Tensor:
             "(track_running_stats=False): exclude the layer"
         )
     # Running statistics are those of each process's own batches.
-    return sharing.largest(scale) if processes > 1 else scale
+    scale = sharing.largest(scale) if processes > 1 else scale
+    return scale.detach().cpu().numpy()
 
 
 def refuse_promises(layers: list[Layer], guarantee: Guarantee) -> None:
@@ -145,7 +146,7 @@ def refuse_promises(layers: list[Layer], guarantee: Guarantee) -> None:
             # A size at which it wraps, where it wraps: that of a torus is seen later.
             sizes = tuple(math.lcm(*module.stride) * (d * (k - 1) + 2) for d, k in reach)
             with named(layer.name):
-                torus_of(module.weight, Use(promised_geometry(module, sizes, guarantee)), guarantee)
+                torus_of(module.weight.shape, promised_geometry(module, sizes, guarantee), guarantee)
 
 
 def not_finite(layers: list[Layer]) -> str:

@@ -329,12 +329,3 @@ def batch_norm_scale(norm: nn.Module) -> torch.Tensor | None:
     factor = None if gamma is None else whole(gamma).double().abs()
     scale: torch.Tensor = batch_norm.scale(factor, whole(variance).double(), float(norm.eps))  # type: ignore[arg-type]
     return scale
-
-
-def output_scale(weight: torch.Tensor, scale: torch.Tensor, module: nn.Module) -> torch.Tensor:
-    """A factor for each output channel, shaped so that it multiplies the weight."""
-    groups = getattr(module, "groups", 1)
-    factors: torch.Tensor = batch_norm.factors(
-        scale, tuple(weight.shape), isinstance(module, _ConvTransposeNd), groups
-    )
-    return factors

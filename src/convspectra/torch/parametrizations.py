@@ -15,12 +15,12 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
+from ..constrain import Limits, Use
 from ..errors import GeometryError, InputError
 from ..geometry import ConvGeometry
-from ..guarantee import check_limit, guarantee_of
-from ..projection import Guarantee, rescale
-from .holding import Use, check_dtype, is_kept, norm_of
+from ..guarantee import Guarantee
 from .layers import promised_geometry
+from .tensors import check_dtype, constrain_tensor
 
 
 class OperatorNorm(nn.Module):
@@ -51,37 +51,23 @@ class OperatorNorm(nn.Module):
     array([[[ 0.25, -0.25]]], dtype=float32)
     """
 
-    def __init__(self, max_norm: float, geometry: ConvGeometry, guarantee: Guarantee = "torus") -> None:
+    def __init__(self, max_norm: float, geometry: ConvGeometry, guarantee: Guarantee = "layer") -> None:
         super().__init__()
-        self.max_norm = check_limit("max_norm", max_norm)
-        self.geometry = geometry
-        self.guarantee: Guarantee = guarantee
+        self.limits = Limits(max_norm, "rescale", guarantee)
+        self.use = Use(geometry)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        kernel = weight[..., None] if weight.ndim == 2 else weight
         with torch.autocast(weight.device.type, enabled=False):
-            inside = rescale(kernel, self.geometry, self.max_norm, guarantee=self.guarantee).kernel
-            if inside.dtype != weight.dtype:
-                inside = self._rounded(inside, weight.dtype)
-        return torch.reshape(inside, weight.shape)
-
-    def _rounded(self, kernel: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """In the weight's precision, scaled down until what rounding adds to the norm is taken off."""
-        margin = float(torch.finfo(dtype).eps) / 4
-        use, rounded = Use(self.geometry), kernel.to(dtype)
-        while not is_kept(rounded, use, self.max_norm, self.guarantee):
-            norm = norm_of(rounded, use, self.guarantee)
-            kernel = kernel * ((1 - margin) * min(1.0, self.max_norm / norm))
-            rounded, margin = kernel.to(dtype), min(1.0, 2 * margin)
-        return rounded
+            inside: torch.Tensor = constrain_tensor(weight, [self.use], self.limits, measure=False).weight
+        return inside
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight itself: one inside the ball comes back as it was assigned."""
         return weight
 
     def extra_repr(self) -> str:
-        return f"max_norm={self.max_norm}, guarantee={self.guarantee!r}"
+        return f"max_norm={self.limits.max_norm}, guarantee={self.limits.guarantee!r}"
 
 
 class Orthogonal(nn.Module):
@@ -210,7 +196,7 @@ def operator_norm(
     *,
     input_shape: tuple[int, ...] | None = None,
     name: str = "weight",
-    guarantee: Guarantee = "torus",
+    guarantee: Guarantee = "layer",
 ) -> nn.Module:
     """Register `OperatorNorm` on a convolution or linear layer, in the way of torch's `spectral_norm`.
 
@@ -227,11 +213,10 @@ def operator_norm(
         InputError: max_norm is not positive and finite.
         InputError: another kind of module, no input_shape, a layer without this guarantee.
     """
-    limit = check_limit("max_norm", max_norm)
-    guarantee = guarantee_of(guarantee)
+    guarantee = Limits(max_norm, guarantee=guarantee).guarantee
     _check_weight(module, name, OperatorNorm)
     geometry = promised_geometry(module, input_shape, guarantee)
-    parametrize.register_parametrization(module, name, OperatorNorm(limit, geometry, guarantee))
+    parametrize.register_parametrization(module, name, OperatorNorm(max_norm, geometry, guarantee))
     if isinstance(module, _ConvNd) and guarantee != "any_size" and input_shape is not None:
         module.register_forward_pre_hook(_OtherSizes(tuple(input_shape), name), with_kwargs=True)
     return module

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import distributed
 
+from ..constrain import Constrained
 from ..errors import InputError
-from .holding import Held
 
 
 def processes() -> int:
@@ -27,7 +27,7 @@ def rank() -> int:
 
 
 def owners(costs: list[float], count: int) -> list[int]:
-    """A process for each job: the dearest first, each to the process that has least to do.
+    """A process for each job: longest processing time first, each to the process that has least to do.
 
     The same on every process, since it depends on nothing else.
     """
@@ -62,8 +62,8 @@ def broadcast(tensor: torch.Tensor, owner: int) -> torch.Tensor:
 
 
 def exchanged(
-    done: dict[int, Held], problem: InputError | None, weights: list[torch.Tensor], owner: list[int]
-) -> list[Held]:
+    done: dict[int, Constrained], problem: InputError | None, weights: list[torch.Tensor], owner: list[int]
+) -> list[Constrained]:
     """All results on every process, from those that each has done.
 
     Raises:

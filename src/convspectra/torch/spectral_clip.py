@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import nn
 
+from ..constrain import Constrained, Limits, Method
+from ..constrain.weight import Dual
 from ..errors import InputError, KernelError
-from ..guarantee import check_limit
-from ..projection import Guarantee
+from ..guarantee import Guarantee
 from . import sharing
-from .holding import Dual, Held, Limits, Method, cost_of, hold, norm_of, torus_of
 from .jobs import NOT_COMPARED, Job, jobs_of, named, not_finite, refuse_promises, uses_of
 from .layers import MOST_SIZES, Status, Weight, find_layers, is_chosen, not_held, weights_of
 from .records import LayerRecord
+from .tensors import TOLERANCE, constrain_tensor, cost_of, norm_of_tensor, torus_of
 from .watching import Watch
 
 Log = Callable[[dict[str, float], int], object]
@@ -36,7 +37,7 @@ class SpectralClip:
 
     Learns at forward passes at which sizes each layer runs, and after every `every`-th optimizer step moves
     each weight, in place, by `method`. A weight that several layers share is moved once, for all of them
-    (see `holding.hold`). All new weights are computed before the first is written.
+    (see `convspectra.constrain.constrain`). All new weights are computed before the first is written.
 
     Left alone, and reported: weights without `requires_grad`; weights that are computed from other parameters
     (parametrizations, weight norm, pruning); layers that never ran; layers that compute something else than
@@ -54,20 +55,21 @@ class SpectralClip:
         model: any module; may be compiled, DDP, FSDP2, an EMA copy.
         max_norm: the radius, positive.
         every: act after so many steps.
-        method: `"clip"` (the paper's: one clip, after which the norm can exceed `max_norm` again, by 15 to
-            40 % on a random kernel, less and less when repeated), `"project"` (near the nearest kernel in
-            the ball, to a gap of 10 %; slower), `"rescale"` (divide by what exceeds), or for comparison
-            `"reshaped"`, the clip of the reshaped kernel, which bounds no operator.
-        guarantee: which operator's norm. `"torus"`: the layer with its boundary wrapped, at each size seen,
-            rounded up to a multiple of the stride (`LayerRecord.tori`). `"layer"`: as it pads, whatever it
-            pads with. `"any_size"`: as it pads, at every size; needs no forward pass.
+        method: `"clip"` (one clip of the singular values, then divided by what the norm still exceeds),
+            `"project"` (near the nearest kernel in the ball, to a gap of 10 %; slower), `"rescale"` (divide
+            by what exceeds); or for comparison, without a promise: `"appendix_a"`, the paper's clip alone,
+            after which the norm can exceed `max_norm` again, by 15 to 40 % on a random kernel, less and less
+            when repeated, and `"reshaped"`, the clip of the reshaped kernel, which bounds no operator.
+        guarantee: which operator's norm. `"layer"`: as it pads, whatever it pads with, at each size seen.
+            `"torus"`: with its boundary wrapped, at each size seen, rounded up to a multiple of the stride
+            (`LayerRecord.tori`). `"any_size"`: as it pads, at every size; needs no forward pass.
         include, exclude: names of layers, or patterns as of `fnmatch`; one or several.
         fold_batch_norm: bound each layer together with the batch norm that follows it, as it acts in
             evaluation: rows times `gamma / sqrt(running_var + eps)`. Rows of scale zero are left alone. Which
             follows which is learnt until the first action.
         log: called after each action with the norms, `{"spectral_norm/<layer>": ..., and where known
-            "spectral_norm_before/<layer>": ...}`, and the step. Without it `"clip"` and `"reshaped"` save the
-            time that these norms take. Copies and pickles of this object have none. For TensorBoard:
+            "spectral_norm_before/<layer>": ...}`, and the step. Without it `"appendix_a"` and `"reshaped"`
+            save the time that these norms take. Copies and pickles of this object have none. For TensorBoard:
             `lambda norms, step: [writer.add_scalar(k, v, step) for k, v in norms.items()]`.
         share_work: False where processes hold different models.
 
@@ -87,7 +89,7 @@ class SpectralClip:
         max_norm: float,
         every: int = 1,
         method: Method = "clip",
-        guarantee: Guarantee = "torus",
+        guarantee: Guarantee = "layer",
         include: str | Sequence[str] = "*",
         exclude: str | Sequence[str] = (),
         fold_batch_norm: bool = False,
@@ -97,13 +99,11 @@ class SpectralClip:
     ) -> None:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputError(f"every must be an integer of at least 1; got {every!r}")
-        for name, word, words in (("method", method, Method), ("guarantee", guarantee, Guarantee)):
-            if word not in get_args(words):
-                raise InputError(f"{name} must be one of {', '.join(get_args(words))}; got {word!r}")
-        self.limits = Limits(check_limit("max_norm", max_norm), method, guarantee)
+        self.limits = Limits(max_norm, method, guarantee, fold_batch_norm, tolerance=TOLERANCE)
         self.every, self.log, self.share_work = every, log, share_work
         self.steps = 0
         self.layers = find_layers(model, include, exclude)
+        guarantee = self.limits.guarantee
         refuse_promises(self.layers, guarantee)
         self._watch = Watch(
             model,
@@ -218,7 +218,8 @@ class SpectralClip:
         self._watch.end_pairing()
         for job, result in zip(jobs, results, strict=True):
             sharing.write(job.weight.tensor, result.weight)
-            self._last[job.weight.name] = (result.norm_before, result.norm, result.gap)
+            norms = (_largest(result.norms_before), _largest(result.norms))
+            self._last[job.weight.name] = (*norms, result.gap)
             self._duals.pop(job.weight.name, None)
             if result.dual is not None:
                 self._duals[job.weight.name] = result.dual
@@ -285,11 +286,11 @@ class SpectralClip:
             }
         return any(theirs[3] for theirs in everyone)
 
-    def _computed(self, jobs: list[Job], processes: int, measure: bool) -> list[Held]:
+    def _computed(self, jobs: list[Job], processes: int, measure: bool) -> list[Constrained]:
         """Each job's result; the work of one process is that of all, with the others' broadcast."""
         costs = [cost_of(job.weight.tensor, job.uses) for job in jobs]
         owners = sharing.owners(costs, processes)
-        done: dict[int, Held] = {}
+        done: dict[int, Constrained] = {}
         problem: InputError | None = None
         for i, job in enumerate(jobs):
             whole = sharing.whole(job.weight.tensor)  # all processes take part
@@ -298,7 +299,8 @@ class SpectralClip:
             name = job.weight.name
             try:
                 with named(name):
-                    done[i] = hold(whole, job.uses, self.limits, dual=self._duals.get(name), measure=measure)
+                    dual = self._duals.get(name)
+                    done[i] = constrain_tensor(whole, job.uses, self.limits, dual=dual, measure=measure)
             except InputError as error:
                 problem = error
         if processes > 1:
@@ -340,8 +342,8 @@ class SpectralClip:
         if uses:
             with torch.no_grad(), named(weight.name):
                 whole = sharing.whole(weight.tensor)
-                norm = max(norm_of(whole, use, guarantee) for use in uses)
-                tori = [torus_of(whole, use, guarantee) for use in uses]
+                norm = norm_of_tensor(whole, uses, self.limits)
+                tori = [torus_of(whole.shape, use.geometry, guarantee) for use in uses]
         sizes = [size for layer in weight.layers if layer.seen for size in layer.seen.sizes]
         norms = [norm for layer in weight.layers for norm in self._watch.norms_after(layer.name)]
         before, after, gap = self._last.get(weight.name, (None, None, None))
@@ -359,3 +361,7 @@ class SpectralClip:
             norm_after=after,
             gap=gap,
         )
+
+
+def _largest(norms: tuple[Any, ...] | None) -> float | None:
+    return None if norms is None else max(map(float, norms))

@@ -66,7 +66,8 @@ class Clipped(NoControl):
             model,
             control.limit,
             control.every,
-            method=control.method,  # type: ignore[arg-type]
+            method="appendix_a" if control.method == "clip" else control.method,  # type: ignore[arg-type]
+            guarantee="torus",
             exclude=[name for name, part in model.named_modules() if isinstance(part, nn.Linear)],
             fold_batch_norm=control.fold_batch_norm,
         )
@@ -94,7 +95,7 @@ class Parametrised(NoControl):
         super().__init__()
         assert control.limit is not None
         for part, geometry in convolutions(model, image_shape).values():
-            operator_norm(part, control.limit, input_shape=geometry.input_shape)
+            operator_norm(part, control.limit, input_shape=geometry.input_shape, guarantee="torus")
 
 
 class Penalised(NoControl):

@@ -13,7 +13,7 @@ from ....atomic import atomic
 from ...budget import Budget
 from ...floats import STORED_TYPES, StoredType, to_bytes
 from ...records import ConvLayer
-from ...writers import Home, NotWritableError
+from ...writers import NotWritableError, TensorLocation
 from . import store as tensors
 from .evaluation import run
 from .inference import inlined, set_input_shape
@@ -68,7 +68,7 @@ class OnnxWriter:
                 key = f"{tensor.name}#{count}"
             self.tensors[key] = tensor
 
-    def home(self, layer: ConvLayer) -> Home:
+    def location(self, layer: ConvLayer) -> TensorLocation:
         if layer.name not in self.reader.sources:
             raise NotWritableError("no node of the graph as it is stored has this kernel")
         node, weight, scope = self.reader.sources[layer.name]
@@ -84,7 +84,8 @@ class OnnxWriter:
             index, factor = out_in_of(node, list(node.input).index(weight), index)
         if factor == 0:
             raise NotWritableError("its alpha is 0")
-        return Home(key, stored, index.reshape(layer.kernel.shape), factor, self._note(name, scope))
+        shape = layer.kernel.shape
+        return TensorLocation(key, stored, shape, index.reshape(shape), factor, self._note(name, scope))
 
     def values(self, tensor: str) -> NumpyArray:
         return self.store.array(self.tensors[tensor]).astype(np.float64).reshape(-1)

@@ -13,7 +13,7 @@ from ....errors import ModelError
 from ...floats import STORED_TYPES, StoredType
 from ...records import ConvLayer
 from ...weights import kernel_tensor
-from ...writers import Home, NotWritableError
+from ...writers import NotWritableError, TensorLocation
 from .reader import as_array, load, named, require_torch, state_dicts, tensors_in
 
 
@@ -44,7 +44,7 @@ class PytorchWriter:
             raise ModelError(f"{path} holds no state dict: no tensors by name were found in it")
         self.everything = [tensor for _, tensor in tensors_in(self.loaded, path)]
 
-    def home(self, layer: ConvLayer) -> Home:
+    def location(self, layer: ConvLayer) -> TensorLocation:
         name = kernel_tensor(layer.name, {name: name for name in self.tensors})
         tensor = self.tensors[name]
         if tensor.is_sparse or tensor.is_quantized or _stored(tensor) is None:
@@ -58,7 +58,7 @@ class PytorchWriter:
             raise NotWritableError(f"tensor {name!r} shares a part of its memory with another one")
         tied = ", ".join(repr(one) for one in same if one != name)
         note = f"{name!r} is the same tensor as {tied}, which changes with it" if tied else ""
-        return Home(same[0], _stored(tensor) or "float32", note=note)
+        return TensorLocation(same[0], _stored(tensor) or "float32", layer.kernel.shape, note=note)
 
     def values(self, tensor: str) -> np.ndarray[Any, Any]:
         return as_array(self.tensors[tensor]).astype(np.float64).reshape(-1)

@@ -12,7 +12,7 @@ import numpy as np
 from ...floats import StoredType, to_bytes
 from ...records import ConvLayer
 from ...weights import kernel_tensor, plain_names
-from ...writers import Home, NotWritableError
+from ...writers import NotWritableError, TensorLocation
 from . import reader as safetensors
 
 _TYPES: dict[str, StoredType] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -37,14 +37,14 @@ class SafetensorsWriter:
         self.header: dict[str, Any] = json.loads(self.data[8 : self.start])
         self.header.pop("__metadata__", None)
 
-    def home(self, layer: ConvLayer) -> Home:
+    def location(self, layer: ConvLayer) -> TensorLocation:
         name = kernel_tensor(layer.name, plain_names(self.header))
         stored = _TYPES.get(self.header[name]["dtype"])
         if stored is None:
             raise NotWritableError(
                 f"tensor {name!r} is stored as {self.header[name]['dtype']}, not as floats"
             )
-        return Home(name, stored)
+        return TensorLocation(name, stored, layer.kernel.shape)
 
     def values(self, tensor: str) -> np.ndarray[Any, Any]:
         return self.tensors[tensor].astype(np.float64).reshape(-1)

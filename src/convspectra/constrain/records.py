@@ -1,45 +1,15 @@
-"""What is asked of a model, and what became of it."""
+"""What became of a model file whose kernels were moved."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import InputError
 from ..guarantee import Guarantee
 from ..models.records import Unread
+from .limits import Limits
 
-Method = Literal["project", "clip", "rescale"]
 ClipStatus = Literal["changed", "inside", "unwritable"]
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What is asked for.
-
-    Attributes:
-        max_norm: the radius of the ball.
-        method: `project` (the nearest kernel in the ball), `rescale`, or the paper's `clip`, which does
-            not keep the promise.
-        guarantee: whose norm is held: see `guarantee.py`.
-        fold_batch_norm: of the convolution together with the batch norm behind it.
-        tolerance: of `project`.
-
-    Raises:
-        InputError: a number that is not positive and finite.
-    """
-
-    max_norm: float
-    method: Method = "project"
-    guarantee: Guarantee = "any_size"
-    fold_batch_norm: bool = False
-    tolerance: float = 1e-2
-
-    def __post_init__(self) -> None:
-        for option, value in (("--max-norm", self.max_norm), ("--tolerance", self.tolerance)):
-            if not (math.isfinite(value) and value > 0):
-                raise InputError(f"{option} must be positive and finite; got {value}")
 
 
 @dataclass(frozen=True)
@@ -56,6 +26,7 @@ class LayerClip:
         distance_to_nearest: proven: the nearest kernel in the ball is no further from this one, in parts
             of the norm `||W||` of the given one; None where nothing is proven.
         seconds: spent on its tensor.
+        guarantee: `"any_size"` where the file states no geometry, whatever was asked for.
         assumed: as in `ConvLayer`.
         batch_norm: whether one follows, and whether it was taken into the norm.
         note: what else changes with it; else empty.
@@ -71,6 +42,7 @@ class LayerClip:
     iterations: int = 0
     distance_to_nearest: float | None = 0.0
     seconds: float = 0.0
+    guarantee: Guarantee = "layer"
     assumed: tuple[str, ...] = ()
     batch_norm: Literal["none", "separate", "folded"] = "none"
     reason: str = ""
@@ -95,7 +67,7 @@ class ClipReport:
     format: str
     output: str
     output_sha256: str
-    limit: Limit
+    limit: Limits
     version: str
     layers: tuple[LayerClip, ...]
     not_selected: tuple[str, ...]

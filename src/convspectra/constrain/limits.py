@@ -1,0 +1,48 @@
+"""What is asked of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..errors import InputError
+from ..guarantee import Guarantee, check_limit, guarantee_of
+
+Method = Literal["project", "clip", "rescale", "appendix_a", "reshaped"]
+KEEPS_THE_LIMIT: tuple[Method, ...] = ("project", "clip", "rescale")
+"""Methods after which every norm is at most `max_norm`, in exact comparison."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is asked of every weight.
+
+    Args:
+        max_norm: the radius of the ball.
+        method: `"project"` (near the nearest kernel in the ball), `"clip"` (singular values clipped once and
+            cut back to the taps, then divided by what the norm still exceeds), `"rescale"` (divided by what
+            it exceeds). For comparison, and without a promise: `"appendix_a"`, the paper's clip alone, after
+            which the norm exceeds the limit again, by 15 to 40 % on random kernels; `"reshaped"`, the clip of
+            the reshaped kernel, which bounds no operator.
+        guarantee: which operator's norm: `"layer"`, as it runs; `"torus"`, with its boundary wrapped;
+            `"any_size"`, as it pads, at every input size (also written `"any-size"`).
+        tolerance: of `"project"`, as there.
+        fold_batch_norm: the layer together with the batch norm behind it, as that acts in evaluation.
+
+    Raises:
+        InputError: a number that is not positive and finite, an unknown method or guarantee.
+    """
+
+    max_norm: float
+    method: Method = "project"
+    guarantee: Guarantee = "layer"
+    fold_batch_norm: bool = False
+    tolerance: float = 1e-2
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise InputError(f"method must be one of {', '.join(get_args(Method))}; got {self.method!r}")
+        # Frozen: what was given is replaced by what it means.
+        object.__setattr__(self, "guarantee", guarantee_of(self.guarantee))
+        for name in ("max_norm", "tolerance"):
+            object.__setattr__(self, name, check_limit(name, getattr(self, name)))
