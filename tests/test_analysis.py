@@ -90,7 +90,7 @@ def test_other_boundaries_are_given_bounds_of_their_own(mode):
 def test_nothing_to_mirror_leaves_the_torus():
     report = analyze_layer(layer(input_shape=(1, 6), padding_mode="reflect"))
     assert report.status == "partial"
-    assert "no bound as it pads: reflect padding needs at least two points" in report.reason
+    assert "no bound for its own padding: reflect padding needs at least two points" in report.reason
     assert report.as_padded is None
     assert report.torus is not None
 

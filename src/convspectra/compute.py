@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -9,6 +10,9 @@ from typing import Literal, get_args
 from .errors import InputError
 
 Solver = Literal["auto", "native", "lapack", "torch"]
+
+Progress = Callable[[float, str], None]
+"""Called with the share of the work that is done, 0 to 1, and the name of a part; from any thread."""
 
 DEFAULT_MEMORY = 256 * 2**20
 

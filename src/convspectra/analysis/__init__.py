@@ -2,7 +2,7 @@
 
 from .comparison import Comparison, LayerComparison, compare
 from .of_layer import analyze_layer
-from .of_model import Precision, Progress, analyze
+from .of_model import Precision, analyze
 from .reports import QUANTILES, LayerReport, LayerStatus, Report, TorusSummary
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "LayerReport",
     "LayerStatus",
     "Precision",
-    "Progress",
     "Report",
     "TorusSummary",
     "analyze",

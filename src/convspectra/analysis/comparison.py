@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..compute import Progress
 from ..models.records import ConvLayer, Model
-from .of_model import Progress, analyze
+from .of_model import analyze
 from .reports import LayerReport, Report
 
 Match = Literal["both", "only before", "only after", "other shape"]

@@ -90,7 +90,7 @@ def _measure(problem: Problem) -> checkpoint.Measured:
         if any_size is not None and problem.correlation.padding_mode == "zeros":
             as_padded = _least_upper(as_padded, any_size)
     except (GeometryError, CostError, RangeError) as error:
-        errors.append(("no bound as it pads", error))
+        errors.append(("no bound for its own padding", error))
     found = (spectrum, as_padded, any_size)
     status = "partial" if errors else "ok"
     if any(isinstance(error, RangeError) for _, error in errors):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +14,7 @@ from typing import Literal
 from .._solvers.pool import available_cores, single_threaded_blas
 from .._version import __version__
 from ..atomic import open_folder
-from ..compute import DEFAULT, Compute
+from ..compute import DEFAULT, Compute, Progress
 from ..cost import MEMORY
 from ..errors import InputError
 from ..models import batch_norm
@@ -23,9 +23,6 @@ from ..work import beyond, work_of
 from . import checkpoint
 from .of_layer import analyze_layer, contradiction_of
 from .reports import LayerReport, Report
-
-Progress = Callable[[float, str], None]
-"""Called after each layer with the share of the work that is done, 0 to 1, and the layer's name."""
 
 Precision = Literal["kernel", "float32", "float64"]
 

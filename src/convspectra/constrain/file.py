@@ -16,7 +16,7 @@ import numpy as np
 
 from .._solvers.pool import available_cores, single_threaded_blas
 from .._version import __version__
-from ..analysis import Progress
+from ..compute import Progress
 from ..atomic import atomic
 from ..compute import DEFAULT, Compute
 from ..errors import GeometryError, InputError, KernelError

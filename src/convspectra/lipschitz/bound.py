@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from .._version import __version__
+from ..compute import Progress
 from ..errors import InputError
 from ..models.operations import Concat, Graph, Node, Refused, Sum
 from .complexity import checked_labels, complexity, is_layer, layer_norms, margins
@@ -22,9 +23,6 @@ from .scales import Scales, product
 
 # Of the few operations in float64 that a node adds.
 _ALLOWANCE = 1 + 1e-15
-
-
-Progress = Callable[[float, str], None]
 
 
 def lipschitz(
@@ -40,7 +38,7 @@ def lipschitz(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> LipschitzReport:
-    """How far two outputs of a network can be apart, in parts of the distance of its inputs (l2).
+    """How far two outputs of a network can be apart, relative to the distance of its inputs (l2).
 
         L(input) = 1;  L(f(x)) = c L(x);  L(x + y) = L(x) + L(y);  L((x, y)) = sqrt(L(x)^2 + L(y)^2)
 
@@ -60,7 +58,7 @@ def lipschitz(
         max_seconds: of one core, for the lower bound at points that are drawn, as estimated before it is
             begun. Where fewer iterations fit, or no points, there are fewer or none, and `notes` says so.
             Default: 10, and 4 ms for each weight, in no more memory than `cost.MEMORY`.
-        progress: told how far it is, in parts of 1, and which node is next.
+        progress: told how far it is, from 0 to 1, and which node is next.
 
     Returns:
         `LipschitzReport`. The lower bounds are `||J v||` at these points: see `records.LOWER_ASSUMES`; the

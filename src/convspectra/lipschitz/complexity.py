@@ -197,7 +197,7 @@ def runners_up(values: Array, labels: Array) -> Array:
 
 
 def margins(output: str, values: Array, labels: Array, inputs: Array, found: Complexity) -> Margins:
-    """The margins of a classifier on labelled inputs, and in parts of `R_A ||X||_F / n`.
+    """The margins of a classifier on labelled inputs, and relative to `R_A ||X||_F / n`.
 
     Arguments:
         values: the output at each input, shape (n, classes).

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # as everywhere
 from torch import Tensor
 
+from ..compute import Progress
 from ..errors import InputError
 from ..geometry import ConvGeometry
 from ..models.operations import (
@@ -31,7 +32,6 @@ from ..models.operations import (
     Softmax,
     Sum,
 )
-from .bound import Progress
 from .records import JOINT
 
 Values = tuple[Tensor, ...]
@@ -85,7 +85,7 @@ class Derivative:
         """`||J v||` for a unit v that the power method on `J^T J` finds: a LOWER bound of `||J||`.
 
         Proven up to rounding whatever the number of iterations, which only makes it larger. `told` how far it
-        is, in parts of 1, before each.
+        is, from 0 to 1, before each.
         """
 
         def flat(*inputs: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class NodeBound:
         constant: an UPPER bound of its own Lipschitz constant; of a sum, with respect to each input.
         how: where that comes from.
         upper: an UPPER bound for its output with respect to the network's input.
-        gain: `upper` in parts of the largest of its inputs. Along `worst_path` these multiply to the bound.
+        gain: `upper` relative to the largest of its inputs. Along `worst_path` these multiply to the bound.
         on_worst_path: whether it lies there.
     """
 

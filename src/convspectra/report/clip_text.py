@@ -9,7 +9,7 @@ from decimal import ROUND_CEILING
 from rich.console import Console
 
 from ..constrain.records import ClipReport, LayerClip
-from .numbers import number, percent, sizes, upper
+from .numbers import counted, number, percent, sizes, upper
 from .text import Column, assumptions, layer_table, not_read, plain, with_names
 
 _WHOSE = {
@@ -41,7 +41,8 @@ def summary(report: ClipReport) -> str:
     """One line: how many layers changed, the largest norm before and after, where the model is now."""
     count = Counter(str(layer.status) for layer in report.layers)
     limit = report.limit.max_norm
-    parts = [f"{count['changed']} of {len(report.layers)} layers changed, {count['inside']} were inside"]
+    layers = counted(len(report.layers), "layer")
+    parts = [f"{count['changed']} of {layers} changed, {count['inside']} already inside"]
     text = _norm_text(report)
     before, after = (
         max(getattr(layer, f"norm_{when}") for layer in report.layers) for when in ("before", "after")
@@ -88,7 +89,7 @@ def _footnotes(report: ClipReport) -> Iterator[str]:
     limit = report.limit
     folded = ", with the batch norm behind the layer" if limit.fold_batch_norm else ""
     yield f"norm: {_WHOSE[limit.guarantee]}{folded}; after: from the file as written."
-    yield f"{limit.method}: {_HOW[limit.method]}. change: of the kernel, in parts of its Euclidean norm."
+    yield f"{limit.method}: {_HOW[limit.method]}. change: of the kernel, relative to its Euclidean norm."
     if any(layer.status == "changed" and layer.distance_to_nearest is not None for layer in report.layers):
         yield "from nearest: the nearest kernel that keeps the limit is proven to be no further away."
     yield from assumptions(report.layers)

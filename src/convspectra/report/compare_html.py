@@ -107,7 +107,7 @@ def _cells(layer: LayerComparison) -> Iterator[list[Any]]:
         # JSON has no infinity: the largest number sorts in its place.
         "condition": None if torus is None else min(torus.condition_number, 1e308),
         "eff. rank": None if torus is None else torus.effective_rank,
-        "as it pads": None if padded is None else padded.upper,
+        "own padding": None if padded is None else padded.upper,
         "any size": None if anywhere is None else anywhere.upper,
         "change": layer.relative_change,
         "": layer.match,

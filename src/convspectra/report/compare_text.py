@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 
 from ..analysis import Comparison, LayerComparison, LayerReport, TorusSummary
-from .numbers import at_most, interval, number, percent, sizes
+from .numbers import at_most, counted, interval, number, percent, sizes
 from .text import Column, assumptions, layer_table, not_read, plain, with_names
 
 Cell = Callable[[LayerComparison], str]
@@ -29,7 +29,7 @@ def summary(comparison: Comparison) -> str:
     layers = comparison.layers
     both = [layer for layer in layers if layer.match == "both"]
     changed = sum(layer.relative_change != 0 for layer in both)
-    parts = [f"{len(both)} layers in both, {changed} changed"]
+    parts = [f"{counted(len(both), 'layer')} in both, {changed} changed"]
     norms = [
         max((one.torus.norm for one in report.layers if one.torus is not None), default=None)
         for report in (comparison.before, comparison.after)
@@ -87,7 +87,7 @@ COLUMNS = (
     Column("smallest", pair(statistic(lambda torus: torus.smallest)), 7),
     Column("condition", pair(statistic(lambda torus: torus.condition_number)), 3),
     Column("eff. rank", pair(statistic(lambda torus: torus.effective_rank)), 4),
-    Column("as it pads", pair(lambda one: interval(one.as_padded)), 8),
+    Column("own padding", pair(lambda one: interval(one.as_padded)), 8),
     Column("any size", pair(lambda one: at_most(one.any_size)), 2),
     Column("change", change, 1),
     Column("", match, 0, right=False),
@@ -97,7 +97,7 @@ COLUMNS = (
 def _footnotes(comparison: Comparison) -> Iterator[str]:
     yield (
         "norm, smallest, condition, effective rank: exact for the layer with wrapped boundary. "
-        "as it pads, any size: proven bounds. change: of the kernel, in parts of its Euclidean norm."
+        "own padding, any size: proven bounds. change: of the kernel, relative to its Euclidean norm."
     )
     found = [one for layer in comparison.layers for one in sides(layer)]
     yield from assumptions(found)

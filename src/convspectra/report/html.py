@@ -128,7 +128,7 @@ _COLUMNS = (
     ("dilation", True),
     ("groups", True),
     ("norm", True),
-    ("as it pads", True),
+    ("own padding", True),
     ("any size", True),
     ("smallest", True),
     ("condition", True),

@@ -10,7 +10,7 @@ from rich.console import Console
 from ..lipschitz import LipschitzReport, NodeBound, OutputBound
 from ..lipschitz.complexity import SOURCE
 from ..lipschitz.records import ASSUMES, LOWER_ASSUMES, Complexity, Gains, Margins
-from .numbers import lower, number, percent, sizes, upper
+from .numbers import counted, lower, number, percent, sizes, upper
 from .text import Column, layer_table, plain
 
 
@@ -42,7 +42,7 @@ def _complexity(found: Complexity) -> str:
     exponent = "" if found.log10 is None else f" (10^{found.log10:.2f})"
     text = (
         f"Spectral complexity R_A <= {upper(found.value)}{exponent}: {upper(found.product)} times "
-        f"{number(found.correction)} from the (2,1) norms of {_count(len(found.layers), 'layer')}"
+        f"{number(found.correction)} from the (2,1) norms of {counted(len(found.layers), 'layer')}"
     )
     if found.status == "theorem":
         return f"{text}, as in {SOURCE}."
@@ -51,14 +51,16 @@ def _complexity(found: Complexity) -> str:
 
 def _margins(found: Margins) -> Iterator[str]:
     share = percent(found.correct / found.examples)
-    text = f"Margins of {found.output} at {_count(found.examples, 'input')}: {share} of the labels come first"
+    text = (
+        f"Margins of {found.output} at {counted(found.examples, 'input')}: {share} of the labels come first"
+    )
     if found.left_out:
-        text += f"; {found.left_out} inputs left out, whose output is not finite"
+        text += f"; {counted(found.left_out, 'input')} left out, whose output is not finite"
     if found.quantiles:
         text += f"; {_levels(found.quantiles)}"
     yield f"{text}."
     if found.normalised is not None:
-        yield f"In parts of R_A ||X||_F / n, at least as far from 0: {_levels(found.normalised)}."
+        yield f"Relative to R_A ||X||_F / n, at least as far from 0: {_levels(found.normalised)}."
 
 
 def _levels(quantiles: Mapping[float, float]) -> str:
@@ -67,21 +69,17 @@ def _levels(quantiles: Mapping[float, float]) -> str:
 
 
 def _gains(found: Gains) -> str:
-    what = _count(found.points, "given point" if found.given else "drawn point")
+    what = counted(found.points, "given point" if found.given else "drawn point")
     sides = (
         f"forward {_range([layer.forward.median for layer in found.layers])}",
         f"backward {_range([layer.backward.median for layer in found.layers])}",
         f"of noise {_range([layer.white_forward for layer in found.layers])}",
     )
     return (
-        f"Gains of {_count(len(found.layers), 'layer')} at {what}, medians from layer to layer: "
+        f"Gains of {counted(len(found.layers), 'layer')} at {what}, medians from layer to layer: "
         f"{', '.join(sides)}; "
         f"norms {_range([layer.upper for layer in found.layers])}."
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _range(values: Sequence[float | None]) -> str:
@@ -132,16 +130,16 @@ def _counts(node: NodeBound) -> bool:
 def _footnotes(report: LipschitzReport, plain: int) -> Iterator[str]:
     yield (
         "constant: proven for the node alone. up to here: proven with respect to the network's input. gain: "
-        "the latter in parts of that of its largest input; share: of its logarithm along the worst path."
+        "the latter relative to that of its largest input; share: of its logarithm along the worst path."
     )
     if any(not node.on_worst_path for node in report.nodes):
         yield "* not on the path whose bound is largest."
     if any("scale in front" in node.how for node in report.nodes):
         yield "with a scale in front: the gain is with the scale of channels before the node taken into it."
     if plain:
-        yield f"{plain} nodes of constant 1 are not shown."
+        yield f"{counted(plain, 'node')} of constant 1 not shown."
     yield f"Product of the constants along that path: {upper(report.path_product)}."
     yield f"Upper bounds: {ASSUMES}."
     if report.points:
-        yield f"Lower bounds, the largest at {_count(report.points, 'point')}: {LOWER_ASSUMES}."
+        yield f"Lower bounds, the largest at {counted(report.points, 'point')}: {LOWER_ASSUMES}."
     yield from (f"Note: {note}." for note in report.notes)

@@ -22,6 +22,11 @@ def number(value: float | None, rounding: str = ROUND_HALF_EVEN) -> str:
     return f"{rounded:.{DIGITS}g}"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 layer`, `2 layers`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def percent(part: float | None, rounding: str = ROUND_HALF_EVEN) -> str:
     """A part of 1 as a percentage to two significant digits; `-` for None."""
     if part is None or not math.isfinite(part):

@@ -119,7 +119,7 @@ def _norms(report: Report) -> Any:
     names = [report.layers[index].name for index in shown]
     name_ticks(axes, names)
     axes.set_ylabel("norm")
-    axes.set_title("bar: wrapped; whisker: as it pads; dashed: any size", fontsize=7, loc="left")
+    axes.set_title("bar: wrapped; whisker: own padding; dashed: any size", fontsize=7, loc="left")
     return figure
 
 

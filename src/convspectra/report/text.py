@@ -16,7 +16,7 @@ from rich.text import Text
 from ..analysis import LayerReport, Report, TorusSummary
 from ..models.records import Unread
 from . import terminal
-from .numbers import at_most, interval, number, one_or_all, sizes
+from .numbers import at_most, counted, interval, number, one_or_all, sizes
 from .terminal import printable
 
 MARK = {
@@ -32,11 +32,11 @@ _LONGEST_NAME = 44
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its title, what it shows of a row's record, and how soon it gives way (large: soon)."""
+    """One column: its title, what it shows of a row's record, and its drop priority (largest first)."""
 
     title: str
     cell: Callable[[Any], str]
-    gives_way: int
+    drop_priority: int
     right: bool = True
 
 
@@ -70,7 +70,7 @@ COLUMNS = (
     Column("eff. rank", _torus(lambda torus: torus.effective_rank), 10),
     Column("stable", _torus(lambda torus: torus.stable_rank), 11),
     Column("rank", lambda layer: "-" if layer.torus is None else _rank(layer.torus), 9),
-    Column("as it pads", lambda layer: interval(layer.as_padded), 1),
+    Column("own padding", lambda layer: interval(layer.as_padded), 1),
     Column("any size", lambda layer: at_most(layer.any_size), 2),
 )
 
@@ -88,8 +88,8 @@ def render(report: Report, console: Console) -> None:
 def summary(report: Report) -> str:
     """One line: how many layers, the largest norm and where, what was left out and why."""
     count = Counter(str(layer.status) for layer in report.layers)
-    kinds = Counter("linear" if layer.kind == "linear" else "convolution" for layer in report.layers)
-    layers = ", ".join(f"{n} {kind}{'s' if n != 1 else ''}" for kind, n in sorted(kinds.items()))
+    kinds = Counter("linear layer" if layer.kind == "linear" else "convolution" for layer in report.layers)
+    layers = ", ".join(counted(n, kind) for kind, n in sorted(kinds.items()))
     parts = [f"{report.model}: {layers or 'no convolutions and no linear layers'}"]
     measured = [layer for layer in report.layers if layer.torus is not None]
     if measured:
@@ -104,7 +104,9 @@ def summary(report: Report) -> str:
     if report.other:
         shown = sorted(report.other.items(), key=lambda item: -item[1])
         listed = ", ".join(f"{n} {name}" for name, n in shown[:4])
-        parts.append(f"not analysed: {listed}" + (f" and {len(shown) - 4} other kinds" if shown[4:] else ""))
+        parts.append(
+            f"not analysed: {listed}" + (f" and {counted(len(shown) - 4, 'other kind')}" if shown[4:] else "")
+        )
     return "; ".join(parts) + "."
 
 
@@ -149,10 +151,10 @@ def layer_table(
     while sum(widths[i] + 2 for i in shown) + max(wanted, _SHORTEST_NAME) + 2 > width and len(shown) > 2:
         if (
             sum(widths[i] + 2 for i in shown) + _SHORTEST_NAME + 2 <= width
-            and columns[shown[-1]].gives_way < 3
+            and columns[shown[-1]].drop_priority < 3
         ):
             break
-        shown.remove(max(shown, key=lambda i: columns[i].gives_way))
+        shown.remove(max(shown, key=lambda i: columns[i].drop_priority))
     room = max(_SHORTEST_NAME, width - sum(widths[i] + 2 for i in shown) - 2)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("layer", no_wrap=True)
@@ -179,7 +181,7 @@ def _footnotes(report: Report) -> Iterator[str]:
     if any(layer.torus for layer in report.layers):
         yield (
             "norm, smallest, condition, ranks: exact for the layer with wrapped boundary. "
-            "as it pads: proven interval for the layer with its own padding (= exact). "
+            "own padding: proven interval for the layer as it pads (= exact). "
             "any size: proven upper bound for every input size."
         )
     if any(_options(layer) for layer in report.layers):

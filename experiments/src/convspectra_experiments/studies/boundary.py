@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from convspectra._version import __version__
-from convspectra.analysis import Progress
+from convspectra.compute import Progress
 from convspectra.errors import InputError
 from convspectra.geometry import ConvGeometry, Correlation
 from convspectra.krylov import bytes_of_all

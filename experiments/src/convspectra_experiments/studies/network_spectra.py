@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from convspectra.analysis import LayerReport, Progress, TorusSummary, analyze
+from convspectra.analysis import LayerReport, TorusSummary, analyze
+from convspectra.compute import Progress
 from convspectra.errors import InputError
 from convspectra.models import read_model
 from convspectra.models.input_shapes import InputShape

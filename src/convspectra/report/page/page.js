@@ -15,7 +15,7 @@
   // Of any number of values: an argument list ends at about a hundred thousand.
   const most = (values, start = -Infinity) => values.reduce((a, b) => a > b ? a : b, start);
   const least = (values, start = Infinity) => values.reduce((a, b) => a < b ? a : b, start);
-  // Kept until the theme changes: a style is dear to ask for where thousands of things are drawn.
+  // Kept until the theme changes: asking for a style takes long where thousands of things are drawn.
   const colours = new Map();
   const css = (name) => colours.get(name) ?? colours.set(name, getComputedStyle(root).getPropertyValue(name).trim()).get(name);
 
@@ -326,7 +326,7 @@
     const [torus, lower, upper, any] = layers[layer].norms;
     const before = layers[layer].before;
     const lines = [before === undefined ? `wrapped: ${text(torus)}` : `wrapped: ${text(before)} before, ${text(torus)} after`];
-    if (upper !== null) lines.push(layers[layer].exact ? `as it pads: = ${text(upper)}` : `as it pads: ${text(lower)} to ${text(upper)}`);
+    if (upper !== null) lines.push(layers[layer].exact ? `own padding: = ${text(upper)}` : `own padding: ${text(lower)} to ${text(upper)}`);
     if (any !== null) lines.push(`any size: at most ${text(any)}`);
     return { layer, lines };
   }
