@@ -16,9 +16,8 @@ import numpy as np
 
 from .._solvers.pool import available_cores, single_threaded_blas
 from .._version import __version__
-from ..compute import Progress
 from ..atomic import atomic
-from ..compute import DEFAULT, Compute
+from ..compute import DEFAULT, Compute, Progress
 from ..errors import GeometryError, InputError, KernelError
 from ..models.floats import EPSILON, rounded
 from ..models.names import matching

@@ -23,8 +23,8 @@ class LayerClip:
             upper bounds; `norm_after` is computed from the file as written.
         relative_change: `||K - W|| / ||W||` over the taps.
         iterations: sweeps of decompositions.
-        distance_to_nearest: proven: the nearest kernel in the ball is no further from this one, in parts
-            of the norm `||W||` of the given one; None where nothing is proven.
+        distance_to_nearest: proven: the nearest kernel in the ball is no further from this one, relative
+            to the norm `||W||` of the given one; None where nothing is proven.
         seconds: spent on its tensor.
         guarantee: `"any_size"` where the file states no geometry, whatever was asked for.
         assumed: as in `ConvLayer`.

@@ -88,7 +88,12 @@ def _from_nearest(layer: LayerClip) -> str:
 def _footnotes(report: ClipReport) -> Iterator[str]:
     limit = report.limit
     folded = ", with the batch norm behind the layer" if limit.fold_batch_norm else ""
-    yield f"norm: {_WHOSE[limit.guarantee]}{folded}; after: from the file as written."
+    # Of a layer without geometry more is promised than was asked for.
+    whose = dict.fromkeys(layer.guarantee for layer in report.layers) or {limit.guarantee: None}
+    told = "; or, where the file states no geometry, ".join(
+        _WHOSE[one] for one in sorted(whose, reverse=True)
+    )
+    yield f"norm: {told}{folded}; after: from the file as written."
     yield f"{limit.method}: {_HOW[limit.method]}. change: of the kernel, relative to its Euclidean norm."
     if any(layer.status == "changed" and layer.distance_to_nearest is not None for layer in report.layers):
         yield "from nearest: the nearest kernel that keeps the limit is proven to be no further away."
