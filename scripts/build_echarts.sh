@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes src/convspectra/report/page/echarts.min.js: the parts of Apache ECharts that the page uses.
+# Makes src/convspectra/report/page/echarts.min.js.xz: the parts of Apache ECharts that the page uses.
 # Needs Node.js and npm; run it only to take a newer ECharts.
 set -euo pipefail
 target=$(cd "$(dirname "$0")/../src/convspectra/report/page" && pwd)
@@ -10,15 +10,16 @@ npm init -y >/dev/null
 npm install --no-audit --no-fund echarts@6.1.0 esbuild@0.28.1
 cat > entry.mjs <<'ENTRY'
 import * as core from 'echarts/core';
-import { LineChart, HeatmapChart, CustomChart, ScatterChart } from 'echarts/charts';
+import { LineChart, HeatmapChart, CustomChart } from 'echarts/charts';
 import { GridComponent, TooltipComponent, VisualMapContinuousComponent } from 'echarts/components';
 import { SVGRenderer } from 'echarts/renderers';
-core.use([LineChart, HeatmapChart, CustomChart, ScatterChart, GridComponent, TooltipComponent,
+core.use([LineChart, HeatmapChart, CustomChart, GridComponent, TooltipComponent,
   VisualMapContinuousComponent, SVGRenderer]);
 export const init = core.init;
 ENTRY
 npx esbuild entry.mjs --bundle --minify --format=iife --global-name=echarts --target=es2020 \
   --legal-comments=none --banner:js="/*! Apache ECharts 6.1.0, Apache License 2.0, see NOTICE */" \
-  --outfile="$target/echarts.min.js"
+  --outfile=echarts.min.js
+xz -9e --stdout echarts.min.js > "$target/echarts.min.js.xz"
 cp node_modules/echarts/NOTICE "$target/echarts.NOTICE.txt"
 cat node_modules/echarts/LICENSE > "$target/echarts.LICENSE.txt"

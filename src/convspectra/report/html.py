@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 import json
+import lzma
 from collections.abc import Iterable
 from importlib import resources
 from typing import Any, BinaryIO
@@ -54,7 +55,8 @@ def filled_page(
     """
     page = resources.files(__package__) / "page"
     parts = {name: (page / name).read_text(encoding="utf-8") for name in ("page.html", "page.css")}
-    scripts = [(page / name).read_text(encoding="utf-8") for name in ("echarts.min.js", "page.js")]
+    echarts = lzma.decompress((page / "echarts.min.js.xz").read_bytes()).decode()
+    scripts = [echarts, (page / "page.js").read_text(encoding="utf-8")]
     filled = {
         "title": _text(title),
         "summary": _text(summary),
