@@ -26,9 +26,8 @@ from typing import Any
 import numpy as np
 
 import convspectra as cs
-from convspectra import bounds, krylov
+from convspectra import bounds, cost, krylov
 from convspectra.atomic import atomic
-from convspectra.bounds import dense
 from convspectra.errors import RangeError
 from convspectra.operators.reference import dense_operator
 from convspectra.rounding import EXACT
@@ -283,12 +282,12 @@ class Check:
         return ""
 
     def certificates(self) -> str:
-        side = dense.LARGEST_SIDE
+        side = cost.LARGEST_MATRIX
         try:
-            dense.LARGEST_SIDE = 0
+            cost.LARGEST_MATRIX = 0
             return self.interval(bounds.operator_norm)
         finally:
-            dense.LARGEST_SIDE = side
+            cost.LARGEST_MATRIX = side
 
     def of(self, kernel: np.ndarray[Any, Any], geometry: cs.ConvGeometry) -> Judge:
         return Judge(exact_operator(kernel, geometry))

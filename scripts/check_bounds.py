@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 
 import convspectra as cs
-from convspectra import bounds
+from convspectra import bounds, cost
 from convspectra.atomic import atomic
-from convspectra.bounds import dense
 from convspectra.operators.reference import dense_operator
 
 MODES = ("zeros", "valid", "same", "circular", "reflect", "replicate")
@@ -73,12 +72,12 @@ def check(kernel: np.ndarray, geometry: cs.ConvGeometry, method: str) -> tuple[b
     single = method == "float32"
     kernel = kernel.astype(np.float32) if single else kernel
     norm = float(np.linalg.norm(dense_operator(kernel, geometry), 2))
-    side = dense.LARGEST_SIDE
+    side = cost.LARGEST_MATRIX
     try:
-        dense.LARGEST_SIDE = 0 if method == "certificates" else side
+        cost.LARGEST_MATRIX = 0 if method == "certificates" else side
         bound = bounds.operator_norm(kernel, geometry)
     finally:
-        dense.LARGEST_SIDE = side
+        cost.LARGEST_MATRIX = side
     lower, upper = float(bound.lower), float(bound.upper)
     # The dense norm is itself rounded; the symbol's value, lower and upper in one, is so too.
     rounding = 20 * float(np.finfo(kernel.dtype).eps) if bound.method == "symbol" else 1e-14

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import convspectra as cs
-from convspectra import bounds
-from convspectra.bounds import dense
+from convspectra import bounds, cost
 from convspectra.operators.reference import dense_operator
 from strategies import layers
 
@@ -168,7 +167,7 @@ ANY_BOUNDARY = {
 @pytest.mark.parametrize("method", ANY_BOUNDARY)
 def test_holds_for_every_boundary(method, dtype, monkeypatch):
     if ANY_BOUNDARY[method] is None:
-        monkeypatch.setattr(dense, "LARGEST_SIDE", 0)
+        monkeypatch.setattr(cost, "LARGEST_MATRIX", 0)
     run = ANY_BOUNDARY[method] or functools.partial(bounds.operator_norm, tolerance=0.01)
 
     @settings(max_examples=60)
@@ -205,7 +204,7 @@ KERNELS = {
 @pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize("largest_side", [0, 1500])
 def test_kernels_on_which_methods_fail(name, mode, largest_side, monkeypatch):
-    monkeypatch.setattr(dense, "LARGEST_SIDE", largest_side)
+    monkeypatch.setattr(cost, "LARGEST_MATRIX", largest_side)
     for options in ({}, {"stride": 2}, {"padding": 2, "dilation": 2}):
         geometry = cs.ConvGeometry((7, 6), padding_mode=mode, **({"padding": 1} | options))
         norm = true_norm(KERNELS[name], geometry)

@@ -32,7 +32,7 @@ entry of a matrix that is written down, through each weight."""
 LAPACK, WITH_VECTORS = 10, 5
 """How much longer blocks take by LAPACK or another library than by the native solver; and with vectors."""
 
-_LARGEST_MATRIX = 1536
+LARGEST_MATRIX = 1536
 """The smaller side of a matrix that is decomposed: some seconds, and tens of megabytes."""
 
 _WINDOWS = 2**27
@@ -118,7 +118,7 @@ def of_matrix(correlation: Correlation) -> Cost:
     c = correlation
     rows, columns = c.out_channels // c.groups, c.in_channels // c.groups
     short, long = sorted((rows * c.points, columns * math.prod(c.input_shape)))
-    if short > _LARGEST_MATRIX:
+    if short > LARGEST_MATRIX:
         return Cost(math.inf, math.inf)
     applying = math.prod(c.kernel_size) * rows * columns * c.points
     seconds = _CALL + short**3 * _EIGENVALUE + short**2 * long * _PRODUCT + short * applying * _ENTRY
