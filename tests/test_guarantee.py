@@ -123,7 +123,7 @@ def replace_size(geometry, size):
     return cs.ConvGeometry(size, padding_mode=geometry.padding_mode, **options)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(COPIES.flatmap(lambda mode: layers(mode=mode)), st.sampled_from([np.float32, np.float64]))
 def test_any_size_is_any_size_for_layers_that_copy_their_input(layer, dtype):
     kernel, geometry = layer
@@ -135,7 +135,7 @@ def test_any_size_is_any_size_for_layers_that_copy_their_input(layer, dtype):
         assert np.linalg.norm(dense_operator(moved, one), 2) <= limit
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(layers(mode="circular"), st.sampled_from([0.3, 0.999]))
 def test_the_torus_of_a_layer_that_wraps_is_the_layer(layer, share):
     kernel, geometry = layer

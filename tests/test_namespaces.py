@@ -33,7 +33,7 @@ def arrays(library, kernel):
 
 @pytest.mark.parametrize("case", GEOMETRIES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("library", ["numpy", "strict", "torch", "jax"])
+@pytest.mark.parametrize("library", ["numpy", "strict", "torch", pytest.param("jax", marks=pytest.mark.slow)])
 def test_all_libraries_agree(library, dtype, case):
     shape, options = GEOMETRIES[case]
     geometry = cs.ConvGeometry(padding="same", padding_mode="circular", **options)

@@ -42,7 +42,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             with path.open("wb") as file:
                 yield file
             return
-        target = path.resolve()
+        target = _resolved(path)
         _sweep(target.parent)
         with _partial(target.parent, target.name) as file:
             try:
@@ -71,7 +71,7 @@ def check_writable(path: Path) -> None:
             raise PermissionError(errno.EACCES, "permission denied")
         if _is_device(path):
             return
-        target = path.resolve()
+        target = _resolved(path)
         folder = target if path.is_dir() else target.parent
         while not folder.exists():
             folder = folder.parent
@@ -98,10 +98,14 @@ def _refusals(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
-    except RuntimeError as error:
-        if not str(error).startswith("Symlink loop"):  # of `Path.resolve`, up to Python 3.12
-            raise
-        raise InputError(f"{path} cannot be written: its links go in a circle") from None
+
+
+def _resolved(path: Path) -> Path:
+    """Where its links lead; `Path.resolve` raises where they go in a circle, but not since Python 3.13."""
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, "its links go in a circle")
+    return target
 
 
 def _is_device(path: Path) -> bool:
