@@ -154,9 +154,9 @@ class TestCheckpoints:
 
     # ---- parametrised weights
 
-    @pytest.mark.parametrize("kind", ["orthogonal", "operator_norm", "torch"])
+    @pytest.mark.parametrize("kind", ["orthogonal", "spectral_norm", "torch"])
     def test_a_weight_that_code_computes_is_listed(self, kind, tmp_path):
-        from convspectra.torch import operator_norm, orthogonal
+        from convspectra.torch import orthogonal, spectral_norm
 
         net = self.network(0)
         if kind == "torch":
@@ -164,7 +164,7 @@ class TestCheckpoints:
         elif kind == "orthogonal":
             orthogonal(net[0])
         else:
-            operator_norm(net[0], input_shape=(8, 8))
+            spectral_norm(net[0], input_shape=(8, 8))
         path = self.save(tmp_path / "m.pth", net.state_dict())
         model = read_model(path)
         assert names(model) == ["1"]

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from convspectra import InputError  # noqa: E402
-from convspectra.torch import SpectralClip, operator_norm  # noqa: E402
+from convspectra.torch import SpectralClip, spectral_norm  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -103,7 +103,7 @@ def test_a_compiled_part_of_a_model(model):
 
 
 def test_a_parametrised_layer_compiles_with_a_break(model):
-    operator_norm(model[0], LIMIT, input_shape=(8, 8))
+    spectral_norm(model[0], LIMIT, input_shape=(8, 8))
     fast = torch.compile(model.eval(), backend="eager")
     x = torch.randn(2, 2, 8, 8)
     torch.testing.assert_close(fast(x), model(x))

@@ -17,12 +17,12 @@ from torch.nn.utils import parametrize  # noqa: E402
 from convspectra import GeometryError, InputError, singular_values  # noqa: E402
 from convspectra.operators.reference import dense_operator  # noqa: E402
 from convspectra.torch import (  # noqa: E402
-    OperatorNorm,
     SpectralClip,
+    SpectralNorm,
     geometry_of,
     initialise_,
-    operator_norm,
     orthogonal,
+    spectral_norm,
 )
 from strategies import layers as random_layers  # noqa: E402
 
@@ -59,12 +59,12 @@ def dense_values(module, size, *, wrapped=True):
     )
 
 
-class TestOperatorNorm:
+class TestSpectralNorm:
     @layers
     @pytest.mark.parametrize("guarantee", ["torus", "layer", "any_size"])
     def test_the_dense_norm_is_at_most_the_limit(self, name, guarantee):
         module, size = layer(name)
-        assert operator_norm(module, 0.5, input_shape=size, guarantee=guarantee) is module
+        assert spectral_norm(module, 0.5, input_shape=size, guarantee=guarantee) is module
         wrapped = guarantee != "layer"
         assert dense_values(module, size, wrapped=wrapped)[0] <= 0.5 * (1 + 1e-6)
         if guarantee == "torus":
@@ -81,14 +81,14 @@ class TestOperatorNorm:
         kernel, geometry = data.draw(random_layers(mode=mode))
         limit = 0.5 * np.linalg.norm(dense_operator(kernel, geometry), 2)
         assume(limit > 1e-12)
-        inside = OperatorNorm(limit, geometry, guarantee)(torch.from_numpy(kernel))
+        inside = SpectralNorm(limit, geometry, guarantee)(torch.from_numpy(kernel))
         assert np.linalg.norm(dense_operator(inside.numpy(), geometry), 2) <= limit
 
     def test_the_one_that_torch_ships_bounds_another_matrix(self):
         torch.manual_seed(0)
         theirs, ours = (nn.Conv2d(64, 64, 3, padding=1, bias=False) for _ in range(2))
         nn.utils.parametrizations.spectral_norm(theirs, n_power_iterations=100)
-        operator_norm(ours, 1.0, input_shape=(32, 32))
+        spectral_norm(ours, 1.0, input_shape=(32, 32))
         true = [
             float(singular_values(module.weight.detach(), geometry_of(module, (32, 32)).on_torus()).norm)
             for module in (theirs, ours)
@@ -99,12 +99,12 @@ class TestOperatorNorm:
     def test_a_weight_inside_the_ball_is_left_as_it_is(self):
         module, size = layer("square")
         before = module.weight.detach().clone()
-        operator_norm(module, 100.0, input_shape=size)
+        spectral_norm(module, 100.0, input_shape=size)
         assert torch.equal(module.weight, before)
 
     def test_it_trains_and_stays_inside(self):
         module, size = layer("square")
-        operator_norm(module, 0.7, input_shape=size)
+        spectral_norm(module, 0.7, input_shape=size)
         optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
         before = module.parametrizations.weight.original.detach().clone()
         for _ in range(3):
@@ -116,14 +116,14 @@ class TestOperatorNorm:
 
     def test_its_gradient_is_that_of_the_formula(self):
         module, size = nn.Conv1d(2, 2, 3, dtype=torch.float64), (6,)
-        bounded = OperatorNorm(0.3, geometry_of(module, size).on_torus())
+        bounded = SpectralNorm(0.3, geometry_of(module, size).on_torus())
         weight = module.weight.detach().requires_grad_()
         assert torch.autograd.gradcheck(bounded, (weight,), eps=1e-6, atol=1e-5)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision_is_inside_after_rounding(self, dtype):
         module, size = layer("square")
-        operator_norm(module.to(dtype), 0.5, input_shape=size, guarantee="torus")
+        spectral_norm(module.to(dtype), 0.5, input_shape=size, guarantee="torus")
         assert module.weight.dtype == dtype
         assert 0.97 * 0.5 < dense_values(module, size)[0] <= 0.5
         module.weight.sum().backward()
@@ -131,13 +131,13 @@ class TestOperatorNorm:
 
     def test_assignment_state_and_removal(self):
         module, size = layer("square")
-        operator_norm(module, 0.5, input_shape=size)
+        spectral_norm(module, 0.5, input_shape=size)
         small = 0.01 * torch.randn(4, 4, 3, 3)
         with torch.no_grad():
             module.weight = small
         assert torch.equal(module.weight, small)
         other, _ = layer("square")
-        operator_norm(other, 0.5, input_shape=size).load_state_dict(module.state_dict())
+        spectral_norm(other, 0.5, input_shape=size).load_state_dict(module.state_dict())
         assert torch.equal(other.weight, small)
         parametrize.remove_parametrizations(module, "weight")
         assert torch.equal(module.weight, small)
@@ -145,13 +145,13 @@ class TestOperatorNorm:
 
     def test_a_stride_that_does_not_divide_is_held_on_the_next_larger_torus(self):
         module, _ = layer("strided")
-        operator_norm(module, 0.5, input_shape=(5, 5), guarantee="torus")
-        assert module.parametrizations.weight[0].use.geometry.input_shape == (6, 6)
+        spectral_norm(module, 0.5, input_shape=(5, 5), guarantee="torus")
+        assert module.parametrizations.weight[0].uses[0].geometry.input_shape == (6, 6)
         assert dense_values(module, (6, 6))[0] <= 0.5 * (1 + 1e-6)
 
     def test_a_clip_leaves_it_alone(self):
         module, size = layer("square")
-        model = nn.Sequential(operator_norm(module, 0.5, input_shape=size), nn.Conv2d(4, 4, 3))
+        model = nn.Sequential(spectral_norm(module, 0.5, input_shape=size), nn.Conv2d(4, 4, 3))
         clip = SpectralClip(model, 0.1, method="rescale", guarantee="any_size")
         clip.step()
         assert [record.status for record in clip.report()] == ["computed", "held"]
@@ -159,32 +159,99 @@ class TestOperatorNorm:
 
     def test_bad_input(self):
         with pytest.raises(InputError, match=r"^max_norm"):
-            operator_norm(nn.Conv2d(1, 1, 1), 0.0, input_shape=(3, 3))
+            spectral_norm(nn.Conv2d(1, 1, 1), 0.0, input_shape=(3, 3))
         with pytest.raises(InputError, match=r"^input_shape"):
-            operator_norm(nn.Conv2d(1, 1, 3), 1.0)
+            spectral_norm(nn.Conv2d(1, 1, 3), 1.0)
         with pytest.raises(GeometryError, match="must be a convolution or linear layer; got ReLU"):
-            operator_norm(nn.ReLU(), 1.0)
+            spectral_norm(nn.ReLU(), 1.0)
         for name in ("kernel", "bias"):
             with pytest.raises(InputError, match=r"^name "):
-                operator_norm(nn.Linear(2, 2), 1.0, name=name)
+                spectral_norm(nn.Linear(2, 2), 1.0, name=name)
         with pytest.raises(InputError, match=r"the weight of LazyConv2d.* has no shape yet"):
-            operator_norm(nn.LazyConv2d(2, 3), 1.0, input_shape=(5, 5))
+            spectral_norm(nn.LazyConv2d(2, 3), 1.0, input_shape=(5, 5))
         with pytest.raises(InputError, match=r"^guarantee"):
-            operator_norm(nn.Linear(2, 2), 1.0, guarantee="all")
-        module = operator_norm(nn.Linear(2, 2), 1.0)
-        with pytest.raises(InputError, match="weight of ParametrizedLinear already has OperatorNorm: remove"):
-            operator_norm(module, 0.5)
+            spectral_norm(nn.Linear(2, 2), 1.0, guarantee="all")
+        module = spectral_norm(nn.Linear(2, 2), 1.0)
+        with pytest.raises(InputError, match="weight of ParametrizedLinear already has SpectralNorm: remove"):
+            spectral_norm(module, 0.5)
 
     def test_another_size_is_said_once(self):
-        module = operator_norm(nn.Conv2d(2, 2, 3), 1.0, input_shape=(5, 6))
+        module = spectral_norm(nn.Conv2d(2, 2, 3), 1.0, input_shape=(5, 6))
         module(torch.zeros(1, 2, 5, 6))
-        with pytest.warns(UserWarning, match=r"runs at size \(7, 6\).* bounds it at input_shape=\(5, 6\)"):
+        with pytest.warns(
+            UserWarning, match=r"runs at size \(7, 6\).* bounds it at input_shape=\[\(5, 6\)\]"
+        ):
             module(torch.zeros(1, 2, 7, 6))
         copy.deepcopy(module)(torch.zeros(1, 2, 8, 8))
         parametrize.remove_parametrizations(module, "weight")
-        other = operator_norm(nn.Conv2d(2, 2, 3), 1.0, guarantee="any_size")
+        other = spectral_norm(nn.Conv2d(2, 2, 3), 1.0, guarantee="any_size")
         for one in (module, other):
             one(torch.zeros(1, 2, 9, 9))
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+
+class TestSpectralNormOfAllUses:
+    def test_several_sizes(self):
+        module = nn.Conv2d(3, 4, 3, padding=1)
+        spectral_norm(module, 0.5, input_shape=[(5, 6), (8, 8)])
+        sizes = [use.geometry.input_shape for use in module.parametrizations.weight[0].uses]
+        assert sizes == [(5, 6), (8, 8)]
+        for size in sizes:
+            assert dense_values(module, size, wrapped=False)[0] <= 0.5
+        module(torch.randn(1, 3, 5, 6))
+        module(torch.randn(1, 3, 8, 8)).sum().backward()
+        assert torch.isfinite(module.parametrizations.weight.original.grad).all()
+
+    def test_a_model_by_a_batch(self):
+        model = nn.Sequential(
+            nn.Conv2d(2, 3, 3, stride=2, padding=1),
+            nn.BatchNorm2d(3),
+            nn.ConvTranspose2d(3, 3, 3),
+            nn.Conv2d(3, 3, 3, padding=2, padding_mode="reflect"),
+            nn.Flatten(),
+            nn.Linear(3 * 7 * 8, 4),
+        )
+        assert spectral_norm(model, 0.5, input=torch.randn(2, 2, 6, 7)) is model
+        for index, size in ((0, (6, 7)), (2, (3, 4)), (3, (5, 6)), (5, (1,))):
+            assert dense_values(model[index], size, wrapped=False)[0] <= 0.5
+        assert model.training
+        model(torch.randn(2, 2, 6, 7))
+
+    def test_layers_that_share_a_weight(self):
+        first, second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=2, padding_mode="reflect")
+        second.weight = first.weight
+        model = spectral_norm(nn.Sequential(first, second), 0.5, input=torch.randn(1, 3, 5, 5))
+        assert first.parametrizations.weight.original is second.parametrizations.weight.original
+        torch.testing.assert_close(first.weight, second.weight)
+        assert dense_values(first, (5, 5), wrapped=False)[0] < 0.5
+        assert dense_values(second, (5, 5), wrapped=False)[0] <= 0.5
+        assert sorted(dict(model.named_parameters()))[:2] == ["0.bias", "0.parametrizations.weight.original"]
+
+    def test_what_cannot_be_bounded_is_refused(self):
+        with pytest.raises(InputError, match=r"layer '' computes something else"):
+            spectral_norm(Standardised(2, 2, 3), 1.0, input_shape=(5, 5))
+        with pytest.raises(InputError, match="layer '1' computes something else"):
+            spectral_norm(
+                nn.Sequential(nn.Conv2d(2, 2, 1), Standardised(2, 2, 3)), input=torch.randn(1, 2, 5, 5)
+            )
+        with pytest.raises(InputError, match=r"^input is needed for a model"):
+            spectral_norm(nn.Sequential(nn.Conv2d(2, 2, 1)))
+        unused = nn.ModuleDict({"used": nn.Conv2d(2, 2, 1), "unused": nn.Conv2d(2, 2, 1)})
+        unused.forward = lambda x: unused["used"](x)
+        with pytest.raises(InputError, match="layer 'unused' did not run"):
+            spectral_norm(unused, input=torch.randn(1, 2, 5, 5))
+        assert not hasattr(unused["used"], "parametrizations")
+
+    def test_a_setting_that_changes_is_warned_of_once(self):
+        module = spectral_norm(nn.Conv2d(2, 2, 3, stride=2), 1.0, input_shape=(7, 7))
+        module.stride = (1, 1)
+        with pytest.warns(UserWarning, match="register it again"):
+            module(torch.randn(1, 2, 7, 7))
+        module(torch.randn(1, 2, 7, 7))
 
 
 class TestOrthogonal:

@@ -2,18 +2,19 @@
 
 from ..models.modules import geometry_of, trace
 from .initialise import initialise_
-from .parametrizations import OperatorNorm, Orthogonal, operator_norm, orthogonal
-from .records import LayerRecord
+from .layer_record import LayerRecord
+from .orthogonal import Orthogonal, orthogonal
 from .spectral_clip import SpectralClip
+from .spectral_norm import SpectralNorm, spectral_norm
 
 __all__ = [
     "LayerRecord",
-    "OperatorNorm",
     "Orthogonal",
     "SpectralClip",
+    "SpectralNorm",
     "geometry_of",
     "initialise_",
-    "operator_norm",
     "orthogonal",
+    "spectral_norm",
     "trace",
 ]

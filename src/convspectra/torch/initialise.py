@@ -14,8 +14,8 @@ from ..constrain import Limits, Use
 from ..errors import InputError
 from ..guarantee import check_limit
 from ..projection import Guarantee
-from .layers import promised_geometry
 from .tensors import norm_of_tensor
+from .weight_uses import promised_geometry
 
 Start = Literal["delta_orthogonal", "scaled"]
 

@@ -17,7 +17,9 @@ from ..constrain import Use
 from ..errors import InputError
 from ..projection import Guarantee
 from . import sharing
-from .layers import (
+from .forward_hooks import Watch
+from .tensors import check_dtype, torus_of
+from .weight_uses import (
     Layer,
     Weight,
     batch_norm_scale,
@@ -25,8 +27,6 @@ from .layers import (
     promised_geometry,
     weights_of,
 )
-from .tensors import check_dtype, torus_of
-from .watching import Watch
 
 NOT_COMPARED = (
     "has a forward or hooks of its own, and no input showed what it computes (zeros, NaN, or too small "

@@ -14,11 +14,11 @@ from ..constrain.weight import Dual
 from ..errors import InputError, KernelError
 from ..guarantee import Guarantee
 from . import sharing
+from .forward_hooks import Watch
 from .jobs import NOT_COMPARED, Job, jobs_of, named, not_finite, refuse_promises, uses_of
-from .layers import MOST_SIZES, Status, Weight, find_layers, is_chosen, not_held, weights_of
-from .records import LayerRecord
+from .layer_record import LayerRecord
 from .tensors import TOLERANCE, constrain_tensor, cost_of, norm_of_tensor, torus_of
-from .watching import Watch
+from .weight_uses import MOST_SIZES, Status, Weight, find_layers, is_chosen, not_held, weights_of
 
 Log = Callable[[dict[str, float], int], object]
 

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from convspectra import penalties, published
 from convspectra.geometry import ConvGeometry
-from convspectra.torch import SpectralClip, operator_norm, trace
+from convspectra.torch import SpectralClip, spectral_norm, trace
 
 from .settings import Control
 
@@ -89,13 +89,13 @@ class Clipped(NoControl):
 
 
 class Parametrised(NoControl):
-    """`OperatorNorm` on each convolution: it acts in the forward pass."""
+    """`SpectralNorm` on each convolution: it acts in the forward pass."""
 
     def __init__(self, model: nn.Module, control: Control, image_shape: tuple[int, ...]) -> None:
         super().__init__()
         assert control.limit is not None
         for part, geometry in convolutions(model, image_shape).values():
-            operator_norm(part, control.limit, input_shape=geometry.input_shape, guarantee="torus")
+            spectral_norm(part, control.limit, input_shape=geometry.input_shape, guarantee="torus")
 
 
 class Penalised(NoControl):

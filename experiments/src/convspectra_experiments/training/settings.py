@@ -33,7 +33,7 @@ class Control:
 
     Attributes:
         method: `clip`, `project`, `rescale` and `reshaped` act every `every` steps, as `SpectralClip`;
-            `operator_norm` is the parametrisation `OperatorNorm`; `orthogonality` a penalty, `weight` times
+            `operator_norm` is the parametrisation `SpectralNorm`; `orthogonality` a penalty, `weight` times
             `sum (sigma^2 - 1)^2` over the number of singular values, averaged over layers; `parseval` a step
             of `parseval_retraction` after each step, and the scaling of its outputs; `max_gain` the scaling
             by the largest ratio in the batch, after each step.

@@ -69,7 +69,7 @@ def _computed(
             parts[main],
             shape,
             f"its weight is computed by a parametrization with the parts {listed}, and the file does not say "
-            "which: convspectra.torch.orthogonal, operator_norm or another; give module=",
+            "which: convspectra.torch.orthogonal, spectral_norm or another; give module=",
         )
     elif beside is None:
         yield Parameter(name, weight, f"{what}{detail}")

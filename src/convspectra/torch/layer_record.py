@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..projection import Guarantee
-from .layers import Status
+from .weight_uses import Status
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,16 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize
 
-from ..errors import InputError
+from ..errors import GeometryError, InputError
 from ..geometry import ConvGeometry
 from ..models import batch_norm
 from ..models.modules import geometry_of
 from ..projection import Guarantee
 from .comparing import Compared, is_stock
 from .sharing import own_part, whole
+from .tensors import check_dtype
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _WRAPPERS = (
@@ -329,3 +331,29 @@ def batch_norm_scale(norm: nn.Module) -> torch.Tensor | None:
     factor = None if gamma is None else whole(gamma).double().abs()
     scale: torch.Tensor = batch_norm.scale(factor, whole(variance).double(), float(norm.eps))  # type: ignore[arg-type]
     return scale
+
+
+def has_parametrization(module: nn.Module, name: str, kind: type[nn.Module]) -> bool:
+    """Whether a parameter has a parametrization of this kind."""
+    if not parametrize.is_parametrized(module, name):
+        return False
+    return any(isinstance(one, kind) for one in module.parametrizations[name])  # type: ignore[index]
+
+
+def check_parametrizable(module: nn.Module, name: str, kind: type[nn.Module]) -> None:
+    if not isinstance(module, (_ConvNd, nn.Linear)):
+        raise GeometryError(f"module must be a convolution or linear layer; got {type(module).__name__}")
+    found = getattr(module, name, None)
+    if isinstance(found, UninitializedParameter):
+        raise InputError(f"the {name} of {module} has no shape yet: run one forward pass first")
+    if not isinstance(found, torch.Tensor) or found.ndim < 2:
+        names = ", ".join(one for one, _ in module.named_parameters()) or "none"
+        raise InputError(
+            f"name must be that of a parameter of two or more axes; got {name!r}, and the module has {names}"
+        )
+    check_dtype(name, found)
+    if has_parametrization(module, name, kind):
+        raise InputError(
+            f"{name} of {type(module).__name__} already has {kind.__name__}: remove it first, by "
+            f"torch.nn.utils.parametrize.remove_parametrizations(module, {name!r})"
+        )

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from .comparing import Compared, code_of, is_stock
-from .layers import BATCH_NORMS, MOST_SIZES, Layer, SeenSizes, names_of, spatial_axes
+from .weight_uses import BATCH_NORMS, MOST_SIZES, Layer, SeenSizes, names_of, spatial_axes
 
 
 class Pairing:

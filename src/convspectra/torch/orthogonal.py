@@ -1,73 +1,14 @@
-"""Parametrizations for `torch.nn.utils.parametrize`: weights whose operator is bounded, or orthogonal.
-
-Unlike `SpectralClip` they are part of the model: the bound holds at every forward pass, and
-gradients pass through it.
-"""
+"""A parametrization for `torch.nn.utils.parametrize`: weights whose operator has all singular values 1."""
 
 from __future__ import annotations
-
-import warnings
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
-from ..constrain import Limits, Use
-from ..errors import GeometryError, InputError
-from ..geometry import ConvGeometry
-from ..guarantee import Guarantee
-from .layers import promised_geometry
-from .tensors import check_dtype, constrain_tensor
-
-
-class OperatorNorm(nn.Module):
-    """`W min(1, c / ||W||)`, with the operator norm of the layer: exact, in training and evaluation alike.
-
-    In place of `torch.nn.utils.parametrizations.spectral_norm`, which divides by an estimate of the reshaped
-    matrix's norm: the operator norm of a layer comes out up to the root of its number of taps times as large.
-    Here it is at most `c`, and a weight inside the ball is left as it is.
-
-    The norm is computed whenever the weight is asked for; `torch.nn.utils.parametrize.cached()` keeps it for
-    a block of code. Compiled graphs break there.
-
-    Arguments:
-        max_norm: the radius `c`, positive.
-        geometry: of the layer; see `operator_norm`, which reads it off the module.
-        guarantee: which operator's norm: `"torus"`, `"layer"` or `"any_size"`.
-
-    Raises:
-        InputError: max_norm is not positive and finite.
-        GeometryError, KernelError, InputError: when used, as `convspectra.rescale`.
-
-    Gradient: as `convspectra.rescale`; once differentiable.
-
-    >>> layer = operator_norm(nn.Conv1d(1, 1, 2, bias=False), max_norm=0.5, input_shape=(16,))
-    >>> with torch.no_grad():
-    ...     layer.weight = torch.tensor([[[1.0, -1.0]]])  # its norm is 2
-    >>> layer.weight.detach().numpy().round(3)
-    array([[[ 0.25, -0.25]]], dtype=float32)
-    """
-
-    def __init__(self, max_norm: float, geometry: ConvGeometry, guarantee: Guarantee = "layer") -> None:
-        super().__init__()
-        self.limits = Limits(max_norm, "rescale", guarantee)
-        self.use = Use(geometry)
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(weight.device.type, enabled=False):
-            inside: torch.Tensor = constrain_tensor(weight, [self.use], self.limits, measure=False).weight
-        return inside
-
-    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        """The weight itself: one inside the ball comes back as it was assigned."""
-        return weight
-
-    def extra_repr(self) -> str:
-        return f"max_norm={self.limits.max_norm}, guarantee={self.limits.guarantee!r}"
+from ..errors import GeometryError
+from .weight_uses import check_parametrizable
 
 
 class Orthogonal(nn.Module):
@@ -190,66 +131,6 @@ def _composed(basis: torch.Tensor, kernel: torch.Tensor, axis: int, *, later: bo
     return torch.cat([first, pad], axis) + torch.cat([pad, second], axis)
 
 
-def operator_norm(
-    module: nn.Module,
-    max_norm: float = 1.0,
-    *,
-    input_shape: tuple[int, ...] | None = None,
-    name: str = "weight",
-    guarantee: Guarantee = "layer",
-) -> nn.Module:
-    """Register `OperatorNorm` on a convolution or linear layer, in the way of torch's `spectral_norm`.
-
-    Arguments:
-        input_shape: the spatial sizes at which the layer runs; not needed for linear layers nor with
-            guarantee="any_size". With "torus" it is rounded up to a multiple of the stride.
-        name: of the parameter.
-
-    Returns:
-        The module. Its norm is at most `max_norm` from now on, until `remove_parametrizations` of
-        `torch.nn.utils.parametrize` makes the weight an ordinary one again.
-
-    Raises:
-        InputError: max_norm is not positive and finite.
-        InputError: another kind of module, no input_shape, a layer without this guarantee.
-    """
-    guarantee = Limits(max_norm, guarantee=guarantee).guarantee
-    _check_weight(module, name, OperatorNorm)
-    geometry = promised_geometry(module, input_shape, guarantee)
-    parametrize.register_parametrization(module, name, OperatorNorm(max_norm, geometry, guarantee))
-    if isinstance(module, _ConvNd) and guarantee != "any_size" and input_shape is not None:
-        module.register_forward_pre_hook(_OtherSizes(tuple(input_shape), name), with_kwargs=True)
-    return module
-
-
-class _OtherSizes:
-    """A forward pre-hook: warns once where a layer runs at another size than the one it is bounded at."""
-
-    def __init__(self, size: tuple[int, ...], name: str) -> None:
-        self.size, self.name, self.warned = size, name, False
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        if torch.compiler.is_compiling() or tracing or self.warned:
-            return
-        given = args[0] if args else kwargs["input"]
-        size = tuple(given.shape[-len(self.size) :])
-        if size != self.size and _has(module, self.name, OperatorNorm):
-            self.warned = True
-            warnings.warn(
-                f"{type(module).__name__} runs at size {size}, and operator_norm bounds it at input_shape="
-                f"{self.size}: give that size, or guarantee='any_size' (said once)",
-                stacklevel=3,
-            )
-
-
-def _has(module: nn.Module, name: str, kind: type[nn.Module]) -> bool:
-    """Whether a parameter has a parametrization of this kind."""
-    if not parametrize.is_parametrized(module, name):
-        return False
-    return any(isinstance(one, kind) for one in module.parametrizations[name])  # type: ignore[index]
-
-
 def orthogonal(module: nn.Module, *, name: str = "weight") -> nn.Module:
     """Register `Orthogonal` on a convolution or linear layer.
 
@@ -258,26 +139,7 @@ def orthogonal(module: nn.Module, *, name: str = "weight") -> nn.Module:
     Raises:
         GeometryError: another kind of module, or a stride that cannot be (see `Orthogonal`).
     """
-    _check_weight(module, name, Orthogonal)
+    check_parametrizable(module, name, Orthogonal)
     made = Orthogonal(module.groups, module.stride) if isinstance(module, _ConvNd) else Orthogonal()
     parametrize.register_parametrization(module, name, made)
     return module
-
-
-def _check_weight(module: nn.Module, name: str, kind: type[nn.Module]) -> None:
-    if not isinstance(module, (_ConvNd, nn.Linear)):
-        raise GeometryError(f"module must be a convolution or linear layer; got {type(module).__name__}")
-    found = getattr(module, name, None)
-    if isinstance(found, UninitializedParameter):
-        raise InputError(f"the {name} of {module} has no shape yet: run one forward pass first")
-    if not isinstance(found, torch.Tensor) or found.ndim < 2:
-        names = ", ".join(one for one, _ in module.named_parameters()) or "none"
-        raise InputError(
-            f"name must be that of a parameter of two or more axes; got {name!r}, and the module has {names}"
-        )
-    check_dtype(name, found)
-    if _has(module, name, kind):
-        raise InputError(
-            f"{name} of {type(module).__name__} already has {kind.__name__}: remove it first, by "
-            f"torch.nn.utils.parametrize.remove_parametrizations(module, {name!r})"
-        )

@@ -1,0 +1,235 @@
+"""A parametrization for `torch.nn.utils.parametrize`: weights whose operator norm is bounded.
+
+Unlike `SpectralClip` it is part of the model: the bound holds at every forward pass, and gradients pass
+through it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
+
+from ..constrain import Limits, Use
+from ..errors import InputError
+from ..geometry import ConvGeometry
+from ..guarantee import Guarantee
+from .comparing import is_stock
+from .forward_hooks import Watch
+from .jobs import named
+from .tensors import constrain_tensor
+from .weight_uses import (
+    Layer,
+    check_parametrizable,
+    has_geometry,
+    has_parametrization,
+    promised_geometries,
+    promised_geometry,
+)
+
+
+class SpectralNorm(nn.Module):
+    """`W min(1, c / ||W||)`, with the operator norm of the layer: exact, in training and evaluation alike.
+
+    In place of `torch.nn.utils.parametrizations.spectral_norm`, which divides by an estimate of the reshaped
+    matrix's norm: the operator norm of a layer comes out up to the root of its number of taps times as large.
+    Here it is at most `c`, and a weight inside the ball is left as it is.
+
+    The norm is computed whenever the weight is asked for; `torch.nn.utils.parametrize.cached()` keeps it for
+    a block of code. Compiled graphs break there; before an export, `remove_parametrizations`.
+
+    Arguments:
+        max_norm: the radius `c`, positive.
+        geometry: of the layer, or of all uses of its weight; see `spectral_norm`, which reads it off the
+            module.
+        guarantee: which operator's norm: `"layer"`, `"torus"` or `"any_size"`.
+
+    Raises:
+        InputError: max_norm is not positive and finite, an unknown guarantee.
+        GeometryError, KernelError, InputError: when used, as `convspectra.rescale`.
+
+    Gradient: as `convspectra.rescale`; once differentiable.
+
+    >>> layer = spectral_norm(nn.Conv1d(1, 1, 2, bias=False), max_norm=0.5, input_shape=(16,))
+    >>> with torch.no_grad():
+    ...     layer.weight = torch.tensor([[[1.0, -1.0]]])  # its norm is 2
+    >>> layer.weight.detach().numpy().round(3)
+    array([[[ 0.25, -0.25]]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        max_norm: float,
+        geometry: ConvGeometry | Sequence[ConvGeometry],
+        guarantee: Guarantee = "layer",
+    ) -> None:
+        super().__init__()
+        self.limits = Limits(max_norm, "rescale", guarantee)
+        self.uses = [Use(one) for one in ([geometry] if isinstance(geometry, ConvGeometry) else geometry)]
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            inside: torch.Tensor = constrain_tensor(weight, self.uses, self.limits, measure=False).weight
+        return inside
+
+    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight itself: one inside the ball comes back as it was assigned."""
+        return weight
+
+    def extra_repr(self) -> str:
+        return f"max_norm={self.limits.max_norm}, guarantee={self.limits.guarantee!r}"
+
+
+def spectral_norm(
+    module: nn.Module,
+    max_norm: float = 1.0,
+    *,
+    input_shape: tuple[int, ...] | Sequence[tuple[int, ...]] | None = None,
+    input: torch.Tensor | None = None,  # noqa: A002  # as the module calls it
+    name: str = "weight",
+    guarantee: Guarantee = "layer",
+) -> nn.Module:
+    """Register `SpectralNorm` on a layer, or on all layers of a model, in the way of torch's `spectral_norm`.
+
+    Arguments:
+        module: a convolution or linear layer; or a model, whose every such layer is bounded.
+        input_shape: of one layer, the spatial sizes at which it runs, or a list of several such; not needed
+            for linear layers nor with guarantee="any_size". With "torus" it is rounded up to a multiple of
+            the stride.
+        input: in its place, and for a model, a batch: one pass on it, in evaluation mode and without
+            gradients, shows the sizes of every layer.
+        name: of the parameter.
+
+    Returns:
+        The module. The norm of each layer is at most `max_norm` from now on, until `remove_parametrizations`
+        of `torch.nn.utils.parametrize` makes the weight an ordinary one again, or another parametrization is
+        registered on it. A weight that several layers share is bounded for all of them.
+
+    Raises:
+        InputError: max_norm is not positive and finite; another kind of module; no sizes; a layer without
+            this guarantee, that computes something else than its weight and geometry say, or that the pass
+            never ran.
+    """
+    guarantee = Limits(max_norm, guarantee=guarantee).guarantee
+    layers = _layers(module, name, input)
+    _learn_sizes(module, layers, input_shape, input, guarantee)
+    # In `_parameters`, because a weight that is computed is made anew whenever it is asked for.
+    keys = [id(layer.module._parameters.get(name, layer)) for layer in layers]
+    shared: dict[int, list[ConvGeometry]] = {}
+    for layer, key in zip(layers, keys, strict=True):
+        with named(layer.name):
+            geometries = promised_geometries(layer, guarantee)
+        known = shared.setdefault(key, [])
+        known.extend(geometry for geometry in geometries if geometry not in known)
+    for layer, key in zip(layers, keys, strict=True):
+        made = SpectralNorm(max_norm, shared[key], guarantee)
+        parametrize.register_parametrization(layer.module, name, made)
+        if isinstance(layer.module, _ConvNd):
+            sizes = layer.seen.sizes if layer.seen and guarantee != "any_size" else None
+            other = _OtherSizes(layer.module, sizes, name)
+            layer.module.register_forward_pre_hook(other, with_kwargs=True)
+    return module
+
+
+def _layers(module: nn.Module, name: str, given: torch.Tensor | None) -> list[Layer]:
+    named_parts = ((part, found) for found, part in module.named_modules())
+    parts: dict[nn.Module, str] = {
+        part: found for part, found in named_parts if isinstance(part, (_ConvNd, nn.Linear))
+    }
+    if module in parts or not parts:
+        parts = {module: ""}
+    for part in parts:
+        check_parametrizable(part, name, SpectralNorm)
+    return [Layer(found, part) for part, found in parts.items()]
+
+
+def _learn_sizes(
+    module: nn.Module,
+    layers: list[Layer],
+    input_shape: tuple[int, ...] | Sequence[tuple[int, ...]] | None,
+    given: torch.Tensor | None,
+    guarantee: Guarantee,
+) -> None:
+    """The sizes of each layer, and whether it computes what its weight and geometry say."""
+    watch = Watch(module, layers, pairs=False, sizes=True, own_padding=guarantee == "layer")
+    try:
+        if given is not None:
+            watch.observe(given)
+        elif layers[0].module is module:
+            _learn_given(layers[0], input_shape, guarantee, watch)
+        elif guarantee != "any_size":
+            raise InputError("input is needed for a model: a batch, whose pass shows the size of every layer")
+    finally:
+        watch.remove()
+    for layer in layers:
+        if layer.compared and layer.compared.differs:
+            raise InputError(
+                f"layer {layer.name!r} computes something else than its weight and geometry say, so that a "
+                "norm of these bounds nothing: take a module without a forward or hooks of its own"
+            )
+        if guarantee != "any_size" and not has_geometry(layer):
+            raise InputError(f"layer {layer.name!r} did not run on this input: give one on which it does")
+
+
+def _learn_given(
+    layer: Layer,
+    input_shape: tuple[int, ...] | Sequence[tuple[int, ...]] | None,
+    guarantee: Guarantee,
+    watch: Watch,
+) -> None:
+    module: Any = layer.module
+    if layer.seen is None:
+        return  # linear
+    given: Any = input_shape
+    several = isinstance(given, (list, tuple)) and any(isinstance(one, (list, tuple)) for one in given)
+    for size in given if several else [given]:
+        promised_geometry(module, size, guarantee)  # which says what is wrong with it
+        if size is not None:
+            layer.seen.sizes.append(tuple(size))
+            if not is_stock(module):
+                weight = module.weight
+                x = torch.randn(1, module.in_channels, *size, dtype=weight.dtype, device=weight.device)
+                watch.observe(x)
+
+
+class _OtherSizes:
+    """A forward pre-hook: warns once where a layer runs otherwise than it was when it was bounded.
+
+    Attributes:
+        sizes: at which it is bounded; None for all.
+    """
+
+    def __init__(self, module: nn.Module, sizes: list[tuple[int, ...]] | None, name: str) -> None:
+        self.sizes, self.name, self.warned = sizes, name, False
+        self.settings = module.extra_repr()
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        if torch.compiler.is_compiling() or tracing or self.warned:
+            return
+        given = args[0] if args else kwargs["input"]
+        if not has_parametrization(module, self.name, SpectralNorm) or not isinstance(given, torch.Tensor):
+            return
+        kind, now = type(module).__name__, module.extra_repr()
+        if now != self.settings:
+            self.warned = True
+            warnings.warn(
+                f"{kind}({now}) was ({self.settings}) when spectral_norm bounded it: remove the "
+                "parametrization and register it again (said once)",
+                stacklevel=3,
+            )
+        elif self.sizes is not None:
+            size = tuple(given.shape[-len(self.sizes[0]) :])
+            if size not in self.sizes:
+                self.warned = True
+                warnings.warn(
+                    f"{kind} runs at size {size}, and spectral_norm bounds it at input_shape={self.sizes}: "
+                    "give that size as well, or guarantee='any_size' (said once)",
+                    stacklevel=3,
+                )
