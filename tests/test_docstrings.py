@@ -17,8 +17,8 @@ NOT_YET = {
     ".models": ["Model"],
     ".torch": [
         "LayerRecord",
-        "OperatorNorm",
-        "OperatorNorm.right_inverse",
+        "SpectralNorm",
+        "SpectralNorm.right_inverse",
         "Orthogonal",
         "Orthogonal.right_inverse",
         "SpectralClip",
@@ -29,7 +29,7 @@ NOT_YET = {
         "SpectralClip.load_state_dict",
         "geometry_of",
         "initialise_",
-        "operator_norm",
+        "spectral_norm",
         "orthogonal",
     ],
 }
@@ -105,7 +105,7 @@ def test_public_names_have_one_entry_a_parameter(room):
     lacking = {name: list(faults(found)) for name, found in public(room)}
     not_yet = NOT_YET.get(room, [])
     assert {name: words for name, words in lacking.items() if words and name not in not_yet} == {}
-    assert [name for name in not_yet if not lacking[name]] == []
+    assert [name for name in not_yet if not lacking.get(name)] == []
 
 
 def test_faults_are_found():
