@@ -75,6 +75,7 @@ def check_writable(path: Path) -> None:
         folder = target if path.is_dir() else target.parent
         while not folder.exists():
             folder = folder.parent
+        _sweep(folder)
         with _partial(folder, target.name) as file:
             _drop(file)
 
