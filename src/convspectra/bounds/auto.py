@@ -25,11 +25,19 @@ from ..results import Bound
 from ..rounding import around, matrix_allowance, rounded_down, rounded_up
 from ..spectrum import spectrum_on, top_on
 from . import dense
+from .araujo2021 import araujo2021_of
 from .circulant_embedding import circulant_embedding_of
 from .copy_count import copy_count_of
+from .delattre2023 import delattre2023_of
+from .delattre2024 import delattre2024_of
+from .frobenius import frobenius_of
+from .grishina2024 import grishina2024_of
+from .holder import holder_of
 from .pfister2018 import pfister2018_of
+from .reshaped_kernel import reshaped_kernel_of
+from .singla2021 import singla2021_of
 from .tori import enclosing_tori
-from .wave_packet import enclosing_top, forward_of_top_group, packet
+from .wave_packet import enclosing_top, forward_of_top_group, packet, wave_packet_of
 
 NumpyArray = np.ndarray[Any, Any]
 
@@ -117,7 +125,9 @@ def operator_norm(
     if method != "auto":
         if not tolerance is seconds is start is None:
             raise InputError(f"tolerance, seconds and start are for method='auto'; method is {method!r}")
-        return _named(method)(kernel, geometry, compute=compute)
+        if method not in _METHODS:
+            raise InputError(f"method must be auto or one of {', '.join(_METHODS)}; got {method!r}")
+        return homogeneous(_METHODS[method], problem_of(kernel, geometry, compute))
     problem = problem_of(kernel, geometry, compute)
     return homogeneous(operator_norm_of, problem, tolerance, seconds, start)
 
@@ -164,14 +174,20 @@ def operator_norm_of(
     return search.bound(certified)
 
 
-def _named(method: str) -> Callable[..., Bound]:
-    from .. import bounds
-
-    names = [name for name in bounds.__all__ if name not in ("operator_norm", "tensor_norm_estimate")]
-    if method not in names:
-        raise InputError(f"method must be auto or one of {', '.join(names)}; got {method!r}")
-    found: Callable[..., Bound] = getattr(bounds, method)
-    return found
+_METHODS: dict[str, Callable[[Problem], Bound]] = {
+    "araujo2021": araujo2021_of,
+    "circulant_embedding": circulant_embedding_of,
+    "copy_count": copy_count_of,
+    "delattre2023": delattre2023_of,
+    "delattre2024": delattre2024_of,
+    "frobenius": frobenius_of,
+    "grishina2024": grishina2024_of,
+    "holder": holder_of,
+    "pfister2018": pfister2018_of,
+    "reshaped_kernel": reshaped_kernel_of,
+    "singla2021": singla2021_of,
+    "wave_packet": wave_packet_of,
+}
 
 
 def _certified(problem: Problem, copies: bool) -> Bound:
