@@ -3,7 +3,7 @@
 What the command line, training loops and parametrizations share; `file.py` does it to a model file.
 """
 
-from .limits import KEEPS_THE_LIMIT, Limits, Method
+from .limits import KEEPS_THE_LIMIT, Limits
 from .weight import Constrained, Precision, Use, constrain
 
-__all__ = ["KEEPS_THE_LIMIT", "Constrained", "Limits", "Method", "Precision", "Use", "constrain"]
+__all__ = ["KEEPS_THE_LIMIT", "Constrained", "Limits", "Precision", "Use", "constrain"]

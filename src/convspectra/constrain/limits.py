@@ -17,7 +17,7 @@ KEEPS_THE_LIMIT: tuple[Method, ...] = ("project", "clip", "rescale")
 class Limits:
     """What is asked of every weight.
 
-    Args:
+    Arguments:
         max_norm: the radius of the ball.
         method: `"project"` (near the nearest kernel in the ball), `"clip"` (singular values clipped once and
             cut back to the taps, then divided by what the norm still exceeds), `"rescale"` (divided by what
@@ -26,8 +26,8 @@ class Limits:
             the reshaped kernel, which bounds no operator.
         guarantee: which operator's norm: `"layer"`, as it runs; `"torus"`, with its boundary wrapped;
             `"any_size"`, as it pads, at every input size (also written `"any-size"`).
-        tolerance: of `"project"`, as there.
         fold_batch_norm: the layer together with the batch norm behind it, as that acts in evaluation.
+        tolerance: of `"project"`, as there.
 
     Raises:
         InputError: a number that is not positive and finite, an unknown method or guarantee.

@@ -47,15 +47,37 @@ class Use:
     guarantee: Guarantee | None = None
 
     def kernel(self, weight: Array) -> Array:
+        """The kernel that lies in a weight.
+
+        Arguments:
+            weight: of the shape in which it is kept.
+
+        Returns:
+            An array in the geometry's layout.
+        """
         return weight if self.location is None else self.location.kernel(weight)
 
     def operator(self, weight: Array) -> Array:
-        """The kernel as it acts, with the batch norm behind it."""
+        """The kernel as it acts, with the batch norm behind it.
+
+        Arguments:
+            weight: of the shape in which it is kept.
+
+        Returns:
+            An array in the geometry's layout.
+        """
         kernel = self.kernel(weight)
         return kernel if self.scale is None else kernel * self.factors(kernel)
 
     def factors(self, kernel: Array) -> Array:
-        """What the batch norm multiplies each entry by; broadcasts to the kernel."""
+        """What the batch norm multiplies each entry by.
+
+        Arguments:
+            kernel: in the geometry's layout.
+
+        Returns:
+            An array that broadcasts to the kernel.
+        """
         if self.scale is None:
             return namespace(kernel).ones_like(kernel)
         axes = self.geometry.kernel_axes
@@ -64,6 +86,14 @@ class Use:
         return like(np.transpose(found, np.argsort(axes)), kernel, kernel.dtype)
 
     def weight(self, kernel: Array) -> Array:
+        """The weight that makes a kernel.
+
+        Arguments:
+            kernel: in the geometry's layout.
+
+        Returns:
+            An array of the shape in which the weight is kept.
+        """
         return kernel if self.location is None else self.location.weight(kernel)
 
 
@@ -90,7 +120,8 @@ class Constrained:
 
     Attributes:
         weight: of the given one's shape and type.
-        norms_before, norms: one for each use; None where nobody asked.
+        norms_before: of the given weight, one for each use; None where nobody asked.
+        norms: of this one.
         moved: the use that it was moved for first.
         gap: as `Projection.gap`, for this use, of the weight as it is here; None where nothing is proven.
         iterations: sweeps of decompositions.
@@ -122,12 +153,14 @@ def constrain(
     once; what is above the limit after that, or by rounding, is scaled off. Output channels that a batch norm
     scales by 0 stay as they are.
 
-    Args:
+    Arguments:
         weight: a kernel, or what the uses' locations make kernels of; computed with in its own type.
         uses: at least one.
+        limits: what is asked.
         precision: what the weight will be rounded to; None for its own type.
         dual: `Constrained.dual` of an earlier call; not used where another size is moved first.
         measure: also compute norms that the method does not need.
+        compute: how; see `Compute`.
 
     Returns:
         `Constrained`. Methods of `KEEPS_THE_LIMIT` leave every norm at most `limits.max_norm`, in exact

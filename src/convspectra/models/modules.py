@@ -39,6 +39,9 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...]) -> ConvGeometry
         module: Conv1d/2d/3d, ConvTranspose1d/2d/3d, or Linear (whose input size is one point).
         input_shape: sizes only, one an axis.
 
+    Returns:
+        `ConvGeometry`, as the layer runs.
+
     Raises:
         GeometryError: another kind of module.
     """

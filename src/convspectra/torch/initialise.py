@@ -42,6 +42,8 @@ def initialise_(
     Arguments:
         module: a convolution or linear layer, or a model that holds some (with `delta_orthogonal`). Biases
             are left as they are.
+        norm: the operator norm to have, positive.
+        method: `"delta_orthogonal"` or `"scaled"`.
         input_shape: for `scaled` only: as of `operator_norm`.
         guarantee: for `scaled` only: which operator's norm; with `layer` and `any_size` it is at most `norm`.
         generator: for the random matrices.
@@ -54,16 +56,19 @@ def initialise_(
         InputError: no layer; a weight that is computed from others, half precision with `delta_orthogonal`,
             a zero weight to scale, no input_shape, or `scaled` for more than one layer.
 
-    Not guaranteed: `delta_orthogonal` singular values at the border of a layer that pads less than its tap
-    reaches.
+    Notes:
+        Not guaranteed: `delta_orthogonal` singular values at the border of a layer that pads less than its
+        tap reaches.
 
-    Reference: Xiao, Bahri, Sohl-Dickstein, Schoenholz and Pennington (2018), Algorithm 1; Saxe, McClelland
-    and Ganguli (2014).
+    References:
+        Xiao, Bahri, Sohl-Dickstein, Schoenholz and Pennington (2018), Algorithm 1; Saxe, McClelland and
+        Ganguli (2014).
 
-    >>> layer = initialise_(nn.Conv2d(4, 4, 3, padding=1, bias=False), norm=2.0)
-    >>> x = torch.randn(1, 4, 8, 8)
-    >>> bool(torch.isclose(layer(x).norm(), 2 * x.norm()))
-    True
+    Examples:
+        >>> layer = initialise_(nn.Conv2d(4, 4, 3, padding=1, bias=False), norm=2.0)
+        >>> x = torch.randn(1, 4, 8, 8)
+        >>> bool(torch.isclose(layer(x).norm(), 2 * x.norm()))
+        True
     """
     target = check_limit("norm", norm)
     if method not in get_args(Start):

@@ -19,15 +19,17 @@ class LayerRecord:
             `"never run"`; `"not compared"`, as other code than PyTorch's own runs (a forward or hooks of its
             own) and no input showed what it computes; `"computes something else"` than weight and geometry
             say, as a forward pass showed; `"replaced"` by another module; `"added later"`, a module that
-            came after; `"quantised"`;
-            `"no layer"`, a parameter of two or more axes that belongs to no convolution or linear layer (of
-            raw functional calls, attention, recurrent layers, embeddings).
+            came after; `"quantised"`; `"no layer"`, a parameter of two or more axes that belongs to no
+            convolution or linear layer (of raw functional calls, attention, recurrent layers, embeddings).
+        guarantee: which operator's norm.
+        max_norm: the limit.
         input_shapes: the spatial sizes at which its layers ran, in the order of their coming.
         tori: the torus that the promise is held on, one for each; of a transposed layer its output's.
         batch_norms: those whose scaling is taken into account.
         norm: the largest operator norm of all its uses, of the weight as it is now; proven for what
             `guarantee` names. None if it never ran.
-        norm_before, norm_after: at the last action, where they were computed (see `SpectralClip`).
+        norm_before: before the last action, where it was computed (see `SpectralClip`).
+        norm_after: after it, where it is known.
         gap: as `Projection.gap` at the last action.
     """
 

@@ -33,13 +33,15 @@ class Orthogonal(nn.Module):
         GeometryError: when used, for a stride beyond 1 and more rows than columns in a group (the weight's
             first two axes).
 
-    Not guaranteed: to reach every orthogonal convolution; in more than one dimension there are others. With
-    one channel (depthwise) there are only shifts with a sign, and nothing is left to learn. A derivative
-    where a tap of the unconstrained weight has dependent columns: it is taken as zero there. That a weight
-    assigned to the layer is what comes out: it only sets the unconstrained one.
+    Notes:
+        Not guaranteed: to reach every orthogonal convolution; in more than one dimension there are others.
+        With one channel (depthwise) there are only shifts with a sign, and nothing is left to learn. A
+        derivative where a tap of the unconstrained weight has dependent columns: it is taken as zero there.
+        That a weight assigned to the layer is what comes out: it only sets the unconstrained one.
 
-    Reference: Xiao, Bahri, Sohl-Dickstein, Schoenholz and Pennington (2018), Section 3; Li, Haque, Anil,
-    Lucas, Grosse and Jacobsen (2019), Algorithm 1.
+    References:
+        Xiao, Bahri, Sohl-Dickstein, Schoenholz and Pennington (2018), Section 3; Li, Haque, Anil, Lucas,
+        Grosse and Jacobsen (2019), Algorithm 1.
     """
 
     def __init__(self, groups: int = 1, stride: tuple[int, ...] = (1,)) -> None:
@@ -63,9 +65,14 @@ class Orthogonal(nn.Module):
             return torch.reshape(made, weight.shape).to(weight.dtype)
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        """The weight itself, but for taps of dependent columns, such as zero: what is made of these.
+        """What is kept for an assigned weight.
 
-        The kernel is the same, and it has a derivative there.
+        Arguments:
+            weight: as it was assigned.
+
+        Returns:
+            It, but for taps of dependent columns, such as zero: what is made of these. The kernel is the
+            same, and it has a derivative there.
         """
         rows, columns = weight.shape[0] // self.groups, weight.shape[1]
         wide = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
@@ -135,6 +142,13 @@ def orthogonal(module: nn.Module, *, name: str = "weight") -> nn.Module:
     """Register `Orthogonal` on a convolution or linear layer.
 
     The weight becomes orthogonal at once, and another one than it was.
+
+    Arguments:
+        module: a convolution or linear layer.
+        name: of the parameter.
+
+    Returns:
+        The module.
 
     Raises:
         GeometryError: another kind of module, or a stride that cannot be (see `Orthogonal`).

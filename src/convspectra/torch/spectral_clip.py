@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..constrain import Constrained, Limits, Method
+from ..constrain import Constrained, Limits
+from ..constrain.limits import Method
 from ..constrain.weight import Dual
 from ..errors import InputError, KernelError
 from ..guarantee import Guarantee
@@ -63,7 +64,8 @@ class SpectralClip:
         guarantee: which operator's norm. `"layer"`: as it pads, whatever it pads with, at each size seen.
             `"torus"`: with its boundary wrapped, at each size seen, rounded up to a multiple of the stride
             (`LayerRecord.tori`). `"any_size"`: as it pads, at every size; needs no forward pass.
-        include, exclude: names of layers, or patterns as of `fnmatch`; one or several.
+        include: names of layers, or patterns as of `fnmatch`; one or several.
+        exclude: of those, names or patterns of layers that are left alone.
         fold_batch_norm: bound each layer together with the batch norm that follows it, as it acts in
             evaluation: rows times `gamma / sqrt(running_var + eps)`. Rows of scale zero are left alone. Which
             follows which is learnt until the first action.
@@ -78,9 +80,11 @@ class SpectralClip:
             that matches none, FSDP1, a layer without this guarantee: `"torus"` says nothing about padding
             by reflection or replication.
 
-    Not guaranteed: norms between actions. At a size first seen after an action, before the next.
+    Notes:
+        Not guaranteed: norms between actions. At a size first seen after an action, before the next.
 
-    Reference: Sedghi, Gupta and Long (2019), Section 3.
+    References:
+        Sedghi, Gupta and Long (2019), Section 3.
     """
 
     def __init__(
@@ -123,7 +127,10 @@ class SpectralClip:
         self.step()
 
     def step(self) -> bool:
-        """Count one optimizer step, and act if it is an `every`-th one; whether it acted.
+        """Count one optimizer step, and act if it is an `every`-th one.
+
+        Returns:
+            Whether it acted.
 
         Raises:
             InputError: as `act`; then nothing is counted.
@@ -144,9 +151,13 @@ class SpectralClip:
         self._act(self.steps)
 
     def observe(self, *args: Any, **kwargs: Any) -> None:
-        """Learn from one pass of the model on these arguments: in evaluation mode, no gradients.
+        """Learn from one pass of the model: in evaluation mode, no gradients.
 
         Only needed where the model runs compiled, and was compiled after this object was made.
+
+        Arguments:
+            *args: what the model takes.
+            **kwargs: what the model takes by name.
         """
         self._watch.observe(*args, **kwargs)
 
@@ -155,9 +166,11 @@ class SpectralClip:
         self._watch.remove()
 
     def report(self) -> list[LayerRecord]:
-        """A record for each weight, of its norm now (which is computed here).
+        """What is known of every weight now; norms are computed here.
 
-        Then one for whatever else of the model may be an operator, and is not held: see `LayerRecord.status`.
+        Returns:
+            A record for each weight, then one for whatever else of the model may be an operator, and is not
+            held: see `LayerRecord.status`.
         """
         self._look_again()
         records = [self._record(weight) for weight in weights_of(self.layers, self.limits.guarantee)]
@@ -168,7 +181,11 @@ class SpectralClip:
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a run that is stopped needs to go on as if it had not been: count, sizes, warm starts."""
+        """What a run that is stopped needs to be resumed bit for bit.
+
+        Returns:
+            Count, sizes, pairs of layers and batch norms, warm starts; by name, of plain types and tensors.
+        """
         return {
             "steps": self.steps,
             "method": self.limits.method,
@@ -179,7 +196,10 @@ class SpectralClip:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned.
+        """Resume from what `state_dict` returned.
+
+        Arguments:
+            state: of a `SpectralClip` of the same model, include and exclude.
 
         Raises:
             InputError: it is of no `SpectralClip`, or of one with other layers.

@@ -53,13 +53,15 @@ class SpectralNorm(nn.Module):
         InputError: max_norm is not positive and finite, an unknown guarantee.
         GeometryError, KernelError, InputError: when used, as `convspectra.rescale`.
 
-    Gradient: as `convspectra.rescale`; once differentiable.
+    Notes:
+        The gradient is that of `convspectra.rescale`; once differentiable.
 
-    >>> layer = spectral_norm(nn.Conv1d(1, 1, 2, bias=False), max_norm=0.5, input_shape=(16,))
-    >>> with torch.no_grad():
-    ...     layer.weight = torch.tensor([[[1.0, -1.0]]])  # its norm is 2
-    >>> layer.weight.detach().numpy().round(3)
-    array([[[ 0.25, -0.25]]], dtype=float32)
+    Examples:
+        >>> layer = spectral_norm(nn.Conv1d(1, 1, 2, bias=False), max_norm=0.5, input_shape=(16,))
+        >>> with torch.no_grad():
+        ...     layer.weight = torch.tensor([[[1.0, -1.0]]])  # its norm is 2
+        >>> layer.weight.detach().numpy().round(3)
+        array([[[ 0.25, -0.25]]], dtype=float32)
     """
 
     def __init__(
@@ -79,7 +81,14 @@ class SpectralNorm(nn.Module):
         return inside
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        """The weight itself: one inside the ball comes back as it was assigned."""
+        """What is kept for an assigned weight: the weight itself.
+
+        Arguments:
+            weight: as it was assigned.
+
+        Returns:
+            It, so that a weight inside the ball comes back as it was assigned.
+        """
         return weight
 
     def extra_repr(self) -> str:
@@ -99,12 +108,15 @@ def spectral_norm(
 
     Arguments:
         module: a convolution or linear layer; or a model, whose every such layer is bounded.
+        max_norm: the radius of the ball, positive.
         input_shape: of one layer, the spatial sizes at which it runs, or a list of several such; not needed
             for linear layers nor with guarantee="any_size". With "torus" it is rounded up to a multiple of
             the stride.
         input: in its place, and for a model, a batch: one pass on it, in evaluation mode and without
             gradients, shows the sizes of every layer.
         name: of the parameter.
+        guarantee: which operator's norm: `"layer"` as it pads, `"torus"` with its boundary wrapped, or
+            `"any_size"`, as it pads at every input size.
 
     Returns:
         The module. The norm of each layer is at most `max_norm` from now on, until `remove_parametrizations`
