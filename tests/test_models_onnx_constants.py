@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -538,3 +540,22 @@ def test_an_operator_of_a_domain_that_is_not_imported_is_named(domain, tmp_path)
     assert (layer.geometry, layer.reason) == (None, "input size unknown in the graph: give --input-shape")
     report = lipschitz(read_graph(path))
     assert report.refused == {"y": f"depends on {domain}::Odd 'odd': an operator from outside of ONNX"}
+
+
+@pytest.mark.parametrize("operator", ["GlobalAveragePool", "Resize"])
+def test_matrices_of_huge_axes_are_not_made(operator, tmp_path):
+    amounts = {"GlobalAveragePool": ("p", [0, 0, 2**31, 0, 0, 0, 0, 0]), "Resize": ("s", [1, 3, 2**30, 5])}
+    name, values = amounts[operator]
+    nodes = {
+        "GlobalAveragePool": [node("Pad", ["x", "p"], "a"), node("GlobalAveragePool", ["a"])],
+        "Resize": [node("Resize", ["x", "", "", "s"], mode="linear")],
+    }[operator]
+    path = save(tmp_path / "m.onnx", nodes, [constant(name, values, np.int64)])
+    tracemalloc.start()
+    try:
+        read_model(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**28
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(InputError, match=r"more than|for one axis"):
+        lipschitz(read_graph(path))

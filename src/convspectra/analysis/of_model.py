@@ -92,7 +92,7 @@ def analyze(
     solvers = compute.executor or ThreadPoolExecutor(available_cores())
     shared = replace(compute, executor=solvers)
     largest = max((cost.memory for index, cost in enumerate(costs) if index not in refused), default=1)
-    together = max(1, min(available_cores(), int(MEMORY // largest)))
+    together = max(1, min(available_cores(), int(MEMORY // max(largest, 1))))
     waiting = ThreadPoolExecutor(together)
     with single_threaded_blas(), _telling_of_kept(layers, compute, resume):
         try:

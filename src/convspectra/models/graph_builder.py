@@ -229,7 +229,7 @@ class Builder:
         return None
 
 
-def _zeros(rows: int, columns: int) -> Array:
+def axis_matrix(rows: int, columns: int) -> Array:
     """A matrix to fill in, of one axis.
 
     Raises:
@@ -248,7 +248,7 @@ def average_matrix(
     `end` None: by the points of the input that a window covers. Else: by all that it covers from `-before` up
     to `end`, padding counted.
     """
-    matrix = _zeros(outputs, size)
+    matrix = axis_matrix(outputs, size)
     for row in range(outputs):
         taps = row * stride - before + dilation * np.arange(window)
         inside = taps[(taps >= 0) & (taps < size)]
@@ -259,7 +259,7 @@ def average_matrix(
 
 def interpolation_matrix(size: int, positions: Array) -> Array:
     """Linear interpolation at positions in points of the input, beyond its ends their value."""
-    matrix = _zeros(len(positions), size)
+    matrix = axis_matrix(len(positions), size)
     at = np.clip(positions, 0, size - 1)
     low = np.floor(at).astype(int)
     high, rows = np.minimum(low + 1, size - 1), np.arange(len(at))
@@ -280,4 +280,6 @@ def pool_outputs(size: int, reach: int, stride: int, pads: tuple[int, int], ceil
 def reduction(shape: Shape, axes: Sequence[int], mean: bool) -> AxisMatrices:
     """A mean or a sum over axes, which stay with size 1."""
     found = {axis % len(shape): shape[axis % len(shape)] for axis in axes}
-    return AxisMatrices({axis: np.full((1, size), 1 / size if mean else 1.0) for axis, size in found.items()})
+    return AxisMatrices(
+        {axis: axis_matrix(1, size) + (1 / size if mean else 1.0) for axis, size in found.items()}
+    )

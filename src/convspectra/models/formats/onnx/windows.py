@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ...graph_builder import (
-    LARGEST,
     UnsupportedError,
     average_matrix,
     interpolation_matrix,
@@ -19,6 +18,9 @@ from ...graph_builder import (
 from ...operations import Array, AxisMatrices, MaxPool, Move, positions_in
 from .conv_geometry import PAD_MODES, auto_pads, pad_pairs
 from .step import Step
+
+_LONGEST = 2**24
+"""More points than any network has along one axis."""
 
 
 def pool(step: Step) -> None:
@@ -118,8 +120,8 @@ def resize(step: Step) -> None:
         scale = float(scales[axis]) if scales is not None else int(sizes[axis]) / n
         outputs = int(sizes[axis]) if sizes is not None else math.floor(n * scale + 1e-9)
         if (outputs, scale) != (n, 1.0):
-            if not 0 <= outputs <= LARGEST:
-                raise UnsupportedError(f"it makes a tensor of more than {LARGEST} entries")
+            if not 0 <= outputs <= _LONGEST:
+                raise UnsupportedError(f"it makes an axis of more than {_LONGEST} entries")
             positions[axis] = _coordinates(rule, np.arange(outputs), scale, n, outputs)
     if found.get("antialias", 0) or found.get("exclude_outside", 0):
         raise UnsupportedError("resizing with antialias or exclude_outside")

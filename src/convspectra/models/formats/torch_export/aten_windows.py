@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ...graph_builder import UnsupportedError, average_matrix, interpolation_matrix, pool_outputs, reduction
+from ...graph_builder import (
+    UnsupportedError,
+    average_matrix,
+    axis_matrix,
+    interpolation_matrix,
+    pool_outputs,
+    reduction,
+)
 from ...operations import AxisMatrices, MaxPool, Move, positions_in
 from .aten_step import Parts, Step, spread
 
@@ -52,7 +59,7 @@ def adaptive(step: Step) -> Parts:
         return [step.emit(MaxPool(window, window, ones, (0,) * len(size), tuple(wanted)))]
     matrices = {}
     for axis, (n, m) in enumerate(zip(size, wanted, strict=True), 2):
-        matrix = np.zeros((m, n))
+        matrix = axis_matrix(m, n)
         for row in range(m):
             first, last = row * n // m, -(-(row + 1) * n // m)
             matrix[row, first:last] = 1 / (last - first)
