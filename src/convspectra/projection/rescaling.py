@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .. import functions
-from .._compat import Array, is_concrete, is_tracked, namespace, untracked
+from .._compat import Array, is_concrete, is_tracked, like, namespace, untracked
 from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
 from ..guarantee import Guarantee, check_limit, target_of
@@ -65,7 +67,9 @@ def rescale(
     eps = float(xp.finfo(norm.dtype).eps)
     # At the limit the derivative is that of the inside, wherever rounding put the norm.
     over = norm > limit * (1 + 64 * eps)
-    factor = xp.where(over, limit / xp.where(over, norm, 1 + norm), 1 + 0 * norm)
+    # An array: PyTorch takes a number over an array for the number times the reciprocal, which may overflow.
+    edge = like(np.asarray(min(limit, float(xp.finfo(norm.dtype).max))), norm, norm.dtype)
+    factor = xp.where(over, edge / xp.where(over, norm, 1 + norm), 1 + 0 * norm)
     # What the norm may be off by, and as much again for rounding of the entries: no second norm is needed.
     error = 2 * target.factor * target.problem.norm_error(before / target.factor)
     if is_concrete(norm) and not (one_pass and float(error) <= _DECISIVE * float(before)):
