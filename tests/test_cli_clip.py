@@ -264,6 +264,8 @@ def test_weights_without_geometry(tmp_path):
     assert kept.returncode == 0
     (layer,) = json.loads((tmp_path / "a.json").read_text())["layers"]
     assert layer["guarantee"] == "any_size"
+    shown = convspectra(*arguments, "a.safetensors", "--overwrite", cwd=tmp_path).stdout
+    assert "norm: a proven upper bound for every input size" in shown
     assert layer["note"].startswith("held for every stride")
     result = convspectra(
         *arguments, "b.safetensors", "--input-shape", "4,8,8", "--json", "r.json", cwd=tmp_path

@@ -50,14 +50,15 @@ FoldBatchNorm = Annotated[
 def one_of(words: Any, name: str, description: str) -> Any:
     """An option whose values are those of a `Literal`, with hyphens or underscores."""
 
-    def parse(text: str) -> str:
-        word = str(text).replace("-", "_")
+    def word_of(text: str) -> str:
+        word = text.replace("-", "_")
         if word not in get_args(words):
             raise InputError(f"{name} must be one of {', '.join(shown)}; got {text!r}")
         return word
 
     shown = [word.replace("_", "-") for word in get_args(words)]
-    return typer.Option(name, parser=parse, metavar="|".join(shown), help=description)
+    # A callback, as what a parser raises becomes several lines.
+    return typer.Option(name, parser=str, callback=word_of, metavar="|".join(shown), help=description)
 
 
 Dtype = Annotated[
