@@ -23,6 +23,9 @@ from ..models.operations import (
 )
 from .constants import constant
 
+_LONGEST_CHAIN = 32
+"""Nodes that are walked back to a scale: each asks, and a network has tens of thousands."""
+
 
 @dataclass
 class Scales:
@@ -66,7 +69,7 @@ class Scales:
     def _scale_in_front(self, node: Node) -> tuple[Array, float, float] | None:
         """S as the node's input has it, c, and the bound of x."""
         chain: list[Node] = []
-        while True:
+        while len(chain) <= _LONGEST_CHAIN:
             name = chain[-1].inputs[0] if chain else node.inputs[0]
             before = self.producers.get(name)
             if before is None:
@@ -80,6 +83,8 @@ class Scales:
             if not _by_channel(before.operation):
                 return None
             chain.append(before)
+        else:
+            return None
         factor, moved = 1.0, False
         if _along(scale, 1, self.shapes[name]) is None:
             return None

@@ -20,6 +20,7 @@ from ...records import Unread
 from ..pytorch.reader import as_array, require_torch
 from ..safetensors.reader import digest
 from . import archive, aten
+from .aten_layers import layer_of
 from .aten_step import Step, Tensor
 from .parts import check_parts
 
@@ -232,7 +233,7 @@ class _Reader:
                 if getattr(node.target, "namespace", "") != "aten":
                     raise UnsupportedError("an operator from outside of PyTorch's own")
                 found = self.arguments(node)
-                layer = aten.layer_of(word, found, self.builder, self.label_of(node))
+                layer = layer_of(word, found, self.builder, self.label_of(node))
                 written = self.write(node, found)
                 if not any(one in self.builder.dependent for one in reads):
                     self.fold(node, key, word, found)

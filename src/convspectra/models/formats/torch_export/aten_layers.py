@@ -1,0 +1,73 @@
+"""Which nodes of an exported program are layers, and what is known of each by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ....errors import GeometryError
+from ....geometry import ConvGeometry
+from ...graph_builder import Builder
+from ...operations import Array, StoredLayer, complete
+from ...records import ConvLayer, Unread
+from ...weights import linear
+from .aten_step import spread
+
+CONVOLUTIONS = ("convolution", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)))
+
+
+def layer_of(word: str, found: dict[str, Any], builder: Builder, name: str) -> StoredLayer | Unread | None:
+    """The layer that a node is; what is one and has weights that are computed; None for everything else."""
+    if word in CONVOLUTIONS or word == "linear":
+        weight, data = found["weight"], found["input"]
+    elif word in ("matmul", "mm", "addmm"):
+        first, second = ("mat1", "mat2") if word == "addmm" else ("self", "mat2" if word == "mm" else "other")
+        weight, data = found[second], found[first]
+        if builder.depends(data) == builder.depends(weight):
+            return None
+        if builder.depends(weight):
+            weight, data = data, weight
+    else:
+        return None
+    if builder.depends(weight):
+        return Unread(f"{word} {name}", None, "its weights are computed at run time")
+    kernel = builder.constants[weight]
+    if word in CONVOLUTIONS:
+        return StoredLayer(_convolution_layer(word, found, builder, name, kernel), weight)
+    if kernel.ndim != 2:
+        return None
+    transposed = word != "linear" and data == found.get("self" if word != "addmm" else "mat1")
+    return StoredLayer(linear(name, kernel.T if transposed else kernel, "graph"), weight)
+
+
+def _convolution_layer(
+    word: str, found: dict[str, Any], builder: Builder, name: str, kernel: Array
+) -> ConvLayer:
+    axes = kernel.ndim - 2
+    transposed = bool(found.get("transposed", "transpose" in word))
+    geometry, reason = None, ""
+    size = builder.shapes.get(found["input"], ())[-axes:]
+    padding = found["padding"]
+    pads: Any = padding if isinstance(padding, str) else spread(padding, axes)
+    try:
+        if len(size) != axes or None in size:
+            raise GeometryError(f"input size {size} is dynamic in the program: export it with fixed sizes")
+        geometry = ConvGeometry(
+            complete(size),
+            stride=spread(found["stride"], axes),
+            dilation=spread(found["dilation"], axes),
+            groups=found["groups"],
+            transposed=transposed,
+            padding=pads,
+            output_padding=spread(found.get("output_padding", 0), axes) if transposed else 0,
+        )
+    except GeometryError as error:
+        reason = str(error)
+    return ConvLayer(
+        name=name,
+        kind=f"conv{'_transpose' if transposed else ''}{axes}d",
+        kernel=kernel,
+        layout=("IO" if transposed else "OI") + "DHW"[-axes:],
+        geometry=geometry,
+        source="graph",
+        reason=reason,
+    )
