@@ -73,7 +73,8 @@ def rescale(
     # What the norm may be off by, and as much again for rounding of the entries: no second norm is needed.
     error = 2 * target.factor * target.problem.norm_error(before / target.factor)
     if is_concrete(norm) and not (one_pass and float(error) <= _DECISIVE * float(before)):
-        inside, after = target.moved(target.kernel * factor).inside(limit)
+        start = target.moved(target.kernel * factor) if is_tracked(target.kernel) else target
+        inside, after = start.inside(limit)
         return inside.projection(target, norm=after)
     rest = limit * (1 - 64 * eps) / ((before + error) * untracked(factor))
     factor = factor * xp.where(rest < 1, rest, 1 + 0 * rest)
