@@ -184,7 +184,7 @@ def test_modules_with_complex_weights():
     module = torch.nn.Conv1d(2, 2, 3, padding=1, dtype=torch.complex64)
     for function in (
         lambda: ct.orthogonal(module),
-        lambda: ct.operator_norm(module, 1.0, input_shape=(4,)),
+        lambda: ct.spectral_norm(module, 1.0, input_shape=(4,)),
         lambda: ct.initialise_(module, method="scaled", input_shape=(4,)),
         lambda: ct.trace(torch.nn.Sequential(module), (2, 4)),
         lambda: ct.SpectralClip(torch.nn.Sequential(module), 1.0, guarantee="any_size").act(),

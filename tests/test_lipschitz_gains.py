@@ -232,7 +232,7 @@ def test_text_and_json():
     lipschitz_text.render(report, console)
     shown = console.file.getvalue()
     assert "at 4 inputs: " in shown
-    assert "In parts of R_A ||X||_F / n, at least as far from 0: least " in shown
+    assert "Relative to R_A ||X||_F / n, at least as far from 0: least " in shown
     assert "Gains of 2 layers at 4 given points" in shown
 
 

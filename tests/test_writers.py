@@ -498,7 +498,7 @@ def test_open_sizes_are_held_for_every_geometry_and_that_is_said(tmp_path):
     nodes = [node("Conv", ["x", "w"], group=4, pads=[1] * 4)]
     path = save(tmp_path / "m.onnx", nodes, [tensor("w", (4, 1, 3, 3))], [1, 4, "h", "w"])
     (layer,) = clipped(path, 1.0).layers
-    assert "--input-shape" in layer.note
+    assert "input_shape" in layer.note
     assert largest_norms(tmp_path / "clipped.onnx", input_shape=(4, 8, 8))[2] <= 1
     (known,) = clipped(path, 1.0, input_shape=(4, 8, 8)).layers
     assert known.note == ""

@@ -252,7 +252,7 @@ def test_pickled_numpy_objects_stay_inert(tmp_path):
     images, labels = tiny()[0]
     # Bytes that NumPy itself would take for pointers.
     (folder / NAMES[0]).write_bytes(python_batch(images, labels, dtype=b"O"))
-    with pytest.raises(InputError, match=r"^data "):
+    with pytest.raises(InputError, match=r"data must be bytes"):
         cifar.read(folder, check=False)
 
 
@@ -291,7 +291,7 @@ def test_files_cut_short(tmp_path):
     with pytest.raises(InputError, match=r"data_batch_2.bin of .* cut short: 3072 bytes"):
         cifar.read(binary, check=False)
     path.write_bytes(bytes([10]) + bytes(3072))
-    with pytest.raises(InputError, match=r"^labels"):
+    with pytest.raises(InputError, match=r"labels must be"):
         cifar.read(binary, check=False)
     path.write_bytes(b"")
     with pytest.raises(InputError, match=r"data_batch_2.bin is no batch of CIFAR-10: it has 0 bytes"):

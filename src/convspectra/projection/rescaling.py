@@ -76,8 +76,8 @@ def rescale(
         start = target.moved(target.kernel * factor) if is_tracked(target.kernel) else target
         inside, after = start.inside(limit)
         return inside.projection(target, norm=after)
-    rest = limit * (1 - 64 * eps) / ((before + error) * untracked(factor))
-    factor = factor * xp.where(rest < 1, rest, 1 + 0 * rest)
+    rest = untracked(limit * (1 - 64 * eps) / ((before + error) * factor))
+    factor = factor * xp.where(rest < 1, rest, 1 + 0 * untracked(before))  # of a zero kernel it is infinite
     return target.moved(target.kernel * factor).projection(target, norm=before * untracked(factor))
 
 
