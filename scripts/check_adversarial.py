@@ -18,7 +18,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -350,7 +350,7 @@ def promised(geometry: cs.ConvGeometry, guarantee: str, shape: tuple[int, ...]) 
         return [geometry]
     found = [geometry]
     for more in (1, 2):
-        larger = replace_input(geometry, more)
+        larger = replace(geometry, input_shape=tuple(n + more for n in geometry.input_shape))
         try:
             c = larger.correlation(shape)
         except cs.GeometryError:
@@ -359,21 +359,6 @@ def promised(geometry: cs.ConvGeometry, guarantee: str, shape: tuple[int, ...]) 
         if min(sides) <= 2 * LARGEST_SIDE:
             found.append(larger)
     return found
-
-
-def replace_input(geometry: cs.ConvGeometry, more: int) -> cs.ConvGeometry:
-    names = (
-        "stride",
-        "dilation",
-        "groups",
-        "transposed",
-        "padding",
-        "padding_mode",
-        "output_padding",
-        "layout",
-    )
-    options = {name: getattr(geometry, name) for name in names}
-    return cs.ConvGeometry(tuple(n + more for n in geometry.input_shape), **options)
 
 
 def fresh(seed: int, start: int) -> dict[str, Any]:
