@@ -12,8 +12,9 @@ from convspectra import InputError
 from convspectra.analysis import analyze
 from convspectra.errors import CostError, GeometryError, ModelError
 from convspectra.krylov import largest
-from convspectra.models import ConvLayer, Model
+from convspectra.models import ConvLayer, Model, graphs
 from convspectra.models.geometry_file import load
+from convspectra.models.operations import Refused
 from convspectra.models.reading import reading
 from convspectra.operators.reference import dense_operator
 
@@ -100,3 +101,33 @@ def test_a_file_of_too_many_layers_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(read, "MAX_LAYERS", 11)
     with pytest.raises(ModelError, match="holds 12 layers; at most 11"):
         read.read_model(tmp_path / "m.safetensors")
+
+
+@pytest.fixture
+def moving_graph(tmp_path):
+    """Reads a graph that transposes a map of 8 x 8 twice, after a node that moves nothing."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import helper
+
+    nodes = [helper.make_node("Identity", ["x"], ["v0"])]
+    nodes += [helper.make_node("Transpose", [f"v{i}"], [f"v{i + 1}"], perm=[0, 1, 3, 2]) for i in range(2)]
+    kind = helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, [1, 1, 8, 8])
+    values = [helper.make_value_info(name, kind) for name in ("x", "v2")]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:])), tmp_path / "m.onnx")
+    return lambda: graphs.read_graph(tmp_path / "m.onnx").nodes
+
+
+def test_what_a_graph_moves_is_bounded_in_all(moving_graph, monkeypatch):
+    """A file of 1 KB can declare maps of a GB, and each node that moves one keeps as much."""
+    monkeypatch.setattr(graphs, "MOVED_ENTRIES", 128)
+    assert not any(isinstance(node.operation, Refused) for node in moving_graph())
+    monkeypatch.setattr(graphs, "MOVED_ENTRIES", 127)  # one reads 64 and makes 64
+    first, *others = moving_graph()
+    assert not isinstance(first.operation, Refused)
+    assert all("127 entries" in node.operation.reason for node in others)
+
+
+def test_what_moves_nothing_takes_no_memory(moving_graph):
+    first, second, _ = moving_graph()
+    assert "index" not in vars(first.operation)
+    assert "index" in vars(second.operation)

@@ -80,6 +80,8 @@ def _(operation: AxisMatrices, shape: Shape) -> tuple[float, str]:
 
 @constant.register
 def _(operation: Move, shape: Shape) -> tuple[float, str]:
+    if operation.positions is None:
+        return 1.0, "every entry once"
     read = operation.index[operation.index >= 0]
     copies = int(np.bincount(read.reshape(-1)).max()) if read.size else 0
     return math.sqrt(copies), f"an entry up to {copies} times"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -65,6 +64,10 @@ def stored_graph(file: Path, kind: Format, input_shape: InputShape | None) -> Gr
     return graph
 
 
+MOVED_ENTRIES = 2**26
+"""Entries whose places a graph may hold, 8 bytes each, and those that one node may read and make."""
+
+
 def bounded(graph: Graph) -> Graph:
     """The graph for whoever needs all of its sizes: what is open, or too large, is refused.
 
@@ -78,20 +81,35 @@ def bounded(graph: Graph) -> Graph:
     for name, shape in graph.inputs.items():
         if fault := _size_fault(shape):
             raise InputError(f"{graph.path or graph.name}: input {name!r} {fault}")
-    return replace(graph, nodes=tuple(map(partial(_bounded, shapes=graph.shapes), graph.nodes)))
+    return replace(graph, nodes=tuple(_bounded(graph.nodes, graph.shapes)))
 
 
-def _bounded(node: Node, shapes: Mapping[str, Any]) -> Node:
-    if isinstance(node.operation, Refused):
-        return node
-    fault = _size_fault(shapes.get(node.output))
+def _bounded(nodes: Sequence[Node], shapes: Mapping[str, OpenShape]) -> Iterator[Node]:
+    room = MOVED_ENTRIES
+    for node in nodes:
+        if isinstance(node.operation, Refused):
+            yield node
+            continue
+        fault = _size_fault(shapes.get(node.output))
+        if not fault and isinstance(node.operation, Move) and node.operation.positions is not None:
+            read, made = (math.prod(complete(shapes[name])) for name in (node.inputs[0], node.output))
+            room -= made
+            if read + made > MOVED_ENTRIES or room < 0:
+                fault = (
+                    f"moves more than {MOVED_ENTRIES} entries, or all such nodes do; give another input_shape"
+                )
+            else:
+                fault = _moving_fault(node.operation)
+        yield replace(node, operation=Refused(f"it {fault}")) if fault else node
+
+
+def _moving_fault(move: Move) -> str:
     try:
-        if not fault and isinstance(node.operation, Move):
-            _ = node.operation.index
+        _ = move.index
     except Exception as error:  # noqa: BLE001  # whatever an operator makes of amounts of any type and value
         line = (str(error).strip().splitlines() or [""])[0]
-        fault = f"contradicts its operator or its inputs: {type(error).__name__}: {line}"
-    return replace(node, operation=Refused(f"it {fault}")) if fault else node
+        return f"contradicts its operator or its inputs: {type(error).__name__}: {line}"
+    return ""
 
 
 def _size_fault(shape: OpenShape | None) -> str:
