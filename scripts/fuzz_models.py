@@ -1,4 +1,4 @@
-"""Mutated model files through the readers and the whole of `analyze`: each ends in a report or one line.
+"""Mutated model files through the readers, `analyze` and `clip`: each ends in a report or one line.
 
     python scripts/fuzz_models.py --count 1000000 --seed 0 --workers 2 --out fuzz.json
 
@@ -35,6 +35,8 @@ from fuzz_watch import Watch, forget_peak, peak
 
 from convspectra.analysis import analyze
 from convspectra.atomic import atomic
+from convspectra.constrain import Limits
+from convspectra.constrain.file import clip_file
 from convspectra.errors import InputError
 from convspectra.models import geometry_file, read_model
 from convspectra.models.graphs import read_graph
@@ -59,6 +61,10 @@ GRAPHS = ("onnx", "external", "pt2")
 GRAPH_SHARE = 0.5
 """Of the files with a graph that are not analysed."""
 
+WRITTEN = ("onnx", "external", "safetensors", "pytorch", "legacy")
+CLIP_SHARE = 0.25
+"""Of the analysed files of a format that is written: those that are also clipped."""
+
 FAULTS = ("foreign", "code", "slow", "memory", "outside")
 
 
@@ -66,8 +72,8 @@ class _TooSlowError(KeyboardInterrupt):
     """An interruption, as readers turn any other exception into an error about the file."""
 
 
-def run(kind: str, folder: Path, files: Files, *, whole: bool, graph: bool) -> None:
-    """Read, and analyse where asked."""
+def run(kind: str, folder: Path, files: Files, *, whole: bool, graph: bool, clip: bool = False) -> None:
+    """Read, and analyse and clip where asked."""
     path = folder / next(iter(files))
     if kind == "toml":
         geometry_file.load(folder / "m.toml")
@@ -77,6 +83,10 @@ def run(kind: str, folder: Path, files: Files, *, whole: bool, graph: bool) -> N
     model = read_model(path, input_shape=None if kind in ("onnx", "external", "pt2") else (2, 6, 6))
     if whole:
         analyze(model)
+    if clip:
+        output = folder / f"clipped{path.suffix}"
+        clip_file(model, path, output, Limits(1.0, method="rescale"))
+        read_model(output)
 
 
 def place(folder: Path, files: Files) -> None:
@@ -152,7 +162,7 @@ def chunk(options: argparse.Namespace, start: int, stop: int, made: dict[str, Fi
     if options.quiet:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     ends: Counter[str] = Counter()
-    whole_count, graph_count, faults = 0, 0, []
+    whole_count, graph_count, clip_count, faults = 0, 0, 0, []
     with tempfile.TemporaryDirectory() as name:
         folder, decoy = opened(Path(name))
         watch, code = Watch(folder, (decoy,)), payloads(folder)
@@ -164,10 +174,17 @@ def chunk(options: argparse.Namespace, start: int, stop: int, made: dict[str, Fi
             kind = str(rng.choice(kinds, p=share / share.sum()))
             whole = bool(rng.random() < options.analyze_share)
             graph = not whole and kind in GRAPHS and bool(rng.random() < GRAPH_SHARE)
+            # A generator of its own, so that file `i` of a seed stays what it was.
+            clip = (
+                whole
+                and kind in WRITTEN
+                and np.random.default_rng([options.seed, index, 1]).random() < CLIP_SHARE
+            )
             files = mutated(rng, kind, made[kind], code, str(decoy))
-            end, found = one(watch, kind, folder, files, whole=whole, graph=graph)
+            end, found = one(watch, kind, folder, files, whole=whole, graph=graph, clip=clip)
             ends[f"{kind} {end}"] += 1
             whole_count += whole
+            clip_count += clip
             graph_count += graph
             for fault, what in found:
                 faults.append({"fault": fault, "signature": f"{kind} {what}", "index": index})
@@ -176,7 +193,13 @@ def chunk(options: argparse.Namespace, start: int, stop: int, made: dict[str, Fi
                     target.mkdir(parents=True, exist_ok=True)
                     for file, data in files.items():
                         (target / file).write_bytes(data)
-    return {"ends": dict(ends), "analysed": whole_count, "graphs": graph_count, "faults": faults}
+    return {
+        "ends": dict(ends),
+        "analysed": whole_count,
+        "graphs": graph_count,
+        "clipped": clip_count,
+        "faults": faults,
+    }
 
 
 def opened(parent: Path) -> tuple[Path, Path]:
@@ -222,7 +245,12 @@ def in_children(options: argparse.Namespace, start: int, made: dict[str, Files])
             text = pipe.read()
         os.wait()
         fault = {"fault": "foreign", "signature": "the process died", "index": first}
-        yield stop, json.loads(text) if text else {"ends": {}, "analysed": 0, "graphs": 0, "faults": [fault]}
+        yield (
+            stop,
+            json.loads(text)
+            if text
+            else {"ends": {}, "analysed": 0, "graphs": 0, "clipped": 0, "faults": [fault]},
+        )
 
 
 def main() -> int:
@@ -241,6 +269,7 @@ def main() -> int:
         "done": 0,
         "analysed": 0,
         "graphs": 0,
+        "clipped": 0,
         "seconds": 0.0,
         "ends": {},
         "signatures": {},
@@ -257,14 +286,14 @@ def main() -> int:
         # Imports of the readers are done once, before the children are forked.
         for kind, files in made.items():
             place(folder, files)
-            run(kind, folder, files, whole=True, graph=False)
+            run(kind, folder, files, whole=True, graph=False, clip=kind in WRITTEN)
             if kind in GRAPHS:
                 run(kind, folder, files, whole=False, graph=True)
     sys.dont_write_bytecode = True
     began = time.perf_counter()
     for stop, result in in_children(options, state["done"], made):
         state["done"] = stop
-        for name in ("analysed", "graphs"):
+        for name in ("analysed", "graphs", "clipped"):
             state[name] += result[name]
         ends = Counter(state["ends"])
         ends.update(result["ends"])

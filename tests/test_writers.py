@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from convspectra import InputError, ModelError
 from convspectra.analysis import analyze
 from convspectra.constrain import Limits
 from convspectra.constrain.file import clip_file
-from convspectra.models import floats, read_model
+from convspectra.models import floats, read_model, writers
 from convspectra.models.formats.onnx import writer as onnx_writer
 from convspectra.models.writers import NotWritableError, location_of, open_writer, writable_format
 from convspectra.operators.reference import dense_operator
@@ -503,3 +506,36 @@ def test_open_sizes_are_held_for_every_geometry_and_that_is_said(tmp_path):
     (known,) = clipped(path, 1.0, input_shape=(4, 8, 8)).layers
     assert known.note == ""
     assert known.relative_change < layer.relative_change
+
+
+def test_a_kernel_behind_a_long_chain_of_nodes_is_written(tmp_path):
+    """Beyond the depth of Python's recursion, in both directions of the chain."""
+    names = [f"k{i}" for i in range(1500)]
+    nodes = [node("Identity", [one], then) for one, then in itertools.pairwise(names)]
+    nodes += [node("Conv", ["x", names[-1]], "a"), node("Add", ["a", names[-1]])]
+    path = save(tmp_path / "m.onnx", nodes, [tensor("k0", (2, 2, 1, 1))], [1, 2, 1, 1])
+    (layer,) = clipped(path, 0.5).layers
+    assert layer.status == "changed"
+    assert "also read by Add" in layer.note
+    assert max(largest_norms(tmp_path / "clipped.onnx")) <= 0.5
+
+
+@pytest.mark.parametrize("error", [RecursionError(), KeyError("x"), struct.error("x")])
+@pytest.mark.parametrize("step", ["sniff", "open", "locate"])
+def test_any_error_on_a_damaged_file_is_one_about_the_file(step, error, tmp_path, monkeypatch):
+    path = save(tmp_path / "m.onnx", [node("Conv", ["x", "w"])], [tensor("w", (2, 2, 1, 1))], [1, 2, 3, 3])
+    model = read_model(path)
+
+    def fails(*_):
+        raise error
+
+    owner, name = {
+        "sniff": (writers, "format_of"),
+        "open": (onnx_writer, "open_file"),
+        "locate": (onnx_writer.OnnxWriter, "location"),
+    }[step]
+    monkeypatch.setattr(owner, name, fails)
+    with pytest.raises(ModelError, match=re.escape(str(path))) as caught:
+        clip_file(model, path, tmp_path / "o.onnx", Limits(1.0))
+    assert caught.value.__cause__ is error
+    assert list(tmp_path.iterdir()) == [path]

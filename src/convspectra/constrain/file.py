@@ -21,6 +21,7 @@ from ..compute import DEFAULT, Compute, Progress
 from ..errors import GeometryError, InputError, KernelError
 from ..models.floats import EPSILON, rounded
 from ..models.names import matching
+from ..models.reading import reading
 from ..models.records import ConvLayer, Model
 from ..models.sniff import Format
 from ..models.writers import (
@@ -78,13 +79,15 @@ def clip_file(
     kind = writable_format(path)
     digest = _sha256(path)
     writer = open_writer(path, kind)
+    with reading(path, kind):
+        locations, reasons = _located(model, writer)
     chosen = _chosen(model, layers)
     with single_threaded_blas(), ThreadPoolExecutor(available_cores()) as executor:
         compute = replace(compute, executor=compute.executor or executor)
-        work = _Clipping(model, chosen, writer, limits, compute)
+        work = _Clipping(model, chosen, writer, locations, limits, compute)
         moves = work.moves(progress)
         with _written(writer, kind, output, moves) as again:
-            records = [work.record(one, moves, again) for one in work.concerned]
+            records = [work.record(one, moves, again, reasons.get(one.name, "")) for one in work.concerned]
     names = {record.name for record in records}
     others = [layer.name for layer in model.layers] + [one.name for one in model.unread if layers]
     return ClipReport(
@@ -116,16 +119,15 @@ class _Clipping:
     """The layers of one file that are moved, and the tensors that they lie in."""
 
     def __init__(
-        self, model: Model, chosen: set[str], writer: Writer, limits: Limits, compute: Compute
+        self,
+        model: Model,
+        chosen: set[str],
+        writer: Writer,
+        locations: Mapping[str, TensorLocation],
+        limits: Limits,
+        compute: Compute,
     ) -> None:
-        self.limits, self.compute = limits, compute
-        self.reasons: dict[str, str] = {}
-        self.locations: dict[str, TensorLocation] = {}
-        for layer in model.layers:
-            try:
-                self.locations[layer.name] = location_of(layer, writer)
-            except NotWritableError as error:
-                self.reasons[layer.name] = str(error)
+        self.limits, self.compute, self.locations = limits, compute, locations
         # Whoever shares a tensor with a chosen layer changes with it, and is held to the limit as well.
         tensors = {location.tensor for name, location in self.locations.items() if name in chosen}
         # Copies, as writing changes what the writer holds.
@@ -187,8 +189,8 @@ class _Clipping:
             )
         return _Move(moved, layers[moved.moved].name, time.perf_counter() - began)
 
-    def record(self, layer: ConvLayer, moves: Mapping[str, _Move], again: Writer) -> LayerClip:
-        """What became of a layer, by the file as it was written."""
+    def record(self, layer: ConvLayer, moves: Mapping[str, _Move], again: Writer, reason: str) -> LayerClip:
+        """What became of a layer, by the file as it was written; `reason`: why it lies in no tensor."""
         before, use = self.before[layer.name][0], self.uses[layer.name]
         location = self.locations.get(layer.name)
         scaled: Literal["folded", "separate"] = "folded" if self.limits.fold_batch_norm else "separate"
@@ -207,7 +209,7 @@ class _Clipping:
         if location is None:
             if not self._is_outside(layer):
                 return facts
-            return replace(facts, status="unwritable", reason=self.reasons[layer.name])
+            return replace(facts, status="unwritable", reason=reason)
         move = moves.get(location.tensor)
         given, written = self.given[location.tensor], again.values(location.tensor)
         _require(np.array_equal(written, move.found.weight if move else given), layer.name, "its values")
@@ -227,6 +229,17 @@ class _Clipping:
             distance_to_nearest=nearest,
             seconds=move.seconds,
         )
+
+
+def _located(model: Model, writer: Writer) -> tuple[dict[str, TensorLocation], dict[str, str]]:
+    """Where the file keeps each layer's kernel, and why there is no such place for the others."""
+    locations, reasons = {}, {}
+    for layer in model.layers:
+        try:
+            locations[layer.name] = location_of(layer, writer)
+        except NotWritableError as error:
+            reasons[layer.name] = str(error)
+    return locations, reasons
 
 
 @contextmanager

@@ -37,6 +37,4 @@ def reading(path: Path, kind: str = "model") -> Iterator[None]:
     except BaseException as error:  # libraries raise whatever, panics of Rust are no Exception
         line = " ".join(str(error).split())[:200]
         cause = type(error).__name__ + (f": {line}" if line else "")
-        raise ModelError(
-            f"{path} is not a file of format {kind} that can be read, or it is damaged: {cause}"
-        ) from error
+        raise ModelError(f"{path} is no {kind} file that can be read, or it is damaged: {cause}") from error

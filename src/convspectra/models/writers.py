@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import InputError, ModelError
 from .floats import StoredType
+from .reading import reading
 from .records import ConvLayer
 from .sniff import Format, format_of
 
@@ -96,7 +97,8 @@ def writable_format(path: Path) -> Format:
     Raises:
         ModelError: it cannot, or the file is missing or no model.
     """
-    kind = format_of(path)
+    with reading(path):
+        kind = format_of(path)
     if kind not in WRITABLE:
         raise ModelError(
             f"{path} is a {kind} file, which is read but not written; ONNX, safetensors and PyTorch state "
@@ -121,7 +123,8 @@ def open_writer(path: Path, kind: Format) -> Writer:
     Raises:
         ModelError, InputError: as the format's reader.
     """
-    writer: Writer = import_module(f".formats.{kind}.writer", __package__).open_file(path)
+    with reading(path, kind):
+        writer: Writer = import_module(f".formats.{kind}.writer", __package__).open_file(path)
     return writer
 
 

@@ -26,7 +26,7 @@ LARGEST_FILE = 2**31 - 2**20
 """Protocol buffers end at 2 GiB: a model beyond this has its tensors in a file beside it."""
 
 _SMALLEST_OUTSIDE = 1024
-_REARRANGING = frozenset(["Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze"])
+_MOVING = frozenset(["Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast"])
 
 
 def open_file(path: Path) -> OnnxWriter:
@@ -135,28 +135,25 @@ class OnnxWriter:
 
     def _origin(self, name: str, scope: Scope) -> tuple[Any, NumpyArray, str]:
         """The tensor that a constant comes from, where in it each entry lies, and its name in the graph."""
-        tensor = scope.find("constants", name)
-        if tensor is not None:
-            return tensor, _places(tensor), name
-        node = scope.find("producers", name)
-        if node.op_type == "Constant":
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    return attribute.t, _places(attribute.t), name
-        if node.op_type == "Cast":
-            tensor, index, first = self._origin(node.input[0], scope)
-            value = self.reader.values.get(name, scope)
-            if value is None or not np.array_equal(value, self.store.array(tensor).reshape(-1)[index]):
-                raise NotWritableError(f"its kernel {name!r} is a tensor cast to fewer digits")
-            return tensor, index, first
-        if node.op_type not in _REARRANGING:
-            words = " (quantized)" if node.op_type == "DequantizeLinear" else ""
-            raise NotWritableError(
-                f"its kernel {name!r} is computed by {node.op_type}{words} and stored nowhere"
-            )
-        tensor, index, first = self._origin(node.input[0], scope)
-        others = [self.reader.values.get(one, scope) if one else None for one in node.input[1:]]
-        return tensor, run(node, [index, *others], self.opset)[0], first
+        tensor, on_the_way = scope.find("constants", name), []
+        while tensor is None:
+            node = scope.find("producers", name)
+            tensor = next((one.t for one in node.attribute if one.name == "value"), None)
+            if node.op_type != "Constant" or tensor is None:
+                _refuse_computed(node, name)
+                on_the_way.append(node)
+                name = node.input[0]
+                tensor = scope.find("constants", name)
+        index = _places(tensor)
+        for node in reversed(on_the_way):
+            if node.op_type == "Cast":
+                value = self.reader.values.get(node.output[0], scope)
+                if value is None or not np.array_equal(value, self.store.array(tensor).reshape(-1)[index]):
+                    raise NotWritableError(f"its kernel {node.output[0]!r} is a tensor cast to fewer digits")
+            else:
+                others = [self.reader.values.get(one, scope) if one else None for one in node.input[1:]]
+                index = run(node, [index, *others], self.opset)[0]
+        return tensor, index, name
 
     def _note(self, weight: str, scope: Scope) -> str:
         """What else reads a weight and so changes with it."""
@@ -168,14 +165,23 @@ class OnnxWriter:
         return f"{weight!r} is also read by {listed}"
 
 
+def _refuse_computed(node: Any, name: str) -> None:
+    """Raise the NotWritableError of a constant that is more than moved or cast."""
+    if node.op_type not in _MOVING:
+        words = " (quantized)" if node.op_type == "DequantizeLinear" else ""
+        raise NotWritableError(f"its kernel {name!r} is computed by {node.op_type}{words} and stored nowhere")
+
+
 def _readers(name: str, scope: Scope) -> Iterator[Any]:
     """The nodes that use a value, also what others only rearrange of it."""
-    for node in scope.find("consumers", name) or []:
-        if node.op_type in _REARRANGING or node.op_type == "Cast":
-            for output in node.output:
-                yield from _readers(output, scope)
-        else:
-            yield node
+    names, seen = [name], {name}
+    for one in names:
+        for node in scope.find("consumers", one) or []:
+            if node.op_type not in _MOVING:
+                yield node
+                continue
+            names += [output for output in node.output if output not in seen]
+            seen.update(node.output)
 
 
 def _places(tensor: Any) -> NumpyArray:
