@@ -105,6 +105,16 @@ def test_a_pad_before_a_convolution_is_part_of_it(mode, own, tmp_path):
     runs_as(path, model.layers[0], [1, 3, 6, 5])
 
 
+@pytest.mark.parametrize(("mode", "amount"), [("edge", 2), ("edge", 5), ("wrap", 2), ("reflect", 1)])
+def test_a_pad_as_wide_as_the_input_is_part_of_a_convolution(mode, amount, tmp_path):
+    amounts = numpy_helper.from_array(np.array([0, 0, amount] * 2, dtype=np.int64), "amounts")
+    nodes = [node("Pad", ["x", "amounts"], "p", mode=mode), node("Conv", ["p", "w"])]
+    path = save(tmp_path / "m.onnx", nodes, [amounts, tensor("w", (2, 3, 2))], [1, 3, 2])
+    (layer,) = read_model(path).layers
+    assert layer.geometry.padding == ((amount, amount),)
+    runs_as(path, layer, [1, 3, 2])
+
+
 @pytest.mark.parametrize("attributes", [{}, {"transB": 1}, {"alpha": 0.5, "transB": 1}])
 def test_linear_layers(attributes, tmp_path):
     shape = (5, 7) if "transB" in attributes else (7, 5)

@@ -447,6 +447,31 @@ class TestPytorch:
         torch.save({"a.weight": parts[:4], "b.weight": parts[4:]}, tmp_path / "n.pt")
         assert {layer.status for layer in clipped(tmp_path / "n.pt", 0.1).layers} == {"changed"}
 
+    @pytest.mark.parametrize("steps", [(0, 1), (1, 1), (2, 3), (1, 3)])
+    def test_entries_that_are_one_in_memory_are_named_and_left(self, steps, tmp_path):
+        torch = self.torch
+        torch.save({"a.weight": torch.as_strided(torch.randn(99), (4, 5), steps)}, tmp_path / "m.pt")
+        (record,) = clipped(tmp_path / "m.pt", 0.1).layers
+        assert record.status == "unwritable"
+        assert "repeats its entries" in record.reason
+
+    @pytest.mark.parametrize("steps", [(5, 1), (1, 4), (12, 2), (9, 2)])
+    def test_entries_that_are_several_in_memory_are_written(self, steps, tmp_path):
+        torch = self.torch
+        torch.save({"a.weight": torch.as_strided(torch.randn(99), (4, 5), steps)}, tmp_path / "m.pt")
+        assert {layer.status for layer in clipped(tmp_path / "m.pt", 0.1).layers} == {"changed"}
+        assert max(largest_norms(tmp_path / "clipped.pt")) <= 0.1
+
+    def test_what_is_marked_as_negated_is_read_and_written(self, tmp_path):
+        torch = self.torch
+        weight = torch.randn(4, 5)
+        torch.save({"a.weight": torch._neg_view(weight)}, tmp_path / "m.pt")
+        (record,) = clipped(tmp_path / "m.pt", 0.1, method="rescale").layers
+        assert record.norm_before == pytest.approx(np.linalg.norm(weight.numpy(), 2), rel=1e-6)
+        found = torch.load(tmp_path / "clipped.pt", weights_only=True)["a.weight"]
+        assert torch.equal(found.sign(), -weight.sign())
+        assert max(largest_norms(tmp_path / "clipped.pt")) <= 0.1
+
     def test_weight_norm_is_computed_and_left(self, tmp_path):
         torch = self.torch
         conv = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(3, 4, 3))

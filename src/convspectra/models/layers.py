@@ -78,7 +78,11 @@ def with_padding(geometry: ConvGeometry, shape: tuple[int, ...], padding: Operat
     except GeometryError:  # which is told of the layer by itself
         return None
     sizes = tuple(n - sum(pair) for n, pair in zip(geometry.input_shape, pads[2:], strict=True))
-    reaches = any(side >= n for n, pair in zip(sizes, pads[2:], strict=True) for side in pair)
+    # Beyond one whole input formats do not agree on what lies there; the nearest point is always the same.
+    widest = (n - 1 if mode == "reflect" else n for n in sizes)
+    reaches = mode != "replicate" and any(
+        max(pair) > most for most, pair in zip(widest, pads[2:], strict=True)
+    )
     if any(map(any, pads[:2])) or min(sizes) < 1:
         return None
     if {mode, geometry.padding_mode} != {"zeros"} and (reaches or any(map(any, own))):

@@ -277,7 +277,7 @@ def _common_start(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 
 def as_array(tensor: Any) -> np.ndarray[Any, Any]:
     torch = require_torch()
-    tensor = tensor.detach()
+    tensor = tensor.detach().resolve_conj().resolve_neg()  # what is only marked as negated, NumPy refuses
     if tensor.is_sparse or tensor.is_quantized:
         tensor = tensor.dequantize() if tensor.is_quantized else tensor.to_dense()
     if tensor.dtype == torch.bfloat16 or (tensor.is_floating_point() and tensor.dtype.itemsize < 2):

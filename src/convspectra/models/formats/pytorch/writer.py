@@ -49,7 +49,7 @@ class PytorchWriter:
         tensor = self.tensors[name]
         if tensor.is_sparse or tensor.is_quantized or _stored(tensor) is None:
             raise NotWritableError(f"tensor {name!r} is stored as {tensor.dtype}, {tensor.layout}")
-        if any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)):
+        if _may_repeat(tensor):
             raise NotWritableError(f"tensor {name!r} repeats its entries in memory")
         # Tensors that are one tensor under several names are changed together; they go by the first.
         same = [other for other, one in self.tensors.items() if _view(one) == _view(tensor)]
@@ -96,6 +96,16 @@ def _overlap(first: Any, second: Any) -> bool:
         return False
     (start, end), (other_start, other_end) = _range(first), _range(second)
     return start < other_end and other_start < end
+
+
+def _may_repeat(tensor: Any) -> bool:
+    """Whether two entries may be one in memory: no, if each axis steps over all that lies within its step."""
+    reach = 0
+    for step, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and step <= reach:
+            return True
+        reach += step * (size - 1)
+    return False
 
 
 def _range(tensor: Any) -> tuple[int, int]:
