@@ -103,7 +103,8 @@ def test_the_oracle_shares_no_code_with_what_it_checks():
 # From the ground up; a room sees the floors below its own, and nothing beside or above it.
 FLOORS = (
     ("_native", "_version", "demo", "errors"),
-    ("_compat", "atomic", "compute", "geometry"),
+    ("_compat", "atomic", "checks"),
+    ("compute", "geometry"),
     ("cost",),
     ("operators", "symbol"),
     ("_solvers", "results"),

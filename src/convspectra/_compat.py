@@ -122,7 +122,7 @@ def is_concrete(array: Array) -> bool:
 def like(values: Any, array: Array, dtype: Any = None) -> Array:
     """NumPy `values` as an array of the namespace and device of `array`."""
     xp = namespace(array)
-    if isinstance(values, np.ndarray) and not values.flags.writeable:
+    if is_torch(array) and isinstance(values, np.ndarray) and not values.flags.writeable:
         values = values.copy()  # PyTorch would share it, and warns
     made = xp.asarray(values, dtype=dtype) if dtype is not None else xp.asarray(values)
     return array_api_compat.to_device(made, array_api_compat.device(array))
@@ -268,6 +268,11 @@ def in_range_again(values: Array, power: Any, what: str = "the operator's norm")
             "divide the kernel, or give it in a wider precision"
         )
     return found
+
+
+def eps_of(array: Array) -> float:
+    """The distance from 1 to the next number of a real array's precision."""
+    return float(namespace(array).finfo(array.dtype).eps)
 
 
 def complex_dtype(array: Array) -> Any:

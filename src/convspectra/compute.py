@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from .checks import check_word
 from .errors import InputError
 
 Solver = Literal["auto", "native", "lapack", "torch"]
@@ -44,8 +45,7 @@ class Compute:
     def __post_init__(self) -> None:
         if isinstance(self.memory, bool) or not (isinstance(self.memory, int) and self.memory > 0):
             raise InputError(f"memory must be a positive number of bytes; got {self.memory!r}")
-        if self.solver not in get_args(Solver):
-            raise InputError(f"solver must be one of {', '.join(get_args(Solver))}; got {self.solver!r}")
+        check_word("solver", self.solver, get_args(Solver))
 
 
 DEFAULT = Compute()

@@ -72,7 +72,7 @@ def of_torus(correlation: Correlation, period: Sequence[int]) -> Cost:
     c, points = correlation, math.prod(period)
     rows, columns = _block_shape(c)
     frequencies = points // 2 + 1
-    values = frequencies * c.groups * min(rows, c.in_channels // c.groups * math.prod(c.stride))
+    values = frequencies * c.groups * min(c.block_shape)
     # Frequencies with their mirror images, one block, and the values: in parts, joined, and in range again.
     memory = points * 24 * (1 + len(period)) + 16 * c.groups * rows * columns + 24 * values
     kept = 8 * (values + frequencies * (c.groups + len(period) + 1))
@@ -116,7 +116,7 @@ def of_vectors(count: int, rows: int, columns: int) -> Cost:
 def of_matrix(correlation: Correlation) -> Cost:
     """Of the largest singular value of the matrix of one group; infinite where it should not be tried."""
     c = correlation
-    rows, columns = c.out_channels // c.groups, c.in_channels // c.groups
+    rows, columns = c.group_shape
     short, long = sorted((rows * c.points, columns * math.prod(c.input_shape)))
     if short > LARGEST_MATRIX:
         return Cost(math.inf, math.inf)
@@ -148,8 +148,8 @@ def by_axis(sizes: Sequence[int]) -> str:
 
 def _block_shape(c: Correlation) -> tuple[int, int]:
     """Of one group, without the columns that no tap reads."""
-    classes = math.prod(min(k, s) for k, s in zip(c.kernel_size, c.stride, strict=True))
-    return c.out_channels // c.groups, c.in_channels // c.groups * classes
+    rows, columns = c.group_shape
+    return rows, columns * math.prod(min(k, s) for k, s in zip(c.kernel_size, c.stride, strict=True))
 
 
 def _checked(shape: Sequence[int], cost: Cost) -> Cost:

@@ -3,7 +3,7 @@
 Two ways to apply a function to the singular values of every block `S(g) = U diag(sigma) V^H`:
 
     kernel = S^+ [ U f(sigma) V^H ]          (`mapped`: the nearest kernel with the same taps)
-    number = sum multiplicity_g g(sigma)     (`total`, with the gradient S* [ U g'(sigma) V^H ])
+    number = sum multiplicity_g g(sigma)     (with the gradient S* [ U g'(sigma) V^H ])
 
 Differentiating through the SVD itself gives NaN where singular values coincide or vanish, which is where
 projections lead. The derivative of `X -> U f(sigma) V^H` is finite: with `M = U^H H V`, `M = M_s + M_a` its
@@ -31,6 +31,7 @@ import numpy as np
 
 from ._compat import (
     Array,
+    eps_of,
     in_range,
     in_range_again,
     is_concrete,
@@ -53,7 +54,7 @@ ROUNDING = 8
 
 def rounding_level(norm: Array) -> Array:
     """Up to which value a singular value of an operator of this norm is taken for zero."""
-    level = ROUNDING * float(namespace(norm).finfo(norm.dtype).eps) * norm
+    level = ROUNDING * eps_of(norm) * norm
     return float(to_numpy(level)) if is_concrete(level) else level
 
 
@@ -133,8 +134,8 @@ def _pair(kernel: Array, correlation: Correlation, frequency: int, group: int, r
 
 def rank_with_taps(correlation: Correlation) -> int:
     """How many singular values a block has, columns that no tap reads left out."""
-    columns = correlation.in_channels // correlation.groups * len(polyphase(correlation))
-    return min(correlation.out_channels // correlation.groups, columns)
+    rows, columns = correlation.group_shape
+    return min(rows, columns * len(polyphase(correlation)))
 
 
 def mapped(
@@ -162,22 +163,6 @@ def lowered(kernel: Array, correlation: Correlation, level: float, compute: Comp
 
     function = SpectralFunction(partial(lower, level), partial(is_above, level))
     return with_vjp(forward, partial(_derivative, correlation, function, compute), kernel)
-
-
-def total(
-    kernel: Array,
-    correlation: Correlation,
-    value: Callable[[Array], Array],
-    slope: Callable[[Array], Array],
-    compute: Compute = DEFAULT,
-) -> Array:
-    """`sum multiplicity g(sigma)` over all singular values that columns with taps have; differentiable."""
-
-    def forward(given: Array) -> tuple[Array, Array]:
-        gradient, number = adjoint_of_function(given, correlation, slope, compute, value)
-        return number, gradient
-
-    return with_vjp(forward, lambda gradient, cotangent: cotangent * gradient, kernel)
 
 
 def total_squares_above(
@@ -310,7 +295,7 @@ def frechet(
     f, slope = function.of(sigma), function.slope(sigma)
     a, b = sigma[..., :, None], sigma[..., None, :]
     # Nearer than this the quotient loses more to rounding than the slope is off.
-    near = math.sqrt(float(xp.finfo(sigma.dtype).eps))
+    near = math.sqrt(eps_of(sigma))
     zero = a + b <= level
     tied = zero | (xp.abs(a - b) <= near * (a + b))
     gap = xp.where(tied, 1 + 0 * a + 0 * b, a - b)
@@ -373,5 +358,5 @@ def lower(level: float, sigma: Array) -> Array:
 
 def is_above(level: float, sigma: Array) -> Array:
     """The slope of `lower`; at the level it is that below, wherever rounding put the value."""
-    xp = namespace(sigma)
-    return xp.where(sigma > level * (1 + 64 * float(xp.finfo(sigma.dtype).eps)), 1 + 0 * sigma, 0 * sigma)
+    above = sigma > level * (1 + 64 * eps_of(sigma))
+    return namespace(sigma).where(above, 1 + 0 * sigma, 0 * sigma)

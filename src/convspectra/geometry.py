@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, SupportsIndex, cast
 
+from .checks import check_word
 from .errors import GeometryError
 
 PaddingMode = Literal["zeros", "circular", "reflect", "replicate"]
@@ -81,10 +82,7 @@ class ConvGeometry:
         layout: str | None = None,
     ) -> None:
         axes = _count_axes(input_shape)
-        if padding_mode not in PADDING_MODES:
-            raise GeometryError(
-                f"padding_mode must be one of {', '.join(PADDING_MODES)}; got {padding_mode!r}"
-            )
+        check_word("padding_mode", padding_mode, PADDING_MODES, GeometryError)
         if not isinstance(transposed, bool):
             raise GeometryError(f"transposed must be True or False; got {transposed!r}")
         fields = {
@@ -171,6 +169,17 @@ class Correlation:
     def reach(self) -> tuple[int, ...]:
         """Distance from the first tap to the last, per axis: `d (k - 1)`."""
         return tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
+
+    @property
+    def group_shape(self) -> tuple[int, int]:
+        """Output and input channels of one group."""
+        return self.out_channels // self.groups, self.in_channels // self.groups
+
+    @property
+    def block_shape(self) -> tuple[int, int]:
+        """Rows and columns of a block of its symbol, a column for each channel and polyphase component."""
+        rows, columns = self.group_shape
+        return rows, columns * math.prod(self.stride)
 
     @property
     def stride_divides(self) -> bool:

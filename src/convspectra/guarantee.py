@@ -25,13 +25,14 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
-from ._compat import Array, is_concrete, namespace, to_numpy
+from ._compat import Array, eps_of, is_concrete, namespace, to_numpy
 from .bounds.copy_count import copies_at_any_size, covering_tori
 from .bounds.pfister2018 import sampling_torus
+from .checks import check_word
 from .compute import Compute
-from .errors import GeometryError, InputError, RangeError
-from .geometry import Correlation
-from .problem import Problem, in_doubles, without_gradient
+from .errors import GeometryError, RangeError
+from .geometry import ConvGeometry, Correlation
+from .problem import Problem, in_doubles, problem_of, without_gradient
 from .results import Projection
 from .spectrum import exceeds, top_on
 
@@ -122,7 +123,7 @@ class Target:
         To slightly less than the limit, so that other engines and the dense matrix, which round
         otherwise, agree.
         """
-        here, eps = self, float(namespace(self.kernel).finfo(self.kernel.dtype).eps)
+        here, eps = self, eps_of(self.kernel)
         edge, margin = max_norm * (1 - 32 * eps), 64 * eps
         norm = self.norm
         while not (float(norm) <= edge and here.keeps(max_norm)):
@@ -136,6 +137,11 @@ class Target:
             if name not in fields:
                 fields[name] = one.norm
         return Projection(kernel=self.problem.in_layout(self.kernel), guarantee=self.guarantee, **fields)
+
+
+def target_from(kernel: Array, geometry: ConvGeometry, guarantee: Guarantee, compute: Compute) -> Target:
+    """`target_of` a kernel in the layout of its geometry, which is checked here; errors as of both."""
+    return target_of(problem_of(kernel, geometry, compute), guarantee)
 
 
 def target_of(problem: Problem, guarantee: Guarantee) -> Target:
@@ -205,21 +211,5 @@ def guarantee_of(word: object) -> Guarantee:
         InputError: there is none.
     """
     found = word.replace("-", "_") if isinstance(word, str) else word
-    if found not in get_args(Guarantee):
-        raise InputError(f"guarantee must be one of {', '.join(get_args(Guarantee))}; got {word!r}")
+    check_word("guarantee", found, get_args(Guarantee))
     return cast(Guarantee, found)
-
-
-def check_limit(name: str, value: object) -> float:
-    """`value` as a float, if it is a positive and finite number.
-
-    Raises:
-        InputError: it is not.
-    """
-    try:
-        number = math.nan if isinstance(value, (str, bytes, bool)) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise InputError(f"{name} must be positive and finite; got {value!r}")
-    return number

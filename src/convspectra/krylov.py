@@ -18,6 +18,7 @@ import numpy as np
 
 from ._compat import Array, in_range_again, is_concrete
 from .bounds.wave_packet import enclosing_top, packet
+from .checks import check_count
 from .compute import DEFAULT, Compute
 from .errors import InputError
 from .geometry import ConvGeometry
@@ -75,7 +76,7 @@ def largest(
     """
     problem, power = _in_doubles(kernel, geometry)
     layer = operator(problem.kernel, problem.correlation)
-    _check_count("k", k, 1, min(_whole_sides(layer)))
+    check_count("k", k, 1, min(_whole_sides(layer)))
     given = None if start is None else start_vector(start, layer.x_shape)
     if not layer.kernel.any():
         return _of_zero(layer, k)
@@ -147,7 +148,7 @@ def smallest(kernel: Array, geometry: ConvGeometry, k: int = 1, *, compute: Comp
     """
     problem, power = _in_doubles(kernel, geometry, compute)
     layer = operator(problem.kernel, problem.correlation)
-    _check_count("k", k, 1, min(layer.sides) * problem.correlation.groups)
+    check_count("k", k, 1, min(layer.sides) * problem.correlation.groups)
     return _all_values(problem, power)[::-1][:k]
 
 
@@ -212,8 +213,8 @@ def density(
     >>> [round(number, 12) for number in identity.mean(np.log1p)] == [round(math.log(2), 12), 0.0]
     True
     """
-    _check_count("probes", probes, 2, None)
-    _check_count("steps", steps, 1, None)
+    check_count("probes", probes, 2)
+    check_count("steps", steps)
     problem, power = _in_doubles(kernel, geometry)
     layer = operator(problem.kernel, problem.correlation)
     rows, columns = _whole_sides(layer)
@@ -249,7 +250,7 @@ def _start(problem: Problem, layer: Operator, seed: int) -> NumpyArray:
     forward = layer.T if c.transposed else layer
     top = enclosing_top(problem)
     x = np.zeros(forward.x_shape)
-    columns = c.in_channels // c.groups
+    columns = c.group_shape[1]
     wave = packet(problem)[0].real
     x[top.group * columns : (top.group + 1) * columns] = wave / (np.linalg.norm(wave) or 1.0)
     other = np.random.default_rng(seed).standard_normal(x.shape)
@@ -268,9 +269,3 @@ def _of_zero(layer: Operator, k: int) -> Triplets:
         applications=0,
         converged=True,
     )
-
-
-def _check_count(name: str, value: int, least: int, most: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most and value > most):
-        limit = f"between {least} and {most}" if most else f"of at least {least}"
-        raise InputError(f"{name} must be an integer {limit}; got {value!r}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ._compat import Array, like, namespace, to_numpy
+from ._compat import Array, eps_of, like, namespace, to_numpy
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Spectrum:
         values = to_numpy(self.values)
         if tolerance is None:
             side = max(self.grid.block_shape)
-            tolerance = max(side * float(np.finfo(values.dtype).eps) * float(values.max()), float(self.error))
+            tolerance = max(side * eps_of(values) * float(values.max()), float(self.error))
         return int(((values > tolerance).sum(axis=1) * self.multiplicity).sum())
 
     @property

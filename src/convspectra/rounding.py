@@ -8,6 +8,7 @@ from typing import Any
 
 from ._compat import (
     Array,
+    eps_of,
     in_range,
     in_range_again,
     is_concrete,
@@ -47,14 +48,12 @@ def norm_error(
 
     Reference: Higham (2002), sections 3.1 and 3.5; Golub and Van Loan (2013), 8.1 and 8.6.
     """
-    eps = float(namespace(kernel).finfo(kernel.dtype).eps)
-    rows, columns = _block_shape(correlation)
     size, power = known or moduli(kernel, correlation)
     symbol = _symbol_error(size, kernel, correlation)
     if norm is not None:
         value = untracked(norm)
         size = (float(value) if is_concrete(value) else value) / power
-    relative = symbol + eps * (2 * max(rows, columns) + 64) * (size + symbol)
+    relative = symbol + eps_of(kernel) * (2 * max(correlation.block_shape) + 64) * (size + symbol)
     return relative * power + _lost(size, kernel, correlation)
 
 
@@ -73,24 +72,23 @@ def symbol_error(kernel: Array, correlation: Correlation, known: Moduli | None =
 def _symbol_error(size: Any, kernel: Array, correlation: Correlation) -> Any:
     """In units of the power that `moduli` gives."""
     taps, axes = math.prod(correlation.kernel_size), len(correlation.kernel_size)
-    return float(namespace(kernel).finfo(kernel.dtype).eps) * (taps + 16 * axes + 4) * size
+    return eps_of(kernel) * (taps + 16 * axes + 4) * size
 
 
 def _lost(size: Any, kernel: Array, correlation: Correlation) -> Any:
-    """Results below the normal numbers are rounded to multiples of the least one; JAX takes them for zero."""
-    given, limits = untracked(kernel), namespace(kernel).finfo(kernel.dtype)
+    """What results below the normal numbers may have lost; see `_flushed`."""
+    given = untracked(kernel)
     if is_concrete(given) and size == 0 and not to_numpy(given).any():
         return 0.0
-    taps, (rows, columns) = math.prod(correlation.kernel_size), _block_shape(correlation)
-    flushed = float(limits.smallest_normal) * (1 if is_jax(kernel) else float(limits.eps))
-    lost = flushed * (taps + 4) * math.sqrt(rows * columns)
+    taps = math.prod(correlation.kernel_size)
+    lost = _flushed(kernel) * (taps + 4) * math.sqrt(math.prod(correlation.block_shape))
     return lost if is_concrete(size) else namespace(kernel).where(size > 0, lost, 0 * size)
 
 
 def moduli(kernel: Array, correlation: Correlation) -> Moduli:
     """An upper bound of the norms of all blocks, whatever the signs, over a power of two, and that."""
     xp, groups, (scaled, power) = namespace(kernel), correlation.groups, in_range(untracked(kernel))
-    rows, columns = correlation.out_channels // groups, correlation.in_channels // groups
+    rows, columns = correlation.group_shape
     entries = xp.abs(xp.reshape(scaled, (groups, rows, -1)))
     of_columns = xp.sum(xp.reshape(xp.sum(entries, axis=1), (groups, columns, -1)), axis=-1)
     squares = xp.max(xp.max(xp.sum(entries, axis=2), axis=1) * xp.max(of_columns, axis=1))
@@ -98,13 +96,6 @@ def moduli(kernel: Array, correlation: Correlation) -> Moduli:
     if is_concrete(squares):
         return math.sqrt(float(squares)) * generous, power
     return xp.sqrt(squares) * generous, power
-
-
-def _block_shape(correlation: Correlation) -> tuple[int, int]:
-    groups = correlation.groups
-    return correlation.out_channels // groups, (
-        correlation.in_channels // groups * math.prod(correlation.stride)
-    )
 
 
 EXACT = {"float32": 1e-3, "float64": 1e-9}
@@ -135,7 +126,7 @@ def less(value: Array, error: Any) -> Array:
 def times(bound: Bound, power: Any) -> Bound:
     """A bound of a kernel in range, times what `in_range` gave."""
     if not isinstance(power, float):  # a traced bound is no exact one
-        step = 1 + 4 * float(namespace(power).finfo(power.dtype).eps)
+        step = 1 + 4 * eps_of(power)
         lower = None if bound.lower is None else bound.lower * power / step
         return replace(bound, lower=lower, upper=None if bound.upper is None else bound.upper * power * step)
     if power == 1:
@@ -152,15 +143,16 @@ def times(bound: Bound, power: Any) -> Bound:
 
 def _scaled(value: Array, power: float) -> tuple[Array, float]:
     """A value of at least 0 times a power of two, and how far that may be off: below the normal numbers."""
-    found, given, limits = (
-        in_range_again(value, power),
-        float(untracked(value)),
-        namespace(value).finfo(value.dtype),
-    )
-    smallest = float(limits.smallest_normal)
-    if given <= 0 or given * power >= 2 * smallest:
-        return found, 0.0
-    return found, smallest * (1 if is_jax(value) else float(limits.eps))
+    found, given = in_range_again(value, power), float(untracked(value))
+    smallest = float(namespace(value).finfo(value.dtype).smallest_normal)
+    lost = 0.0 if given <= 0 or given * power >= 2 * smallest else _flushed(value)
+    return found, lost
+
+
+def _flushed(array: Array) -> float:
+    """What results below the normal numbers are rounded to multiples of; JAX takes them for zero."""
+    smallest = float(namespace(array).finfo(array.dtype).smallest_normal)
+    return smallest * (1 if is_jax(array) else eps_of(array))
 
 
 def matrix_allowance(array: Array, rows: int, columns: int) -> float:
@@ -170,8 +162,7 @@ def matrix_allowance(array: Array, rows: int, columns: int) -> float:
     A product of `rows x columns` carries an error of at most `columns eps / 2` times the square of the
     Frobenius norm, that is `rows columns eps / 2` times that of the norm.
     """
-    eps = float(namespace(array).finfo(array.dtype).eps)
-    return 1 + eps * (rows * columns + 16 * max(rows, columns) + 64)
+    return 1 + eps_of(array) * (rows * columns + 16 * max(rows, columns) + 64)
 
 
 def widened(kernel: Array) -> Array:
@@ -184,18 +175,16 @@ def widened(kernel: Array) -> Array:
 
 def rounded_up(value: Array, slack: float, kernel: Array) -> Array:
     """`value * slack` in the precision of the kernel, not below it."""
-    xp = namespace(kernel)
-    if value.dtype != kernel.dtype:
-        slack *= 1 + 2 * float(xp.finfo(kernel.dtype).eps)
-    return xp.astype(value * slack, kernel.dtype)
+    return namespace(kernel).astype(value * _with_rounding(slack, value, kernel), kernel.dtype)
 
 
 def rounded_down(value: Array, slack: float, kernel: Array) -> Array:
     """`value / slack` in the precision of the kernel, not above it."""
-    xp = namespace(kernel)
-    if value.dtype != kernel.dtype:
-        slack *= 1 + 2 * float(xp.finfo(kernel.dtype).eps)
-    return xp.astype(value / slack, kernel.dtype)
+    return namespace(kernel).astype(value / _with_rounding(slack, value, kernel), kernel.dtype)
+
+
+def _with_rounding(slack: float, value: Array, kernel: Array) -> float:
+    return slack if value.dtype == kernel.dtype else slack * (1 + 2 * eps_of(kernel))
 
 
 def root(value: Array) -> Array:

@@ -48,7 +48,7 @@ class PolyphaseClass:
     offsets: IntArray
 
 
-def _frozen(array: IntArray) -> IntArray:
+def _frozen(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Read-only: cached and shared."""
     array.flags.writeable = False
     return array
@@ -103,16 +103,11 @@ class FrequencyGrid:
         return tuple(n // h for n, h in zip(self.shape, self.repeat, strict=True))
 
     def phases(self, offsets: IntArray, start: int, stop: int) -> np.ndarray[Any, Any]:
-        """`exp(2 pi i g.u / N)`, shape (T, stop - start), for frequencies start to stop."""
-        found = np.ones((len(offsets), stop - start), dtype=np.complex128)
-        for axis, (period, repeat) in enumerate(zip(self.period, self.repeat, strict=True)):
-            steps, inverse = np.unique(offsets[:, axis] // repeat, return_inverse=True)
-            turns = np.multiply.outer(steps, self.index[start:stop, axis]) % period  # wrap exactly
-            # A table of roots of unity where angles repeat; not for each piece of a long axis.
-            few = period < turns.size
-            roots = np.exp(2j * np.pi * ((np.arange(period) if few else turns) / period))
-            found *= (roots[turns] if few else roots)[inverse]
-        return found
+        """`exp(2 pi i g.u / N)`, shape (T, stop - start), for frequencies start to stop: read-only."""
+        index, steps = self.index[start:stop], offsets // np.asarray(self.repeat)
+        if len(steps) * len(index) > _MOST_PHASES_KEPT:
+            return _phases(self.period, index, steps)
+        return _kept_phases(self.period, index.tobytes(), steps.tobytes())
 
     def at(self, places: IntArray | slice) -> FrequencyGrid:
         """Only the frequencies at these places of `index`; the whole grid is no longer covered."""
@@ -124,6 +119,29 @@ class FrequencyGrid:
         one_period[tuple(self.index.T)] = values
         one_period[tuple((-self.index % np.asarray(self.period)).T)] = values
         return np.tile(one_period, self.repeat)
+
+
+_MOST_PHASES_KEPT = 2**14
+"""Phases that are kept together: 256 KiB; those of small layers are asked for several times a call."""
+
+
+@lru_cache(maxsize=64)
+def _kept_phases(period: tuple[int, ...], index: bytes, steps: bytes) -> np.ndarray[Any, Any]:
+    flat = (np.frombuffer(part, dtype=np.int64).reshape(-1, len(period)) for part in (index, steps))
+    return _frozen(_phases(period, *flat))
+
+
+def _phases(period: tuple[int, ...], index: IntArray, steps: IntArray) -> np.ndarray[Any, Any]:
+    """`exp(2 pi i sum_axes steps index / period)`, shape (steps, frequencies)."""
+    found = np.ones((len(steps), len(index)), dtype=np.complex128)
+    for axis, points in enumerate(period):
+        different, inverse = np.unique(steps[:, axis], return_inverse=True)
+        turns = np.multiply.outer(different, index[:, axis]) % points  # wrap exactly
+        # A table of roots of unity where angles repeat; not for each piece of a long axis.
+        few = points < turns.size
+        roots = np.exp(2j * np.pi * ((np.arange(points) if few else turns) / points))
+        found *= (roots[turns] if few else roots)[inverse]
+    return found
 
 
 _LARGEST_KEPT = 2**18
@@ -145,10 +163,6 @@ def _grid(correlation: Correlation) -> FrequencyGrid:
     cost_of(correlation)
     shape, repeat = correlation.output_shape, _repeat(correlation)
     period = [n // h for n, h in zip(shape, repeat, strict=True)]
-    block_shape = (
-        correlation.out_channels // correlation.groups,
-        correlation.in_channels // correlation.groups * math.prod(correlation.stride),
-    )
     flat = np.arange(math.prod(period))
     index = np.stack(np.unravel_index(flat, period), axis=-1)
     mirror = np.ravel_multi_index(tuple((-index % np.asarray(period)).T), period)
@@ -158,7 +172,7 @@ def _grid(correlation: Correlation) -> FrequencyGrid:
         repeat=repeat,
         index=_frozen(index[kept]),
         multiplicity=_frozen(np.where(flat == mirror, 1, 2)[kept] * math.prod(repeat)),
-        block_shape=block_shape,
+        block_shape=correlation.block_shape,
     )
 
 
@@ -194,8 +208,7 @@ def symbol_blocks(
     """
     xp = namespace(kernel)
     stop = len(grid.index) if stop is None else stop
-    groups = correlation.groups
-    rows, columns = correlation.out_channels // groups, correlation.in_channels // groups
+    groups, (rows, columns) = correlation.groups, correlation.group_shape
     taps = xp.astype(xp.reshape(kernel, (groups * rows * columns, -1)), complex_dtype(kernel))
     parts = []
     for part in polyphase(correlation):
@@ -217,8 +230,7 @@ def symbol_adjoint(
     """
     xp = namespace(blocks)
     stop = len(grid.index) if stop is None else stop
-    groups = correlation.groups
-    rows, columns = correlation.out_channels // groups, correlation.in_channels // groups
+    groups, (rows, columns) = correlation.groups, correlation.group_shape
     weights = grid.multiplicity[start:stop]
     classes = polyphase(correlation)
     parts = []
@@ -264,7 +276,7 @@ def input_wave(
         vector: shape (channels * classes,), a column of `symbol_blocks` order.
         index: the block's frequency.
     """
-    columns = correlation.in_channels // correlation.groups
+    columns = correlation.group_shape[1]
     wave = np.zeros((columns, *correlation.input_shape), dtype=vector.dtype)
     outputs = plane_wave(grid, index).astype(vector.dtype)
     for place, part in enumerate(polyphase(correlation)):

@@ -73,7 +73,7 @@ def work_as_padded(shape: tuple[int, ...], geometry: ConvGeometry) -> Cost:
         cost = cost.then(_largest_on(torus))
     if copies > 1:
         return cost
-    inputs, outputs = c.in_channels // c.groups, c.out_channels // c.groups
+    outputs, inputs = c.group_shape
     one_group = replace(c, groups=1, in_channels=inputs, out_channels=outputs)
     return cost.then(of_applications(one_group, PACKET_APPLICATIONS))
 

@@ -96,8 +96,7 @@ class NativeTaps:
 def prepare(kernel: NumpyArray, correlation: Correlation) -> NativeTaps:
     """`kernel`, with its axes in the order of `Correlation`, for `singular_values`."""
     classes = polyphase(correlation)
-    groups = correlation.groups
-    rows, columns = correlation.out_channels // groups, correlation.in_channels // groups
+    groups, (rows, columns) = correlation.groups, correlation.group_shape
     stacked = rows < columns * len(classes)
     # Scaled by a power of two, so that sums of tiny or huge taps stay in range.
     exponent = int(np.frexp(np.abs(kernel).max(initial=0.0))[1])
@@ -155,10 +154,8 @@ def singular_values(
 
 def pays_to_certify(correlation: Correlation, frequencies: int) -> bool:
     """Whether `largest` is faster than all singular values."""
-    groups = correlation.groups
-    part = correlation.out_channels // groups * (correlation.in_channels // groups)
-    small = part * len(polyphase(correlation)) <= LARGEST_IN_LANES
-    return small and frequencies * groups >= FEWEST_TO_CERTIFY
+    entries = math.prod(correlation.group_shape) * len(polyphase(correlation))
+    return entries <= LARGEST_IN_LANES and frequencies * correlation.groups >= FEWEST_TO_CERTIFY
 
 
 def largest(

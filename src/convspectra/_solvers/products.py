@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from .._compat import Array, is_on_gpu, is_tracked, like, namespace
+from .._compat import Array, eps_of, is_on_gpu, is_tracked, like, namespace
 from .array_api import smaller_gram, with_entries_near_one
 from .native import Lowered
 
@@ -45,7 +45,7 @@ def largest_singular_value(blocks: Array) -> Array:
     gram, scale = _scaled(smaller_gram(near_one))
     logarithm = xp.log(scale)
     # side^(1 / 2^(k + 1)) is what k squarings may be too large by.
-    eps = float(xp.finfo(gram.dtype).eps)
+    eps = eps_of(gram)
     squarings = math.ceil(math.log2(math.log(blocks.shape[-1] + 1) / eps))
     for done in range(1, squarings + 1):
         gram, scale = _scaled(xp.matmul(gram, gram))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from .._compat import Array, namespace
+from .._compat import Array, eps_of, namespace
+from ..checks import check_count
 from ..compute import DEFAULT, Compute
-from ..errors import InputError
 from ..geometry import ConvGeometry, Correlation
 from ..problem import Problem, homogeneous, problem_of, widened
 from ..results import Bound
@@ -78,8 +78,7 @@ def araujo2021(
 
 def araujo2021_of(problem: Problem, oversampling: int = 8, together: bool = True) -> Bound:
     """`araujo2021` of a problem whose entries are in range."""
-    if oversampling < 2:
-        raise InputError(f"oversampling must be at least 2; got {oversampling}")
+    check_count("oversampling", oversampling, 2)
     kernel, correlation = problem.kernel, problem.correlation
     refuse_repeated_inputs("araujo2021", correlation)
     wide = widened(problem).kernel
@@ -88,7 +87,7 @@ def araujo2021_of(problem: Problem, oversampling: int = 8, together: bool = True
     # A Frobenius norm, and root of that many blocks' errors, with those of its own sums.
     rows, columns = frequency_grid(torus).block_shape
     off = widened(problem).symbol_error() * math.sqrt(min(rows, columns))
-    slack = factor * (1 + float(namespace(wide).finfo(wide.dtype).eps) * (rows * columns + 64))
+    slack = factor * (1 + eps_of(wide) * (rows * columns + 64))
     upper = rounded_up(root(namespace(wide).max(squares)) + off, slack, kernel)
     return Bound(None, upper, method="araujo2021", assumes=ASSUMES)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from .._compat import Array, is_tracked, like, namespace, to_numpy
 from .._solvers import array_api
+from ..checks import check_word
 from ..compute import DEFAULT, Compute
 from ..cost import of_applications, of_matrix, seconds_of_blocks
 from ..errors import InputError
@@ -125,8 +126,7 @@ def operator_norm(
     if method != "auto":
         if not tolerance is seconds is start is None:
             raise InputError(f"tolerance, seconds and start are for method='auto'; method is {method!r}")
-        if method not in _METHODS:
-            raise InputError(f"method must be auto or one of {', '.join(_METHODS)}; got {method!r}")
+        check_word("method", method, ("auto", *_METHODS))
         return homogeneous(_METHODS[method], problem_of(kernel, geometry, compute))
     problem = problem_of(kernel, geometry, compute)
     return homogeneous(operator_norm_of, problem, tolerance, seconds, start)
@@ -206,7 +206,7 @@ def reads_upper(problem: Problem) -> Array:
     reshaped. That copying has the norm `sqrt(reads)`, the largest number of reads of one input point.
     """
     wide, c = widened(problem).kernel, problem.correlation
-    matrices = namespace(wide).reshape(wide, (c.groups, c.out_channels // c.groups, -1))
+    matrices = namespace(wide).reshape(wide, (c.groups, c.group_shape[0], -1))
     norm = namespace(wide).max(array_api.largest_singular_value(matrices))
     slack = matrix_allowance(wide, *matrices.shape[1:])
     return rounded_up(norm * math.sqrt(read_count(c)), slack, problem.kernel)

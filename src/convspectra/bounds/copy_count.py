@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .._compat import Array, namespace
+from .._compat import Array, eps_of, namespace
 from ..compute import DEFAULT, Compute
 from ..errors import GeometryError
 from ..geometry import ConvGeometry, Correlation
@@ -80,7 +80,7 @@ def copy_count_of(problem: Problem, sizes: int = 2) -> Bound:
     tori, count = covering_tori(correlation, sizes)
     norms = [top_on(problem, torus).norm for torus in tori]
     norm = namespace(kernel).min(namespace(kernel).stack(norms))
-    slack = math.sqrt(count) * (1 + 4 * float(namespace(kernel).finfo(kernel.dtype).eps))
+    slack = math.sqrt(count) * (1 + 4 * eps_of(kernel))
     upper = (norm + problem.norm_error(norm)) * slack
     lower = rounded_down(row_norm_below(problem), 1.0, kernel)
     return Bound(lower, upper, method="copy_count", assumes="any padding, at the geometry's input size")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .._compat import Array, namespace
 from .._solvers.array_api import smaller_gram, with_entries_near_one
+from ..checks import check_count
 from ..compute import DEFAULT, Compute
-from ..errors import InputError
 from ..geometry import ConvGeometry, Correlation
 from ..problem import Problem, homogeneous, problem_of, widened
 from ..results import Bound
@@ -69,8 +69,7 @@ def delattre2023(
 
 def delattre2023_of(problem: Problem, steps: int = 6, sizes: int = 1) -> Bound:
     """`delattre2023` of a problem whose entries are in range."""
-    if steps < 1:
-        raise InputError(f"steps must be at least 1; got {steps}")
+    check_count("steps", steps)
     kernel, correlation = problem.kernel, problem.correlation
     tori = holding_tori("delattre2023", correlation, sizes)
     xp = namespace(kernel)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from .._compat import Array, namespace
+from .._compat import Array, eps_of, namespace
 from .._solvers.array_api import smaller_gram
+from ..checks import check_count
 from ..compute import DEFAULT, Compute
-from ..errors import InputError
 from ..geometry import ConvGeometry
 from ..problem import Problem, homogeneous, problem_of, widened
 from ..results import Bound
@@ -75,8 +75,7 @@ def delattre2024(
 
 def delattre2024_of(problem: Problem, steps: int = 4) -> Bound:
     """`delattre2024` of a problem whose entries are in range."""
-    if steps < 1:
-        raise InputError(f"steps must be at least 1; got {steps}")
+    check_count("steps", steps)
     kernel, correlation = problem.kernel, problem.correlation
     refuse_repeated_inputs("delattre2024", correlation)
     xp = namespace(kernel)
@@ -99,7 +98,7 @@ def delattre2024_of(problem: Problem, steps: int = 4) -> Bound:
     # Taps carry errors of (side + log) eps in each product and transform, by the kernel's Euclidean norm,
     # which is at most sqrt(side) times the operator's; as an operator they weigh sqrt(taps side) times more.
     side, count = current.shape[1], math.prod(current.shape[3:])
-    slack = 1 + float(xp.finfo(wide.dtype).eps) * (side + 64) * side * math.sqrt(count)
+    slack = 1 + eps_of(wide) * (side + 64) * side * math.sqrt(count)
     upper = rounded_up(xp.where(empty, 0 * last, last), slack, kernel)
     return Bound(None, upper, method="delattre2024", assumes=ASSUMES)
 

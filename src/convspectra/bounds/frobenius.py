@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from .._compat import Array, like, namespace, untracked
+from .._compat import Array, eps_of, like, namespace, untracked
 from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry, Correlation
 from ..operators.padded import NumpyArray, reads
@@ -70,7 +70,7 @@ def frobenius_of(problem: Problem) -> Bound:
     """`frobenius` of a problem whose entries are in range."""
     kernel, correlation = problem.kernel, problem.correlation
     xp, wide = namespace(kernel), widened(problem).kernel
-    eps = float(xp.finfo(wide.dtype).eps) * (math.prod(kernel.shape) + 64)
+    eps = eps_of(wide) * (math.prod(kernel.shape) + 64)
     # Taps that meet can cancel: what the sums are off by is a part of those of the moduli.
     squares, off = _squares(wide, correlation), eps * untracked(_squares(xp.abs(wide), correlation))
     whole = upper = xp.max(root(squares + off))

@@ -95,8 +95,8 @@ def grishina2024_of(problem: Problem, starts: int = 1, sweeps: int = 30) -> Boun
     lower = None
     if is_concrete(kernel):
         seen = to_numpy(effective_kernel(wide, correlation))
-        rows = correlation.out_channels // correlation.groups
-        found = _alternating(seen.reshape(correlation.groups, rows, *seen.shape[1:]), starts, sweeps)
+        by_group = seen.reshape(correlation.groups, correlation.group_shape[0], *seen.shape[1:])
+        found = _alternating(by_group, starts, sweeps)
         value = like(np.asarray(found), wide, wide.dtype)
         lower = rounded_down(less(value, widened(problem).norm_error()), 1.0, kernel)
     return Bound(lower, upper, method="grishina2024", assumes=ASSUMES)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from .._compat import Array, like, namespace
+from .._compat import Array, eps_of, like, namespace
 from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
 from ..operators.padded import NumpyArray, reads
@@ -65,8 +65,8 @@ def holder_of(problem: Problem) -> Bound:
     """`holder` of a problem whose entries are in range."""
     kernel, correlation = problem.kernel, problem.correlation
     xp, wide = namespace(kernel), widened(problem).kernel
-    groups, moduli = correlation.groups, xp.abs(wide)
-    grouped = xp.reshape(moduli, (groups, correlation.out_channels // groups, *moduli.shape[1:]))
+    groups = correlation.groups
+    grouped = xp.reshape(xp.abs(wide), (groups, correlation.group_shape[0], *wide.shape[1:]))
     by_output, by_input = xp.sum(grouped, axis=2), xp.sum(grouped, axis=1)
     for axis in range(len(correlation.kernel_size)):
         table = reads(correlation, axis)
@@ -75,8 +75,7 @@ def holder_of(problem: Problem) -> Bound:
     flat = (xp.reshape(sums, (groups, -1)) for sums in (by_output, by_input))
     largest, columns = (xp.max(sums, axis=1) for sums in flat)
     upper = xp.max(root(largest * columns))
-    eps = float(xp.finfo(wide.dtype).eps)
-    slack = 1 + eps * (sum(kernel.shape) + 16) * math.prod(correlation.kernel_size)
+    slack = 1 + eps_of(wide) * (sum(kernel.shape) + 16) * math.prod(correlation.kernel_size)
     return Bound(None, rounded_up(upper, slack, kernel), method="holder", assumes="any padding")
 
 

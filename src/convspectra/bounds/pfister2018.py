@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from .._compat import Array, namespace
+from .._compat import Array, eps_of
+from ..checks import check_count
 from ..compute import DEFAULT, Compute
-from ..errors import InputError
 from ..geometry import ConvGeometry, Correlation
 from ..problem import Problem, homogeneous, problem_of
 from ..results import Bound
@@ -70,16 +70,15 @@ def pfister2018(
 
 def pfister2018_of(problem: Problem, oversampling: int = 8) -> Bound:
     """`pfister2018` of a problem whose entries are in range."""
-    if oversampling < 2:
-        raise InputError(f"oversampling must be at least 2; got {oversampling}")
-    kernel, correlation = problem.kernel, problem.correlation
+    check_count("oversampling", oversampling, 2)
+    correlation = problem.correlation
     refuse_repeated_inputs("pfister2018", correlation)
     torus, factor = sampling_torus(correlation, oversampling)
     norm = top_on(problem, torus).norm
     error = problem.norm_error(norm)
     if factor == 1.0:  # the symbol is constant: one block says it all
         return around(norm, error, "pfister2018", ASSUMES)
-    upper = (norm + error) * (factor * (1 + 4 * float(namespace(kernel).finfo(kernel.dtype).eps)))
+    upper = (norm + error) * (factor * (1 + 4 * eps_of(problem.kernel)))
     return Bound(less(norm, error), upper, method="pfister2018", assumes=ASSUMES)
 
 

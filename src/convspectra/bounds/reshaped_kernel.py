@@ -75,8 +75,7 @@ def reshaped_kernel_of(problem: Problem) -> Bound:
     if correlation.padding_mode != "circular":
         refuse_other_boundaries("reshaped_kernel", correlation)
     wide = widened(problem).kernel
-    groups = correlation.groups
-    shape = (groups, correlation.out_channels // groups, math.prod(kernel.shape[1:]))
+    shape = (correlation.groups, correlation.group_shape[0], math.prod(kernel.shape[1:]))
     slack = matrix_allowance(wide, *shape[1:])
     whole = namespace(wide).max(array_api.largest_singular_value(namespace(wide).reshape(wide, shape)))
     lower = rounded_down(row_norm_below(problem), 1.0, kernel)
@@ -98,11 +97,10 @@ def row_norm(kernel: Array, correlation: Correlation) -> Array:
     """The norm of the rows of the output point that reads most input points, for any padding."""
     xp = namespace(kernel)
     effective = effective_kernel(kernel, correlation)
-    groups = correlation.groups
     columns = math.prod(effective.shape[1:])
     if columns == 0:  # every read falls on padding: the operator is zero
         return xp.sum(effective)
-    matrices = xp.reshape(effective, (groups, correlation.out_channels // groups, columns))
+    matrices = xp.reshape(effective, (correlation.groups, correlation.group_shape[0], columns))
     return xp.max(array_api.largest_singular_value(matrices))
 
 
@@ -112,7 +110,7 @@ def row_norm_below(problem: Problem) -> Array:
     wide = widened(problem)
     kernel, correlation = wide.kernel, wide.correlation
     columns = math.prod(kernel.shape[1:])
-    slack = matrix_allowance(kernel, correlation.out_channels // correlation.groups, columns)
+    slack = matrix_allowance(kernel, correlation.group_shape[0], columns)
     return less(row_norm(kernel, correlation) / slack, wide.symbol_error())
 
 

@@ -21,8 +21,7 @@ def plain_kernel(kernel: Array, correlation: Correlation) -> Array:
     (`symbol.py`); `n` is `C_in / groups` times their number, and `q = ceil(k / h)`.
     """
     xp = namespace(kernel)
-    groups = correlation.groups
-    shape: list[int] = [groups, correlation.out_channels // groups, correlation.in_channels // groups]
+    shape = [correlation.groups, *correlation.group_shape]
     sizes, components = [], []
     for axis, (k, s, d) in enumerate(
         zip(correlation.kernel_size, correlation.stride, correlation.dilation, strict=True)

@@ -134,10 +134,6 @@ def forward_of_top_group(problem: Problem) -> Operator:
 
 def of_group(kernel: NumpyArray, correlation: Correlation, group: int) -> tuple[NumpyArray, Correlation]:
     """The kernel and correlation of one group, which is an operator of its own."""
-    rows = correlation.out_channels // correlation.groups
-    return kernel[group * rows : (group + 1) * rows], replace(
-        correlation,
-        out_channels=rows,
-        in_channels=correlation.in_channels // correlation.groups,
-        groups=1,
-    )
+    rows, columns = correlation.group_shape
+    one = replace(correlation, out_channels=rows, in_channels=columns, groups=1)
+    return kernel[group * rows : (group + 1) * rows], one

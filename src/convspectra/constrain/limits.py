@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..errors import InputError
-from ..guarantee import Guarantee, check_limit, guarantee_of
+from ..checks import check_limit, check_word
+from ..guarantee import Guarantee, guarantee_of
 
 Method = Literal["project", "clip", "rescale", "appendix_a", "reshaped"]
 KEEPS_THE_LIMIT: tuple[Method, ...] = ("project", "clip", "rescale")
@@ -40,8 +40,7 @@ class Limits:
     tolerance: float = 1e-2
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(Method):
-            raise InputError(f"method must be one of {', '.join(get_args(Method))}; got {self.method!r}")
+        check_word("method", self.method, get_args(Method))
         # Frozen: what was given is replaced by what it means.
         object.__setattr__(self, "guarantee", guarantee_of(self.guarantee))
         for name in ("max_norm", "tolerance"):

@@ -8,13 +8,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .._compat import Array, like, namespace, untracked
+from .._compat import Array, eps_of, like, namespace, untracked
 from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
-from ..guarantee import Guarantee, Target, target_of
+from ..guarantee import Guarantee, Target, target_from
 from ..models.batch_norm import factors
-from ..problem import problem_of
-from ..projection import clip, clip_reshaped_kernel, project, rescale
+from ..projection.clipping import clipped
+from ..projection.nearest import projected
+from ..projection.rescaling import rescaled
+from ..projection.reshaped import clipped_reshaped
 from ..results import Projection
 from .limits import KEEPS_THE_LIMIT, Limits
 
@@ -186,7 +188,7 @@ def constrain(
     gap = steps[0].gap if len(steps) == 1 else None
     warm = steps[0].dual if steps else None
     if precision is not None or not alone or uses[0].scale is not None:
-        precision = precision or Precision(_eps(weight), lambda same: same)
+        precision = precision or Precision(eps_of(weight), lambda same: same)
         if keeps:
             current, after = _round_within_limit(current, uses, limits, precision, compute)
         else:
@@ -218,24 +220,23 @@ def measured(weight: Array, use: Use, limits: Limits, compute: Compute = DEFAULT
 
 def target_for(weight: Array, use: Use, limits: Limits, compute: Compute = DEFAULT) -> Target:
     """What the limit is about for this use."""
-    problem = problem_of(use.operator(untracked(weight)), use.geometry, compute)
-    return target_of(problem, use.guarantee or limits.guarantee)
+    return target_from(use.operator(weight), use.geometry, use.guarantee or limits.guarantee, compute)
 
 
 def _moved(
     weight: Array, use: Use, limits: Limits, dual: Dual | None, measure: bool, compute: Compute
 ) -> tuple[Array, Projection]:
     """The weight after one method for one use."""
-    kernel, operator = use.kernel(weight), use.operator(weight)
     warm = dual[1] if dual is not None and dual[0] == use.geometry.input_shape else None
-    asked = replace(limits, guarantee=use.guarantee or limits.guarantee)
-    result = _applied(operator, use.geometry, asked, warm, measure, compute)
+    target = target_for(weight, use, limits, compute)
+    result = _applied(target, limits, warm, measure)
     if use.scale is None:
         return use.weight(result.kernel), result
     # As a difference, so that channels that did not move stay as they are.
-    xp, scale = namespace(weight), use.factors(kernel)
+    xp, kernel = namespace(weight), use.kernel(weight)
+    scale = use.factors(kernel)
     alive = scale != 0
-    change = (result.kernel - operator) / xp.where(alive, scale, xp.ones_like(scale))
+    change = (result.kernel - kernel * scale) / xp.where(alive, scale, xp.ones_like(scale))
     return use.weight(kernel + xp.where(alive, change, xp.zeros_like(change))), result
 
 
@@ -277,27 +278,18 @@ def _length(kernel: Array) -> float:
     return float(xp.sqrt(xp.sum(untracked(kernel) ** 2)))
 
 
-def _eps(array: Array) -> float:
-    return float(namespace(array).finfo(array.dtype).eps)
-
-
-def _applied(
-    kernel: Array, geometry: ConvGeometry, limits: Limits, dual: Any, measure: bool, compute: Compute
-) -> Projection:
+def _applied(target: Target, limits: Limits, dual: Any, measure: bool) -> Projection:
     """The kernel after the method that the limits name."""
-    options: dict[str, Any] = {"guarantee": limits.guarantee, "compute": compute}
     match limits.method:
         case "project":
-            return project(
-                kernel, geometry, limits.max_norm, dual=dual, tolerance=limits.tolerance, **options
-            )
+            return projected(target, limits.max_norm, limits.tolerance, dual)
         case "rescale":
-            return rescale(kernel, geometry, limits.max_norm, one_pass=True, **options)
-        case "appendix_a":
-            return clip(kernel, geometry, limits.max_norm, measure=measure, **options)
+            return rescaled(target, limits.max_norm, one_pass=True)
         case "reshaped":
-            return clip_reshaped_kernel(kernel, geometry, limits.max_norm, measure=measure, **options)
-        case "clip":
-            clipped = clip(kernel, geometry, limits.max_norm, measure=False, **options)
-            inside = rescale(clipped.kernel, geometry, limits.max_norm, one_pass=True, **options)
-            return replace(inside, norm_before=clipped.norm_before, iterations=clipped.iterations)
+            return clipped_reshaped(target, limits.max_norm, measure)
+    moved, norms = clipped(target, limits.max_norm)
+    if limits.method == "appendix_a":
+        norms = norms if measure else {"norm": None, **norms}
+        return moved.projection(target, iterations=1, **norms)
+    inside = rescaled(moved, limits.max_norm, one_pass=True)
+    return replace(inside, norm_before=norms["norm_before"] if norms else target.norm, iterations=1)

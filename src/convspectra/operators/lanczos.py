@@ -274,7 +274,7 @@ def proven_gains(operator: Operator, x: NumpyArray) -> tuple[NumpyArray, NumpyAr
     image = np.asarray(operator.apply(x))
     before, after = _flat_lengths(x), _flat_lengths(image)
     most = max(read_count(c), 1)
-    products = max(kernel[0].size, c.out_channels // c.groups * most)
+    products = max(kernel[0].size, c.group_shape[0] * most)
     modulus = math.sqrt(most) * float(np.linalg.norm(kernel))
     sums = (x[0].size + image[0].size + 16) * _EPS if len(x) else 0.0
     absolute = (products + 4) * _EPS * modulus

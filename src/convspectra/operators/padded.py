@@ -207,7 +207,7 @@ def _read(kernel: Array, c: Correlation, x: Array) -> Array:
     if _has_convolutions(x):
         return _framework("conv", c)(padded, kernel, stride=c.stride, dilation=c.dilation, groups=c.groups)
     xp, batch = namespace(x), x.shape[0]
-    weights = xp.reshape(kernel, (c.groups, c.out_channels // c.groups, -1))
+    weights = xp.reshape(kernel, (c.groups, c.group_shape[0], -1))
     parts = []
     for part, rows in _slabs(c, batch):
         windows = _windows(padded[rows], part)
@@ -231,7 +231,7 @@ def _written(kernel: Array, c: Correlation, y: Array) -> Array:
 
 def _padded_from_outputs(kernel: Array, c: Correlation, y: Array) -> Array:
     xp, batch = namespace(y), y.shape[0]
-    weights = xp.reshape(kernel, (c.groups, c.out_channels // c.groups, -1))
+    weights = xp.reshape(kernel, (c.groups, c.group_shape[0], -1))
     sizes = tuple(len(sources(c, axis)) for axis in range(len(c.kernel_size)))
     padded, first = None, 0
     for part, rows in _slabs(c, batch):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 
 from .. import functions
-from .._compat import Array, namespace
+from .._compat import Array, eps_of, namespace
 from ..compute import DEFAULT, Compute
 from ..functions import ROUNDING
 from ..geometry import ConvGeometry
-from ..guarantee import Guarantee, Target, target_of
-from ..problem import problem_of
+from ..guarantee import Guarantee, Target, target_from
 
 
 def norm(
@@ -50,7 +49,7 @@ def norm(
         >>> float(norm(twice, ConvGeometry((8, 8))))
         2.0
     """
-    return norm_of(target_of(problem_of(kernel, geometry, compute), guarantee))
+    return norm_of(target_from(kernel, geometry, guarantee, compute))
 
 
 def norm_of(target: Target) -> Array:
@@ -94,7 +93,7 @@ def squared_norm(
         >>> float(squared_norm(twice, ConvGeometry((8, 8))))
         4.0
     """
-    return squared_norm_of(target_of(problem_of(kernel, geometry, compute), guarantee))
+    return squared_norm_of(target_from(kernel, geometry, guarantee, compute))
 
 
 def squared_norm_of(target: Target) -> Array:
@@ -142,7 +141,7 @@ def condition_number(
         >>> float(condition_number(kernel, ConvGeometry((8, 8))))
         4.0
     """
-    return condition_number_of(target_of(problem_of(kernel, geometry, compute), guarantee))
+    return condition_number_of(target_from(kernel, geometry, guarantee, compute))
 
 
 def condition_number_of(target: Target) -> Array:
@@ -150,6 +149,6 @@ def condition_number_of(target: Target) -> Array:
     largest = functions.norm(target.kernel, target.torus, target.compute)
     smallest = functions.smallest(target.kernel, target.torus, target.compute)
     xp = namespace(target.kernel)
-    singular = smallest <= ROUNDING * float(xp.finfo(target.kernel.dtype).eps) * largest
+    singular = smallest <= ROUNDING * eps_of(largest) * largest
     ratio = largest / xp.where(singular, 1 + 0 * smallest, smallest)
     return xp.where(singular, math.inf + 0 * largest, ratio)

@@ -28,8 +28,7 @@ from .._solvers.array_api import smaller_gram
 from ..compute import DEFAULT, Compute
 from ..functions import rank_with_taps
 from ..geometry import ConvGeometry, Correlation
-from ..guarantee import Guarantee, Target, target_of
-from ..problem import problem_of
+from ..guarantee import Guarantee, Target, target_from
 from ..spectrum import over_grid
 from ..symbol import frequency_grid, polyphase, symbol_blocks
 
@@ -80,7 +79,7 @@ def orthogonality(
         >>> float(orthogonality(twice, ConvGeometry((8, 8))))  # 3 * 8 * 8 times (4 - 1)^2
         1728.0
     """
-    return orthogonality_of(target_of(problem_of(kernel, geometry, compute), guarantee))
+    return orthogonality_of(target_from(kernel, geometry, guarantee, compute))
 
 
 def orthogonality_of(target: Target) -> Array:
@@ -137,7 +136,7 @@ def shifts(correlation: Correlation) -> tuple[Shift, ...]:
 def by_autocorrelation(kernel: Array, correlation: Correlation) -> Array:
     """The penalty from the autocorrelation of the kernel, axes in the order of `Correlation`."""
     xp = namespace(kernel)
-    groups, rows, columns = _sizes(correlation)
+    groups, (rows, columns) = correlation.groups, correlation.group_shape
     taps = math.prod(correlation.kernel_size)
     rowwise = _is_rowwise(correlation)
     side, other = (rows, columns) if rowwise else (columns, rows)
@@ -169,11 +168,7 @@ def by_frequencies(kernel: Array, correlation: Correlation, compute: Compute) ->
         squares = xp.sum(xp.real(rest) ** 2 + xp.imag(rest) ** 2, axis=(1, 2, 3))
         return xp.sum(like(grid.multiplicity[start:stop], squares, squares.dtype) * squares)
 
-    parts = over_grid(task, kernel, correlation, grid, compute)
-    total = parts[0] + _zeros(correlation)
-    for part in parts[1:]:
-        total = total + part
-    return total
+    return sum(over_grid(task, kernel, correlation, grid, compute)) + _zeros(correlation)
 
 
 def _zeros(correlation: Correlation) -> float:
@@ -182,20 +177,15 @@ def _zeros(correlation: Correlation) -> float:
     return float(correlation.points * correlation.groups * missing)
 
 
-def _sizes(correlation: Correlation) -> tuple[int, int, int]:
-    groups = correlation.groups
-    return groups, correlation.out_channels // groups, correlation.in_channels // groups
-
-
 def _is_rowwise(correlation: Correlation) -> bool:
     """Whether the row side of a block, without columns that no tap reads, is the smaller one."""
-    _, rows, columns = _sizes(correlation)
+    rows, columns = correlation.group_shape
     return rows <= columns * len(polyphase(correlation))
 
 
 def _products_of_shifts(correlation: Correlation) -> int:
     """Multiplications of `by_autocorrelation`, a group, and what its calls cost."""
-    _, rows, columns = _sizes(correlation)
+    rows, columns = correlation.group_shape
     classes = [len(part.taps) for part in polyphase(correlation)]
     if _is_rowwise(correlation):
         pairs, products = sum(taps**2 for taps in classes), rows**2 * columns
@@ -207,7 +197,7 @@ def _products_of_shifts(correlation: Correlation) -> int:
 
 def _products_of_frequencies(correlation: Correlation) -> int:
     """Multiplications of `by_frequencies`, a group: four real ones in a complex one."""
-    _, rows, columns = _sizes(correlation)
+    rows, columns = correlation.group_shape
     width = columns * len(polyphase(correlation))
     symbol = rows * columns * math.prod(correlation.kernel_size)
     return 4 * len(frequency_grid(correlation).index) * (symbol + rows * width * min(rows, width))

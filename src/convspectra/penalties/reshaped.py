@@ -11,9 +11,10 @@ Reference: Yoshida and Miyato (2017); Sedghi, Gupta and Long (2019), Sections 1 
 from __future__ import annotations
 
 from .._compat import Array
+from ..checks import check_limit
 from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
-from ..guarantee import Target, check_limit, target_of
+from ..guarantee import Target, target_of
 from ..problem import problem_of
 from ..projection.reshaped import as_pointwise
 from . import extremes, gram, sums

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 from .. import functions
 from .._compat import Array, is_tracked, like, namespace, with_vjp
+from ..checks import check_limit
 from ..compute import DEFAULT, Compute
 from ..errors import InputError
 from ..functions import rounding_level
 from ..geometry import ConvGeometry
-from ..guarantee import Guarantee, Target, check_limit, target_of
-from ..problem import problem_of
+from ..guarantee import Guarantee, Target, target_from
 from ..spectrum import spectrum_on, top_block
 from ..symbol import frequency_grid
 from .extremes import norm_of
@@ -62,7 +62,7 @@ def hinge(
         48.0
     """
     limit = check_limit("max_norm", max_norm)
-    return hinge_of(target_of(problem_of(kernel, geometry, compute), guarantee), limit)
+    return hinge_of(target_from(kernel, geometry, guarantee, compute), limit)
 
 
 def hinge_of(target: Target, limit: float) -> Array:
@@ -110,7 +110,7 @@ def nuclear_norm(
         >>> round(float(nuclear_norm(twice, ConvGeometry((8, 8)))), 9)
         384.0
     """
-    return nuclear_norm_of(target_of(problem_of(kernel, geometry, compute), guarantee))
+    return nuclear_norm_of(target_from(kernel, geometry, guarantee, compute))
 
 
 def nuclear_norm_of(target: Target) -> Array:
@@ -158,7 +158,7 @@ def schatten_norm(
         >>> round(float(schatten_norm(twice, ConvGeometry((8, 8)), p=2)), 9)  # 2 times the root of 4 * 8 * 8
         32.0
     """
-    return schatten_norm_of(target_of(problem_of(kernel, geometry, compute), guarantee), p)
+    return schatten_norm_of(target_from(kernel, geometry, guarantee, compute), p)
 
 
 def schatten_norm_of(target: Target, p: float) -> Array:
@@ -219,7 +219,7 @@ def log_volume(
         >>> bool(np.isclose(volume, 192 * np.log(2)))
         True
     """
-    return log_volume_of(target_of(problem_of(kernel, geometry, compute), guarantee))
+    return log_volume_of(target_from(kernel, geometry, guarantee, compute))
 
 
 def log_volume_of(target: Target) -> Array:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .. import functions
-from .._compat import Array, is_tracked, namespace
+from .._compat import Array, eps_of, is_tracked, namespace
+from ..checks import check_limit
 from ..compute import DEFAULT, Compute
 from ..errors import InputError
 from ..geometry import ConvGeometry
-from ..guarantee import Guarantee, check_limit, target_of
-from ..problem import problem_of
+from ..guarantee import Guarantee, Target, target_from
 from ..results import Projection
 
 
@@ -70,30 +68,39 @@ def clip(
     min_value = min_value if min_value == 0 else check_limit("min_value", min_value)
     if min_value > limit:
         raise InputError(f"min_value must lie between 0 and max_norm={max_norm}; got {min_value}")
-    target = target_of(problem_of(kernel, geometry, compute), guarantee)
-    top, bottom = limit / target.factor, min_value / target.factor
-    if bottom == 0 and not is_tracked(target.kernel):
-        over = functions.excess(target.kernel, target.torus, top, target.compute)
-        before = over.top * target.factor
-        if bool(over.top <= top):  # nothing was taken off
-            return target.projection(target, norm_before=before, norm=before, iterations=1)
-        fields: dict[str, Any] = {} if measure else {"norm": None}
-        moved = target.moved(target.kernel - over.kernel)
-        return moved.projection(target, norm_before=before, iterations=1, **fields)
-    if bottom == 0:
-        moved = functions.lowered(target.kernel, target.torus, top, target.compute)
-        return target.moved(target.kernel - moved).projection(target, iterations=1)
+    target = target_from(kernel, geometry, guarantee, compute)
+    if min_value == 0:
+        moved, norms = clipped(target, limit)
+    else:
+        moved, norms = _clipped_on_both_sides(target, min_value, limit), {}
+    return moved.projection(target, iterations=1, **(norms if measure else {"norm": None, **norms}))
+
+
+def clipped(target: Target, limit: float) -> tuple[Target, dict[str, Array]]:
+    """`clip` of a target without a floor, and what is known of its norms then, by their names."""
+    top = limit / target.factor
+    if is_tracked(target.kernel):
+        over = functions.lowered(target.kernel, target.torus, top, target.compute)
+        return target.moved(target.kernel - over), {}
+    found = functions.excess(target.kernel, target.torus, top, target.compute)
+    before = found.top * target.factor
+    if bool(found.top <= top):  # nothing was taken off
+        return target, {"norm_before": before, "norm": before}
+    return target.moved(target.kernel - found.kernel), {"norm_before": before}
+
+
+def _clipped_on_both_sides(target: Target, min_value: float, max_norm: float) -> Target:
+    bottom, top = min_value / target.factor, max_norm / target.factor
 
     def beyond(sigma: Array) -> Array:
         return sigma - namespace(sigma).clip(sigma, bottom, top)
 
     def slope(sigma: Array) -> Array:
         # At a limit that of the inside, wherever rounding put the value.
-        xp = namespace(sigma)
-        margin = 64 * float(xp.finfo(sigma.dtype).eps)
+        margin = 64 * eps_of(sigma)
         outside = (sigma < bottom * (1 - margin)) | (sigma > top * (1 + margin))
-        return xp.where(outside, 1 + 0 * sigma, 0 * sigma)
+        return namespace(sigma).where(outside, 1 + 0 * sigma, 0 * sigma)
 
     function = functions.SpectralFunction(beyond, slope)
     moved = functions.mapped(target.kernel, target.torus, function, target.compute)
-    return target.moved(target.kernel - moved).projection(target, iterations=1)
+    return target.moved(target.kernel - moved)

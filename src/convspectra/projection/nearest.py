@@ -19,13 +19,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from .._compat import Array, in_range, is_concrete, like, to_numpy, with_vjp
+from ..checks import check_count, check_limit, check_word
 from ..compute import DEFAULT, Compute
 from ..errors import InputError, KernelError
 from ..geometry import ConvGeometry
-from ..guarantee import Guarantee, Target, check_limit, target_of
-from ..problem import problem_of
+from ..guarantee import Guarantee, Target, target_from
 from ..results import Projection
-from ..symbol import frequency_grid, symbol_blocks
+from ..symbol import frequency_grid, polyphase
 from .augmented_lagrangian import augmented_lagrangian
 from .dykstra import accelerated_dual, alternate, dykstra
 from .implicit import derivative
@@ -108,13 +108,23 @@ def project(
     """
     limit = check_limit("max_norm", max_norm)
     tolerance = check_limit("tolerance", tolerance)
-    if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1:
-        raise InputError(f"max_iterations must be an integer of at least 1; got {max_iterations!r}")
-    if method not in get_args(Method):
-        raise InputError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
-    target = target_of(problem_of(kernel, geometry, compute), guarantee)
-    given, grid = target.kernel, frequency_grid(target.torus)
-    shape = (len(grid.index), *symbol_blocks(0 * given, target.torus, grid, 0, 1).shape[1:])
+    check_count("max_iterations", max_iterations)
+    check_word("method", method, get_args(Method))
+    target = target_from(kernel, geometry, guarantee, compute)
+    return projected(target, limit, tolerance, dual, max_iterations, method)
+
+
+def projected(
+    target: Target,
+    limit: float,
+    tolerance: float,
+    dual: Array | None,
+    max_iterations: int = 1000,
+    method: Method = "augmented_lagrangian",
+) -> Projection:
+    """`project` of a target."""
+    torus, (rows, columns) = target.torus, target.torus.group_shape
+    shape = (len(frequency_grid(torus).index), torus.groups, rows, columns * len(polyphase(torus)))
     if dual is not None and tuple(dual.shape) != shape:
         raise InputError(
             f"dual must come from a call with the same geometry, {shape}; got shape {dual.shape}"
@@ -137,7 +147,7 @@ def project(
         kernel, moved = one.search.kernel, to_numpy(cotangent).astype(np.float64)
         return like(derivative(one.search, kernel, one.state, moved), cotangent, cotangent.dtype)
 
-    nearest = with_vjp(forward, backward, given)
+    nearest = with_vjp(forward, backward, target.kernel)
     one = found[-1]
     return target.moved(nearest).projection(
         target,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from .. import functions
-from .._compat import Array, is_concrete, is_tracked, like, namespace, untracked
+from .._compat import Array, eps_of, is_concrete, is_tracked, like, namespace, untracked
+from ..checks import check_limit
 from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
-from ..guarantee import Guarantee, check_limit, target_of
-from ..problem import problem_of, without_gradient
+from ..guarantee import Guarantee, Target, target_from
+from ..problem import without_gradient
 from ..results import Projection
 from ..spectrum import top_on
 
@@ -56,7 +57,11 @@ def rescale(
         (2.0, True, True)
     """
     limit = check_limit("max_norm", max_norm)
-    target = target_of(problem_of(kernel, geometry, compute), guarantee)
+    return rescaled(target_from(kernel, geometry, guarantee, compute), limit, one_pass)
+
+
+def rescaled(target: Target, limit: float, one_pass: bool) -> Projection:
+    """`rescale` of a target."""
     if is_concrete(target.kernel) and target.keeps(limit):
         return target.projection(target)
     before = norm = target.norm
@@ -64,7 +69,7 @@ def rescale(
         top = top_on(without_gradient(target.problem), target.torus)
         norm = functions.norm(target.kernel, target.torus, target.compute, top) * target.factor
     xp = namespace(target.kernel)
-    eps = float(xp.finfo(norm.dtype).eps)
+    eps = eps_of(norm)
     # At the limit the derivative is that of the inside, wherever rounding put the norm.
     over = norm > limit * (1 + 64 * eps)
     # An array: PyTorch takes a number over an array for the number times the reciprocal, which may overflow.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from .. import functions
 from .._compat import Array, namespace
+from ..checks import check_limit
 from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
-from ..guarantee import Guarantee, check_limit, target_of
-from ..problem import Problem, problem_of
+from ..guarantee import Guarantee, Target, target_from
+from ..problem import Problem
 from ..results import Projection
 
 
@@ -47,12 +47,16 @@ def clip_reshaped_kernel(
         Yoshida and Miyato (2017); Sedghi, Gupta and Long (2019), Section 4.4.
     """
     limit = check_limit("max_reshaped_norm", max_reshaped_norm)
-    target = target_of(problem_of(kernel, geometry, compute), guarantee)
+    return clipped_reshaped(target_from(kernel, geometry, guarantee, compute), limit, measure)
+
+
+def clipped_reshaped(target: Target, limit: float, measure: bool) -> Projection:
+    """`clip_reshaped_kernel` of a target."""
     flat = as_pointwise(target.problem)
-    moved = flat.kernel - functions.lowered(flat.kernel, flat.correlation, limit, compute)
-    fields: dict[str, Any] = {} if measure else {"norm_before": None, "norm": None}
+    moved = flat.kernel - functions.lowered(flat.kernel, flat.correlation, limit, flat.compute)
     found = namespace(moved).reshape(moved, target.kernel.shape)
-    return target.moved(found).projection(target, iterations=1, **fields)
+    norms = {} if measure else {"norm_before": None, "norm": None}
+    return target.moved(found).projection(target, iterations=1, **norms)
 
 
 def as_pointwise(problem: Problem) -> Problem:

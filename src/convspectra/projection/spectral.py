@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from .. import functions
-from .._compat import Array, is_concrete, is_tracked, namespace, to_numpy
+from .._compat import Array, eps_of, is_concrete, is_tracked, namespace, to_numpy
+from ..checks import check_count, check_limit
 from ..compute import DEFAULT, Compute
 from ..errors import InputError
 from ..functions import SpectralFunction
 from ..geometry import ConvGeometry
-from ..guarantee import Guarantee, Target, check_limit, target_of
-from ..problem import in_doubles, problem_of, without_gradient
+from ..guarantee import Guarantee, Target, target_from
+from ..problem import in_doubles, without_gradient
 from ..results import Projection, Spectrum
 from ..spectrum import spectrum_on
 
@@ -55,7 +56,7 @@ def soft_threshold(
         Cai, Candes and Shen (2010), Theorem 2.1.
     """
     level = check_limit("threshold", threshold)
-    target = target_of(problem_of(kernel, geometry, compute), guarantee)
+    target = target_from(kernel, geometry, guarantee, compute)
     moved = functions.lowered(target.kernel, target.torus, level, target.compute)
     return target.moved(moved).projection(target, iterations=1)
 
@@ -95,9 +96,8 @@ def low_rank(
     References:
         Eckart and Young (1936).
     """
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
-        raise InputError(f"rank must be an integer of at least 0; got {rank!r}")
-    target = target_of(problem_of(kernel, geometry, compute), guarantee)
+    check_count("rank", rank, 0)
+    target = target_from(kernel, geometry, guarantee, compute)
     values = _all_values(target, "low_rank")
     if rank >= values.count:
         return target.projection(target)
@@ -105,7 +105,7 @@ def low_rank(
     dropped = np.searchsorted(np.cumsum(counts[order]), rank, side="right")  # the first that does not fit
     level = float(flat[order][dropped])
     # The same values come out of another engine a few roundings away.
-    level *= 1 + 64 * float(np.finfo(flat.dtype).eps)
+    level *= 1 + 64 * eps_of(flat)
 
     def kept(sigma: Array) -> Array:
         return namespace(sigma).where(sigma > level, sigma, 0 * sigma)
@@ -154,7 +154,7 @@ def orthogonalise(
         Fan and Hoffman (1955); Higham (2008), Functions of Matrices, Theorem 8.4.
     """
     level = check_limit("value", value)
-    target = target_of(problem_of(kernel, geometry, compute), guarantee)
+    target = target_from(kernel, geometry, guarantee, compute)
     function = SpectralFunction(lambda sigma: level + 0 * sigma, lambda sigma: 0 * sigma)
     moved = functions.mapped(target.kernel, target.torus, function, target.compute)
     return target.moved(moved).projection(target, iterations=1)
@@ -201,7 +201,7 @@ def project_schatten(
         raise InputError(f"p must be 1, 2 or math.inf; got {p!r}")
     if is_tracked(kernel):
         raise InputError("project_schatten gives no gradient: detach the kernel and call it outside jax.jit")
-    target = target_of(problem_of(kernel, geometry, compute), guarantee)
+    target = target_from(kernel, geometry, guarantee, compute)
     limit = limit / target.factor
     values = _all_values(target, "project_schatten")
     if _schatten(target, p) <= limit:
@@ -218,7 +218,7 @@ def project_schatten(
         survivors = np.flatnonzero(sigma > thresholds)
         level = float(thresholds[survivors[-1] if survivors.size else 0])
         found = functions.lowered(found, target.torus, level, target.compute)
-    margin = 64 * float(np.finfo(to_numpy(found).dtype).eps)
+    margin = 64 * eps_of(found)
     inside = target.moved(found)
     while (size := _schatten(inside, p)) > limit:
         inside = inside.moved(inside.kernel * (limit / size * (1 - margin)))

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from .. import functions
 from .._compat import Array, namespace
+from ..checks import check_word
 from ..errors import InputError
 from ..functions import SpectralFunction
 from ..geometry import ConvGeometry
@@ -58,9 +59,7 @@ def parseval_retraction(kernel: Array, geometry: ConvGeometry, *, beta: float = 
         raise InputError(f"beta must be positive and at most 1; got {beta!r}")
     problem = problem_of(kernel, geometry)
     xp, correlation = namespace(problem.kernel), problem.correlation
-    rows = xp.reshape(
-        problem.kernel, (correlation.groups, correlation.out_channels // correlation.groups, -1)
-    )
+    rows = xp.reshape(problem.kernel, (correlation.groups, correlation.group_shape[0], -1))
     gram = xp.matmul(rows, xp.matrix_transpose(rows))
     moved = (1 + beta) * rows - beta * xp.matmul(gram, rows)
     return problem.in_layout(xp.reshape(moved, problem.kernel.shape))
@@ -141,7 +140,6 @@ def parseval_scale(kernel: Array, geometry: ConvGeometry, *, scaling: Scaling = 
 
 
 def _scale(problem: Problem, scaling: Scaling) -> float:
-    if scaling not in get_args(Scaling):
-        raise InputError(f"scaling must be one of {', '.join(get_args(Scaling))}; got {scaling!r}")
+    check_word("scaling", scaling, get_args(Scaling))
     sizes = problem.correlation.kernel_size
     return 1 / math.sqrt(2 * max(sizes) + 1 if scaling == "sedghi2019" else math.prod(sizes))

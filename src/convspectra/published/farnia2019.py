@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from .._compat import Array, is_concrete, like, to_numpy
+from ..checks import check_count
 from ..errors import InputError
 from ..geometry import ConvGeometry
-from ..operators.lanczos import proven_gains
+from ..operators.lanczos import proven_gains, start_vector
 from ..operators.padded import operator
 from ..problem import problem_of, scaled
 from ..results import Bound
@@ -56,8 +57,7 @@ def power_iteration(
         >>> bool(3.8 < estimate.lower < 2 + 2 * np.cos(np.pi / 65))  # the norm
         True
     """
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise InputError(f"steps must be an integer of at least 1; got {steps!r}")
+    check_count("steps", steps)
     problem, power = scaled(problem_of(kernel, geometry))
     ready, correlation = problem.kernel, problem.correlation
     if not is_concrete(ready):
@@ -74,11 +74,9 @@ def power_iteration(
 
 
 def _start(start: Array | None, seed: int, shape: tuple[int, ...], dtype: Any) -> NumpyArray:
-    if start is None:
-        return _unit(np.random.default_rng(seed).standard_normal(shape).astype(dtype))
-    given = to_numpy(start)
-    if given.shape != shape or not np.isfinite(given).all():
-        raise InputError(f"start must be a finite array of shape {shape}; got shape {given.shape}")
+    given = (
+        np.random.default_rng(seed).standard_normal(shape) if start is None else start_vector(start, shape)
+    )
     return _unit(given.astype(dtype))
 
 

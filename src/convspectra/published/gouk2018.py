@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .._compat import Array, is_concrete, namespace, real_kernel, to_numpy
+from ..checks import check_limit
 from ..errors import InputError
-from ..guarantee import check_limit
 
 
 def largest_ratio(inputs: Array, outputs: Array) -> Array:

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from ..checks import check_limit, check_word
 from ..constrain import Limits, Use
 from ..errors import InputError
-from ..guarantee import check_limit
-from ..projection import Guarantee
+from ..guarantee import Guarantee
 from .tensors import norm_of_tensor
 from .weight_uses import promised_geometry
 
@@ -71,8 +71,7 @@ def initialise_(
         True
     """
     target = check_limit("norm", norm)
-    if method not in get_args(Start):
-        raise InputError(f"method must be one of {', '.join(get_args(Start))}; got {method!r}")
+    check_word("method", method, get_args(Start))
     layers = [part for part in module.modules() if isinstance(part, (_ConvNd, nn.Linear))]
     if not layers:
         raise InputError(f"module must be or hold a convolution or linear layer; got {type(module).__name__}")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..checks import check_count
 from ..constrain import Constrained, Limits
 from ..constrain.limits import Method
 from ..constrain.weight import Dual
@@ -101,8 +102,7 @@ class SpectralClip:
         log: Log | None = None,
         share_work: bool = True,
     ) -> None:
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise InputError(f"every must be an integer of at least 1; got {every!r}")
+        check_count("every", every)
         self.limits = Limits(max_norm, method, guarantee, fold_batch_norm, tolerance=TOLERANCE)
         self.every, self.log, self.share_work = every, log, share_work
         self.steps = 0

@@ -1,0 +1,42 @@
+"""Words and numbers that callers give: every message names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from .errors import InputError
+
+
+def check_word(name: str, value: object, words: Sequence[str], error: type[InputError] = InputError) -> None:
+    """Raise the error of a word that is none of these."""
+    if value not in words:
+        raise error(f"{name} must be one of {', '.join(words)}; got {value!r}")
+
+
+def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """Raise the InputError of what is no integer in this range."""
+    try:
+        fits = not isinstance(value, bool) and least <= operator.index(value) <= (most or math.inf)
+    except TypeError:
+        fits = False
+    if not fits:
+        limit = f"between {least} and {most}" if most else f"of at least {least}"
+        raise InputError(f"{name} must be an integer {limit}; got {value!r}")
+
+
+def check_limit(name: str, value: Any) -> float:
+    """`value` as a float, if it is a positive and finite number.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        number = math.nan if isinstance(value, (str, bytes, bool)) else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise InputError(f"{name} must be positive and finite; got {value!r}")
+    return number
