@@ -165,6 +165,32 @@ def test_quantised_linear_layers(operator, case, tmp_path):
     assert np.abs(ours - y).max() <= (1e-5 if operator == "MatMulInteger" else 0.25 * (1 + 1e-4))
 
 
+@pytest.mark.parametrize("kind", ["INT4", "UINT4", "FLOAT8E4M3FN"])
+@pytest.mark.parametrize("block", [0, 2])
+def test_weights_of_few_bits_are_their_dequantised_kernels(kind, block, tmp_path):
+    numbers = RNG.integers(0, 8, (4, 3, 3, 3))  # which all of these types have
+    scale = RNG.uniform(0.01, 0.1, (2, 3, 3, 3) if block else 4).astype(np.float32)
+    weight = helper.make_tensor(
+        "stem.weight", TensorProto.DataType.Value(kind), (4, 3, 3, 3), numbers.ravel()
+    )
+    attributes = {"axis": 0, "block_size": block} if block else {"axis": 0}
+    nodes = [node("DequantizeLinear", ["stem.weight", "s"], "w", **attributes), node("Conv", ["x", "w"])]
+    path = save(tmp_path / "m.onnx", nodes, [weight, constant("s", scale)], opset=21)
+    model = read_model(path)
+    factors = np.repeat(scale, block, axis=0) if block else scale[:, None, None, None]
+    assert (model.layers[0].name, model.unread) == ("stem", ())
+    np.testing.assert_array_equal(model.layers[0].kernel, numbers.astype(np.float32) * factors)
+
+
+def test_scales_that_repeat_beyond_memory_are_refused(tmp_path):
+    nodes = [node("DequantizeLinear", ["q", "s"], "w", axis=0, block_size=2**31), node("Conv", ["x", "w"])]
+    stored = numpy_helper.from_array(np.ones((2, 3, 3, 3), np.int8), "q")
+    (unread,) = read_model(
+        save(tmp_path / "m.onnx", nodes, [stored, normal("s", 1, 3, 3, 3)], opset=21)
+    ).unread
+    assert "would take" in unread.reason
+
+
 class Points:
     """Inputs for a quantiser."""
 

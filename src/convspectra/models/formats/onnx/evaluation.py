@@ -106,6 +106,10 @@ def _entries(node: Any, inputs: Sequence[Array | None], opset: int) -> int:
     given = [value for value in inputs if value is not None]
     if node.op_type == "NonZero":
         return given[0].ndim * given[0].size
+    if node.op_type == "DequantizeLinear":
+        # Inference knows the types of 4 and 8 bits, which are float32 here, and not how often scales repeat.
+        repeated = max(1, tensors.attributes(node).get("block_size", 0))
+        return given[0].size + sum(one.size for one in given[1:]) * int(repeated)
     named = {name: value for name, value in zip(node.input, inputs, strict=True) if value is not None}
     kinds = {
         name: helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
