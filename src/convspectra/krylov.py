@@ -26,6 +26,8 @@ from .operators.lanczos import Triplets, bidiagonal, largest_triplets, start_vec
 from .operators.padded import Operator, operator
 from .problem import Problem, in_numpy, problem_of, scaled
 
+__all__ = ["Density", "Triplets", "all_values", "bytes_of_all", "density", "largest", "smallest"]
+
 NumpyArray = np.ndarray[Any, Any]
 
 _NORMAL = float(np.finfo(np.float64).smallest_normal)
@@ -59,20 +61,23 @@ def largest(
         `residuals` say how close to each there is a singular value.
 
     Raises:
-        InputError: k is no integer between 1 and the smaller side of the operator, a start of another shape.
-        InputError: a traced JAX array.
+        InputError: k is no integer between 1 and the smaller side of the operator, a start of another shape;
+            a traced JAX array.
         GeometryError, KernelError: as `bounds.operator_norm`.
 
-    Not guaranteed: that none is larger, or that a repeated value comes as often as it is repeated, though
-    it was looked for from two random directions. A proven upper bound is that of `bounds.operator_norm`.
+    Notes:
+        Not guaranteed: that none is larger, or that a repeated value comes as often as it is repeated, though
+        it was looked for from two random directions. A proven upper bound is that of `bounds.operator_norm`.
 
-    Reference: Golub and Kahan (1965); Baglama and Reichel (2005), augmented implicitly restarted Lanczos
-    bidiagonalization methods.
+    References:
+        Golub and Kahan (1965); Baglama and Reichel (2005), augmented implicitly restarted Lanczos
+        bidiagonalization methods.
 
-    >>> laplacian, geometry = np.array([[[-1.0, 2.0, -1.0]]]), ConvGeometry(64, padding=1)
-    >>> found = largest(laplacian, geometry, 2)
-    >>> bool(np.allclose(found.values, 2 + 2 * np.cos(np.pi * np.array([1, 2]) / 65)))
-    True
+    Examples:
+        >>> laplacian, geometry = np.array([[[-1.0, 2.0, -1.0]]]), ConvGeometry(64, padding=1)
+        >>> found = largest(laplacian, geometry, 2)
+        >>> bool(np.allclose(found.values, 2 + 2 * np.cos(np.pi * np.array([1, 2]) / 65)))
+        True
     """
     problem, power = _in_doubles(kernel, geometry)
     layer = operator(problem.kernel, problem.correlation)
@@ -93,7 +98,8 @@ def all_values(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFA
     """All singular values of a small operator, descending: its matrix, decomposed group by group.
 
     Arguments:
-        kernel, geometry: any boundary.
+        kernel: real array in the layout of `geometry`.
+        geometry: any.
         compute: its `memory` is what the matrix and its making may take.
 
     Returns:
@@ -104,9 +110,10 @@ def all_values(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFA
         InputError: the operator does not fit; a traced JAX array.
         GeometryError, KernelError: as `bounds.operator_norm`.
 
-    >>> mirrored = ConvGeometry(3, padding=1, padding_mode="replicate")
-    >>> np.round(all_values(np.array([[[-1.0, 2.0, -1.0]]]), mirrored), 9)
-    array([3., 1., 0.])
+    Examples:
+        >>> mirrored = ConvGeometry(3, padding=1, padding_mode="replicate")
+        >>> np.round(all_values(np.array([[[-1.0, 2.0, -1.0]]]), mirrored), 9)
+        array([3., 1., 0.])
     """
     return _all_values(*_in_doubles(kernel, geometry, compute))
 
@@ -125,7 +132,15 @@ def _all_values(problem: Problem, power: float) -> NumpyArray:
 
 
 def bytes_of_all(kernel: Array, geometry: ConvGeometry) -> int:
-    """What `all_values` takes: of the matrix, its making and its decomposition."""
+    """What `all_values` takes: of the matrix, its making and its decomposition.
+
+    Arguments:
+        kernel: real array in the layout of `geometry`.
+        geometry: any.
+
+    Returns:
+        A number of bytes.
+    """
     problem = problem_of(kernel, geometry)
     return _bytes(operator(problem.kernel, problem.correlation))
 
@@ -141,10 +156,22 @@ def smallest(kernel: Array, geometry: ConvGeometry, k: int = 1, *, compute: Comp
     There is no proven way without it: a Krylov space converges to the small end last, its values approach it
     from above, and a residual says that some singular value is near, not which.
 
-    Arguments, errors: as `all_values` and `largest`.
+    Arguments:
+        kernel: real array in the layout of `geometry`.
+        geometry: any.
+        k: how many, at least 1.
+        compute: its `memory` is what the matrix and its making may take.
 
-    >>> float(smallest(np.ones((1, 1, 1)), ConvGeometry(4))[0])
-    1.0
+    Returns:
+        Shape (k,); exact as `all_values` is.
+
+    Raises:
+        InputError: k is no integer between 1 and the number of values; as `all_values`.
+        GeometryError, KernelError: as `bounds.operator_norm`.
+
+    Examples:
+        >>> float(smallest(np.ones((1, 1, 1)), ConvGeometry(4))[0])
+        1.0
     """
     problem, power = _in_doubles(kernel, geometry, compute)
     layer = operator(problem.kernel, problem.correlation)
@@ -157,8 +184,9 @@ class Density:
     """An ESTIMATE of how the singular values are distributed, from random probes; nothing in it is proven.
 
     Attributes:
-        nodes, weights: shape (probes, steps): each probe's measure, whose weights add up to 1. Probes are
-            independent, so that their spread gives the error of their mean.
+        nodes: shape (probes, steps): where each probe's measure lies. Probes are independent, so that their
+            spread gives the error of their mean.
+        weights: of the nodes, likewise; those of a probe add up to 1.
         count: number of singular values: the smaller side of the operator's matrix.
     """
 
@@ -167,14 +195,27 @@ class Density:
     count: int
 
     def mean(self, function: Callable[[NumpyArray], NumpyArray]) -> tuple[float, float]:
-        """The mean of `function(sigma)` over all singular values, and its standard error over the probes."""
+        """The mean of `function(sigma)` over all singular values, and its standard error over the probes.
+
+        Arguments:
+            function: of an array of singular values, elementwise.
+
+        Returns:
+            Both as floats.
+        """
         found = (self.weights * function(self.nodes)).sum(axis=1)
         return float(found.mean()), float(found.std(ddof=1) / math.sqrt(len(found)))
 
     def cumulative(self, levels: Array) -> tuple[NumpyArray, NumpyArray]:
         """The share of singular values that are at most each level, and the standard errors.
 
-        Shape of `levels`. Steps of the quadrature blur it by about the norm divided by their number.
+        Steps of the quadrature blur it by about the norm divided by their number.
+
+        Arguments:
+            levels: of any shape.
+
+        Returns:
+            Two arrays of that shape.
         """
         at_most = self.nodes[..., None] <= np.asarray(levels, dtype=np.float64).reshape(-1)
         found = (self.weights[..., None] * at_most).sum(axis=1)
@@ -192,7 +233,8 @@ def density(
     each `v^T f(|A|) v` by the Gauss quadrature that `steps` steps of bidiagonalisation from `v` make.
 
     Arguments:
-        kernel, geometry: any boundary.
+        kernel: real array in the layout of `geometry`.
+        geometry: any.
         probes: at least 2: the error falls with their root.
         steps: of each; smooth functions need few.
         seed: of the probes.
@@ -202,16 +244,19 @@ def density(
         the probes. The error of the quadrature is not among them.
 
     Raises:
-        InputError: fewer than 2 probes or 1 step.
-        InputError, GeometryError, KernelError: as `largest`.
+        InputError: fewer than 2 probes or 1 step; as `largest`.
+        GeometryError, KernelError: as `largest`.
 
-    Cost: `2 probes steps` applications.
+    Notes:
+        Cost: `2 probes steps` applications.
 
-    Reference: Golub and Meurant (2010); Ubaru, Chen and Saad (2017), fast estimation of tr(f(A)).
+    References:
+        Golub and Meurant (2010); Ubaru, Chen and Saad (2017), fast estimation of tr(f(A)).
 
-    >>> identity = density(np.eye(3).reshape(3, 3, 1), ConvGeometry(10), probes=2, steps=5)
-    >>> [round(number, 12) for number in identity.mean(np.log1p)] == [round(math.log(2), 12), 0.0]
-    True
+    Examples:
+        >>> identity = density(np.eye(3).reshape(3, 3, 1), ConvGeometry(10), probes=2, steps=5)
+        >>> [round(number, 12) for number in identity.mean(np.log1p)] == [round(math.log(2), 12), 0.0]
+        True
     """
     check_count("probes", probes, 2)
     check_count("steps", steps)

@@ -46,7 +46,8 @@ def norm_error(
     Returns:
         A float; while JAX traces, a scalar array.
 
-    Reference: Higham (2002), sections 3.1 and 3.5; Golub and Van Loan (2013), 8.1 and 8.6.
+    References:
+        Higham (2002), sections 3.1 and 3.5; Golub and Van Loan (2013), 8.1 and 8.6.
     """
     size, power = known or moduli(kernel, correlation)
     symbol = _symbol_error(size, kernel, correlation)
@@ -64,6 +65,14 @@ def symbol_error(kernel: Array, correlation: Correlation, known: Moduli | None =
     it is off by at most `(T + 16 D + 4) eps` times the sum of the moduli. So a block is by as much of the
     norm of the block of these sums, which is at most the root of its largest row sum times its largest
     column sum (Schur's test).
+
+    Arguments:
+        kernel: axes in the order of `Correlation`, any scale.
+        correlation: of the layer, on whatever torus.
+        known: the `moduli` of the kernel, if they are.
+
+    Returns:
+        A float; while JAX traces, a scalar array.
     """
     size, power = known or moduli(kernel, correlation)
     return _symbol_error(size, kernel, correlation) * power + _lost(size, kernel, correlation)

@@ -201,6 +201,10 @@ def symbol_blocks(
 
     Arguments:
         kernel: real, axes in the order of `Correlation`.
+        correlation: a block-circulant one.
+        grid: some or all of its frequencies.
+        start: the first of them.
+        stop: the one after the last; default all.
 
     Returns:
         Complex, shape `(stop - start, groups, C_out / groups, C_in / groups * classes)`, the
@@ -227,6 +231,16 @@ def symbol_adjoint(
     For the inner product `sum_g multiplicity_g Re tr(X_g^H Y_g)` of symbols and the usual one of
     kernels, `<S(W), T> = <W, S*(T)>`; `S* S` multiplies by `prod(N)` as long as no tap wraps onto
     another. Ranges of frequencies add up.
+
+    Arguments:
+        blocks: as `symbol_blocks` gives them.
+        correlation: a block-circulant one.
+        grid: some or all of its frequencies.
+        start: the first of them.
+        stop: the one after the last; default all.
+
+    Returns:
+        Shape (C_out, C_in / groups, *kernel_size).
     """
     xp = namespace(blocks)
     stop = len(grid.index) if stop is None else stop
@@ -270,11 +284,16 @@ def plane_wave(grid: FrequencyGrid, index: IntArray) -> np.ndarray[Any, Any]:
 def input_wave(
     vector: np.ndarray[Any, Any], grid: FrequencyGrid, correlation: Correlation, index: IntArray
 ) -> np.ndarray[Any, Any]:
-    """The input of one group that a block sees as `vector`, shape (channels, *input_shape).
+    """The input of one group that a block sees as `vector`.
 
     Arguments:
         vector: shape (channels * classes,), a column of `symbol_blocks` order.
+        grid: of the correlation.
+        correlation: a block-circulant one.
         index: the block's frequency.
+
+    Returns:
+        Shape (channels, *input_shape).
     """
     columns = correlation.group_shape[1]
     wave = np.zeros((columns, *correlation.input_shape), dtype=vector.dtype)

@@ -21,8 +21,10 @@ class LayerComparison:
     """One layer of two models.
 
     Attributes:
+        name: in both models.
         match: `other shape` where the kernels of one name have different shapes or layouts.
-        before, after: the reports; None where the layer is in one model only.
+        before: the report; None where the layer is in the other model only.
+        after: likewise.
         relative_change: `||K - W|| / ||W||` over the taps; None where that says nothing.
     """
 
@@ -35,7 +37,13 @@ class LayerComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two reports, and their layers in pairs, in the order of `before`, then what only `after` has."""
+    """Two models, side by side.
+
+    Attributes:
+        before: the report of the first.
+        after: the report of the second.
+        layers: in pairs, in the order of `before`, then what only `after` has.
+    """
 
     before: Report
     after: Report
@@ -55,8 +63,13 @@ def compare(before: Model, after: Model, *, progress: Progress | None = None, **
     the kernels have one shape: what `clip` writes has no geometry file beside it.
 
     Arguments:
+        before: what `models.read_model` returns.
+        after: likewise.
         progress: as for `analyze`, over both.
-        options: of `analyze`.
+        **options: of `analyze`.
+
+    Returns:
+        `Comparison`.
 
     Raises:
         InputError: as `analyze`.

@@ -31,9 +31,17 @@ def analyze_layer(
     resume: Path | None = None,
     beyond: str = "",
 ) -> LayerReport:
-    """The report of one layer, its kernel taken as it is: `folded` only says what was done to it.
+    """The report of one layer, its kernel taken as it is.
 
-    `beyond` says why it is more work than is allowed; then only what is kept or cheap is in the report.
+    Arguments:
+        layer: as a reader found it.
+        folded: whether a batch norm was taken into the kernel; the report says so.
+        compute: how; see `Compute`.
+        resume: folder in which a finished layer is kept.
+        beyond: why it is more work than is allowed; then only what is kept or cheap is in the report.
+
+    Returns:
+        `LayerReport`, whose `status` says what could not be had.
     """
     contradiction = contradiction_of(layer)
     if contradiction:

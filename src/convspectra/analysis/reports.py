@@ -21,8 +21,17 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 class TorusSummary:
     """The exact spectrum of the circular version of a layer, in numbers.
 
-    `condition_number` is infinite where `smallest` is 0, or it leaves the range of floats, as `nuclear_norm`
-    may. `quantiles` maps levels to values. `error` is that of each singular value, absolute.
+    Attributes:
+        norm: the largest singular value.
+        smallest: the smallest.
+        condition_number: infinite where `smallest` is 0, or where it leaves the range of floats.
+        count: of all singular values.
+        rank: as `Spectrum.rank`.
+        effective_rank: as `Spectrum.effective_rank`.
+        stable_rank: as `Spectrum.stable_rank`.
+        nuclear_norm: the sum; infinite where it leaves the range of floats.
+        quantiles: values by their levels, which are `QUANTILES`.
+        error: of each singular value, absolute.
     """
 
     norm: float
@@ -42,10 +51,24 @@ class LayerReport:
     """What is known of one layer. Everything a renderer prints or draws comes from here.
 
     Attributes:
+        name: as in `ConvLayer`.
+        kind: as in `ConvLayer`.
+        kernel_shape: in `layout`.
+        layout: the kernel's axes.
         status: `ok`; `partial` (some number is missing: `reason` says which and why); `skipped`
             (no geometry, or more work than is allowed: only `any_size` may be there); `out of range`
             (some number is beyond the range of the precision); `failed` (the kernel cannot be analysed).
-        input_shape, stride, dilation, padding: spatial, of the layer itself; None where unknown.
+        reason: why something is missing; else empty.
+        assumed: as in `ConvLayer`.
+        source: as in `ConvLayer`.
+        input_shape: spatial, of the layer itself; None where unknown, as are all of the geometry's.
+        stride: one an axis.
+        dilation: one an axis.
+        groups: of channels.
+        transposed: whether it is a transposed layer.
+        padding: before and after each axis.
+        padding_mode: as in `ConvGeometry`.
+        batch_norm: whether one follows, and whether it was taken into the kernel.
         torus: None where the circular operator has no symbol (stride does not divide the input).
         as_padded: what is known of the norm of the layer as it pads, whatever its padding; None where it
             cannot be (reflection of a single point).
@@ -81,10 +104,18 @@ class Report:
     """The analysis of one model.
 
     Attributes:
-        model, path, sha256, format, other, notes, unread: as in `Model`.
+        model: its name, as in `Model`.
+        path: as in `Model`.
+        sha256: as in `Model`.
+        format: as in `Model`.
         dtype: the precision of the computation, `float32` or `float64`, or `kernel` for that of
             each kernel.
+        fold_batch_norm: whether batch norms were taken into the kernels.
         version: of convspectra.
+        layers: in the model's order.
+        other: as in `Model`.
+        notes: as in `Model`.
+        unread: as in `Model`.
     """
 
     model: str

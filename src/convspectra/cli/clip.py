@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..compute import Compute
-from ..constrain.limits import Method
+from ..constrain.limits import IN_WORDS, Method
 from ..guarantee import Guarantee
 from ..report import terminal
 from .delivery import deliver
@@ -24,9 +24,7 @@ def clip(
         one_of(
             Method,
             "--method",
-            "project: the nearest kernel of such norm. clip: singular values clipped once, then divided "
-            "by what still exceeds. rescale: the kernel divided. appendix-a: the paper's clip alone, whose "
-            "norms end above C; reshaped: the clip of the reshaped kernel, which bounds no norm.",
+            ". ".join(f"{name.replace('_', '-')}: {words}" for name, words in IN_WORDS.items()) + ".",
         ),
     ] = "project",
     guarantee: Annotated[

@@ -12,6 +12,15 @@ Method = Literal["project", "clip", "rescale", "appendix_a", "reshaped"]
 KEEPS_THE_LIMIT: tuple[Method, ...] = ("project", "clip", "rescale")
 """Methods after which every norm is at most `max_norm`, in exact comparison."""
 
+IN_WORDS: dict[Method, str] = {
+    "project": "the nearest kernel with the same taps",
+    "clip": "singular values clipped once, cut back to the taps and divided by what the norm still exceeds",
+    "rescale": "divided by what the norm exceeds the limit by",
+    "appendix_a": "singular values clipped once and cut back to the taps, which raises the norm again",
+    "reshaped": "the kernel's matrix clipped, which bounds no operator",
+}
+"""What becomes of a kernel outside of the ball."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -19,11 +28,9 @@ class Limits:
 
     Arguments:
         max_norm: the radius of the ball.
-        method: `"project"` (near the nearest kernel in the ball), `"clip"` (singular values clipped once and
-            cut back to the taps, then divided by what the norm still exceeds), `"rescale"` (divided by what
-            it exceeds). For comparison, and without a promise: `"appendix_a"`, the paper's clip alone, after
-            which the norm exceeds the limit again, by 15 to 40 % on random kernels; `"reshaped"`, the clip of
-            the reshaped kernel, which bounds no operator.
+        method: as in `IN_WORDS`. After `"project"`, `"clip"` and `"rescale"` the norm is at most `max_norm`.
+            The others are for comparison: after `"appendix_a"`, the paper's clip alone, it exceeds the limit
+            by 15 to 40 % on random kernels.
         guarantee: which operator's norm: `"layer"`, as it runs; `"torus"`, with its boundary wrapped;
             `"any_size"`, as it pads, at every input size (also written `"any-size"`).
         fold_batch_norm: the layer together with the batch norm behind it, as that acts in evaluation.

@@ -14,9 +14,9 @@ from ..geometry import ConvGeometry
 from ..guarantee import Guarantee, Target, target_from
 from ..models.batch_norm import factors
 from ..projection.clipping import clipped
+from ..projection.matrix_clip import clipped_reshaped
 from ..projection.nearest import projected
 from ..projection.rescaling import rescaled
-from ..projection.reshaped import clipped_reshaped
 from ..results import Projection
 from .limits import KEEPS_THE_LIMIT, Limits
 

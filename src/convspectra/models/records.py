@@ -61,15 +61,16 @@ class Model:
     """Everything a reader found in one model.
 
     Attributes:
-        path: the file, or None for a live module; `name` is what reports call it.
+        name: what reports call it.
         format: `onnx`, `safetensors`, `pytorch`, `torch.export`, `module` or `tensorflow`.
-        sha256: of the file's bytes, hexadecimal; None for a live module.
         layers: in the order in which data meets them where the file tells, else the file's order.
+        path: the file, or None for a live module.
+        sha256: of the file's bytes, hexadecimal; None for a live module.
         other: operators or tensors that are no convolution, counted by type.
         notes: sentences for the user: what was taken from a neighbour, or looks odd.
+        unread: what may be a layer and was not read; with any of these the analysis is incomplete.
         candidates: layers that are such only if a geometry file says so; each is also among `unread`, by
             its name.
-        unread: what may be a layer and was not read; with any of these the analysis is incomplete.
     """
 
     name: str

@@ -37,7 +37,8 @@ class Triplets:
     Attributes:
         values: shape (k,). `||A v||` for each `v` of length 1, less what rounding can do: each is a proven
             LOWER bound of the operator norm, the first the best.
-        left, right: shapes (k, *y_shape) and (k, *x_shape), orthonormal up to rounding.
+        left: shape (k, *y_shape), orthonormal up to rounding.
+        right: shape (k, *x_shape), likewise.
         residuals: shape (k,). Proven: some singular value lies within it of the value (for operators that are
             not square some singular value or zero). Not that it is the k-th, nor that there is no larger one.
         applications: how often the layer or its adjoint was applied.

@@ -113,17 +113,18 @@ class Operator:
 
 
 def operator(kernel: Array, correlation: Correlation) -> Operator:
-    """The layer as it runs, of what `spectrum.prepare` returns.
+    """The layer as it runs, of a kernel in the order of `Correlation`.
 
     Raises:
         GeometryError: padding by reflection over an axis of one point, where nothing can be mirrored.
         CostError: it is too large; the message says what it would take.
 
-    >>> from convspectra import ConvGeometry
-    >>> kernel = np.array([[[1.0, 2.0, 4.0]]])
-    >>> mirrored = ConvGeometry(3, padding=1, padding_mode="reflect").correlation(kernel.shape)
-    >>> operator(kernel, mirrored).apply(np.array([[[1.0, 10.0, 100.0]]]))
-    array([[[ 52., 421., 250.]]])
+    Examples:
+        >>> from convspectra import ConvGeometry
+        >>> kernel = np.array([[[1.0, 2.0, 4.0]]])
+        >>> mirrored = ConvGeometry(3, padding=1, padding_mode="reflect").correlation(kernel.shape)
+        >>> operator(kernel, mirrored).apply(np.array([[[1.0, 10.0, 100.0]]]))
+        array([[[ 52., 421., 250.]]])
     """
     of_applications(correlation, 1)  # refused before memory is taken
     for axis in range(len(correlation.input_shape)):

@@ -16,7 +16,7 @@ from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
 from ..guarantee import Target, target_of
 from ..problem import problem_of
-from ..projection.reshaped import as_pointwise
+from ..projection.matrix_clip import as_pointwise
 from . import extremes, gram, sums
 
 

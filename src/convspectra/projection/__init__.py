@@ -6,9 +6,9 @@ Every function takes a kernel and a geometry and returns a `Projection`. `guaran
 
 from ..guarantee import Guarantee
 from .clipping import clip
+from .matrix_clip import clip_reshaped_kernel
 from .nearest import project
 from .rescaling import rescale
-from .reshaped import clip_reshaped_kernel
 from .spectral import low_rank, orthogonalise, project_schatten, soft_threshold
 
 __all__ = [

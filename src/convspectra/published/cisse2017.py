@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..functions import SpectralFunction
 from ..geometry import ConvGeometry
 from ..problem import Problem, problem_of
-from ..projection.reshaped import as_pointwise
+from ..projection.matrix_clip import as_pointwise
 
 Scaling = Literal["sedghi2019", "cisse2017"]
 

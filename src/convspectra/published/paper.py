@@ -18,18 +18,26 @@ from ..geometry import ConvGeometry
 from ..projection import clip
 from ..spectrum import singular_values as _singular_values
 
+__all__ = ["clip_operator_norm", "singular_values"]
+
 
 def singular_values(kernel: Array, input_shape: Sequence[int]) -> Array:
     """All singular values, shape `(*input_shape, min(C, C'))`, each row descending.
 
-    The values are those of the paper's `SingularValues`, at the frequency that `fft2` puts there.
+    Arguments:
+        kernel: shape (k_1, k_2, C, C'), real.
+        input_shape: spatial, in pixels.
 
-    >>> import numpy as np
-    >>> kernel = np.random.default_rng(0).standard_normal((3, 3, 4, 4))
-    >>> ours = singular_values(kernel, (8, 8))
-    >>> theirs = np.linalg.svd(np.fft.fft2(kernel, (8, 8), axes=[0, 1]), compute_uv=False)
-    >>> bool(np.allclose(ours, theirs))
-    True
+    Returns:
+        The values of the paper's `SingularValues`, at the frequency that `fft2` puts there.
+
+    Examples:
+        >>> import numpy as np
+        >>> kernel = np.random.default_rng(0).standard_normal((3, 3, 4, 4))
+        >>> ours = singular_values(kernel, (8, 8))
+        >>> theirs = np.linalg.svd(np.fft.fft2(kernel, (8, 8), axes=[0, 1]), compute_uv=False)
+        >>> bool(np.allclose(ours, theirs))
+        True
     """
     spectrum = _singular_values(kernel, _geometry(input_shape))
     xp = namespace(spectrum.values)
@@ -40,9 +48,15 @@ def singular_values(kernel: Array, input_shape: Sequence[int]) -> Array:
 
 
 def clip_operator_norm(kernel: Array, input_shape: Sequence[int], clip_to: float) -> Array:
-    """The kernel after one clip of its singular values at `clip_to`, shape as `kernel`.
+    """The kernel after one clip of its singular values.
 
-    Its norm is near `clip_to`, not at most `clip_to`: see `convspectra.clip`.
+    Arguments:
+        kernel: shape (k_1, k_2, C, C'), real.
+        input_shape: spatial, in pixels.
+        clip_to: the limit, positive.
+
+    Returns:
+        A kernel of the same shape. Its norm is near `clip_to`, not at most `clip_to`: see `convspectra.clip`.
     """
     return clip(kernel, _geometry(input_shape), clip_to).kernel
 

@@ -8,6 +8,7 @@ from decimal import ROUND_CEILING
 
 from rich.console import Console
 
+from ..constrain.limits import IN_WORDS
 from ..constrain.records import ClipReport, LayerClip
 from .numbers import counted, number, percent, sizes, upper
 from .text import Column, assumptions, layer_table, not_read, plain, with_names
@@ -16,13 +17,6 @@ _WHOSE = {
     "torus": "the norm with wrapped boundary at the layer's input size, exact",
     "layer": "a proven upper bound of the norm as the layer pads, at its input size",
     "any_size": "a proven upper bound for every input size, as the layer pads",
-}
-_HOW = {
-    "project": "the nearest kernel with the same taps",
-    "rescale": "divided by what the norm exceeds the limit by",
-    "clip": "singular values clipped once, cut back to the taps and divided by what the norm still exceeds",
-    "appendix_a": "singular values clipped once and cut back to the taps, which raises the norm again",
-    "reshaped": "the kernel's matrix clipped, which bounds no operator",
 }
 
 
@@ -94,7 +88,7 @@ def _footnotes(report: ClipReport) -> Iterator[str]:
         _WHOSE[one] for one in sorted(whose, reverse=True)
     )
     yield f"norm: {told}{folded}; after: from the file as written."
-    yield f"{limit.method}: {_HOW[limit.method]}. change: of the kernel, relative to its Euclidean norm."
+    yield f"{limit.method}: {IN_WORDS[limit.method]}. change: of the kernel, relative to its Euclidean norm."
     if any(layer.status == "changed" and layer.distance_to_nearest is not None for layer in report.layers):
         yield "from nearest: the nearest kernel that keeps the limit is proven to be no further away."
     yield from assumptions(report.layers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
@@ -57,7 +58,7 @@ class Compared:
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The pre-hook: keeps a sample of what is given."""
-        given = args[0] if args else kwargs.get("input")
+        given = given_to(args, kwargs)
         if not _has_values(given) or not _is_stock_call(module):
             return
         self.ran = True
@@ -90,13 +91,23 @@ class Compared:
         return {**self.__dict__, "_samples": {}}
 
 
+def given_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a layer was given."""
+    return args[0] if args else kwargs.get("input")
+
+
+def is_traced() -> bool:
+    """Whether `torch.jit` traces."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return tracing
+
+
 def _has_values(given: Any) -> TypeGuard[torch.Tensor]:
     """Whether an input is no stand-in, as of traced graphs and transformed functions."""
     if not isinstance(given, torch.Tensor) or given.is_meta or torch.compiler.is_compiling():
         return False
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     transformed: bool = torch._C._functorch.is_functorch_wrapped_tensor(given)
-    return not (tracing or transformed)
+    return not (is_traced() or transformed)
 
 
 def is_stock(module: nn.Module) -> bool:
@@ -132,7 +143,8 @@ def _foreign_hooks(module: nn.Module) -> list[Any]:
 
 
 def _home_of(hook: Any) -> str:
-    owner = getattr(hook, "__self__", hook)
+    function = hook.func if isinstance(hook, partial) else hook
+    owner = getattr(function, "__self__", function)
     return str(owner.__module__ if hasattr(owner, "__qualname__") else type(owner).__module__)
 
 

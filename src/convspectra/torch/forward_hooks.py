@@ -6,14 +6,16 @@ numbers with it. While `torch.compile` traces they do nothing: no graph breaks, 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
 from .comparing import Compared, code_of, is_stock
-from .weight_uses import BATCH_NORMS, MOST_SIZES, Layer, SeenSizes, names_of, spatial_axes
+from .weight_uses import BATCH_NORMS, MOST_SIZES, Layer, SeenSizes, names_of
 
 
 class Pairing:
@@ -30,44 +32,25 @@ class Pairing:
         # Kept with its tensor, so that the id cannot be given to another one; emptied after each pass.
         self.returned: dict[int, tuple[torch.Tensor, str]] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"norms": self.norms, "returned": {}}
-
-
-class Returned:
-    """A forward hook of a layer, for `Pairing`."""
-
-    def __init__(self, pairing: Pairing, name: str) -> None:
-        self.pairing, self.name = pairing, name
-
-    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def after_layer(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        """A forward hook of a layer."""
         if not torch.compiler.is_compiling():
-            self.pairing.returned[id(output)] = (output, self.name)
+            self.returned[id(output)] = (output, name)
 
-
-class Given:
-    """A forward pre-hook of a batch norm, for `Pairing`."""
-
-    def __init__(self, pairing: Pairing, name: str) -> None:
-        self.pairing, self.name = pairing, name
-
-    def __call__(self, module: nn.Module, inputs: Any) -> None:
+    def before_norm(self, name: str, module: nn.Module, inputs: Any) -> None:
+        """A forward pre-hook of a batch norm."""
         if torch.compiler.is_compiling():
             return
-        source = self.pairing.returned.get(id(inputs[0]))
-        norms = [] if source is None else self.pairing.norms.setdefault(source[1], [])
-        if source is not None and self.name not in norms:
-            norms.append(self.name)
+        _, source = self.returned.get(id(inputs[0]), (None, None))
+        if source is not None and name not in self.norms.setdefault(source, []):
+            self.norms[source].append(name)
 
+    def after_pass(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """A forward hook of the whole model: no tensor is kept from one pass to the next."""
+        self.returned.clear()
 
-class PassEnded:
-    """A forward hook of the whole model, for `Pairing`: no tensor is kept from one pass to the next."""
-
-    def __init__(self, pairing: Pairing) -> None:
-        self.pairing = pairing
-
-    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self.pairing.returned.clear()
+    def __getstate__(self) -> dict[str, Any]:
+        return {"norms": self.norms, "returned": {}}
 
 
 class Watch:
@@ -140,8 +123,8 @@ class Watch:
 
     def _watch_sizes(self, layers: list[Layer]) -> None:
         for layer in layers:
-            if not isinstance(layer.module, nn.Linear):
-                layer.seen = SeenSizes(spatial_axes(layer.module))
+            if isinstance(layer.module, _ConvNd):
+                layer.seen = SeenSizes(len(layer.module.kernel_size))
                 self._hooks.append(layer.module.register_forward_pre_hook(layer.seen, with_kwargs=True))
 
     def compare_again(self) -> None:
@@ -155,13 +138,15 @@ class Watch:
                     layer.compared.attach(layer.module)
 
     def _watch_pairs(self, layers: list[Layer], pairing: Pairing) -> None:
-        hooks = [layer.module.register_forward_hook(Returned(pairing, layer.name)) for layer in layers]
+        hooks = [
+            layer.module.register_forward_hook(partial(pairing.after_layer, layer.name)) for layer in layers
+        ]
         hooks += [
-            part.register_forward_pre_hook(Given(pairing, name))
+            part.register_forward_pre_hook(partial(pairing.before_norm, name))
             for part, name in names_of(self.model).items()
             if isinstance(part, BATCH_NORMS)
         ]
-        self._pairing_hooks = [*hooks, self.model.register_forward_hook(PassEnded(pairing))]
+        self._pairing_hooks = [*hooks, self.model.register_forward_hook(pairing.after_pass)]
 
     def _before_compiled(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A forward pre-hook of a compiled module: what its own hooks will not see, seen beforehand."""

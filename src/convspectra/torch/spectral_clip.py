@@ -31,6 +31,9 @@ _NOT_HELD: dict[Status, str] = {
 }
 
 
+_SAID_ONCE = "(said once, other layers may do the same)"
+
+
 class SpectralClip:
     """Keeps the convolutions and linear layers of a model in the ball `norm <= max_norm` while it trains.
 
@@ -57,11 +60,8 @@ class SpectralClip:
         model: any module; may be compiled, DDP, FSDP2, an EMA copy.
         max_norm: the radius, positive.
         every: act after so many steps.
-        method: `"clip"` (one clip of the singular values, then divided by what the norm still exceeds),
-            `"project"` (near the nearest kernel in the ball, to a gap of 10 %; slower), `"rescale"` (divide
-            by what exceeds); or for comparison, without a promise: `"appendix_a"`, the paper's clip alone,
-            after which the norm can exceed `max_norm` again, by 15 to 40 % on a random kernel, less and less
-            when repeated, and `"reshaped"`, the clip of the reshaped kernel, which bounds no operator.
+        method: as of `constrain.Limits`; `"project"`, which is slower, to a gap of 10 %. Repeated,
+            `"appendix_a"` exceeds `max_norm` less and less.
         guarantee: which operator's norm. `"layer"`: as it pads, whatever it pads with, at each size seen.
             `"torus"`: with its boundary wrapped, at each size seen, rounded up to a multiple of the stride
             (`LayerRecord.tori`). `"any_size"`: as it pads, at every size; needs no forward pass.
@@ -252,24 +252,26 @@ class SpectralClip:
         self._watch.compare_again()
         for layer in self.layers:
             layer.gone = layer.module not in there
-            if layer.seen and layer.seen.learn_from_graph() and "graph" not in self._warned:
-                self._warned.add("graph")
-                warnings.warn(
+            if layer.seen and layer.seen.learn_from_graph():
+                self._warn_once(
+                    "graph",
                     f"layer {layer.name!r} ran in a compiled graph at a size that was not seen before, "
                     f"{layer.seen.sizes[-1]}: of several such sizes between two actions the last is known; "
                     "make SpectralClip after torch.compile, or call observe(batch) for each size, or take "
-                    "guarantee='any_size' (said once, other layers may do the same)",
-                    stacklevel=5,
+                    f"guarantee='any_size' {_SAID_ONCE}",
                 )
 
+    def _warn_once(self, about: str, text: str) -> None:
+        if about not in self._warned:
+            self._warned.add(about)
+            warnings.warn(text, stacklevel=5)
+
     def _warn_of_others(self) -> None:
-        """Once of each: what was meant to be held, and is not."""
+        """What was meant to be held, and is not."""
         for one in weights_of(self.layers, self.limits.guarantee):
-            said = f"{one.status} {one.name}"
-            if one.status in _NOT_HELD and said not in self._warned:
-                self._warned.add(said)
+            if one.status in _NOT_HELD:
                 text = f"layer {one.name!r} {_NOT_HELD[one.status]}, and is not held; see report()"
-                warnings.warn(text, stacklevel=5)
+                self._warn_once(f"{one.status} {one.name}", text)
 
     def _agree(self, processes: int) -> bool:
         """All processes: the same layers, what one of them saw; whether anyone logs norms.
@@ -330,20 +332,14 @@ class SpectralClip:
         return [done[i] for i in range(len(jobs))]
 
     def _warn_of_sizes(self) -> None:
+        advice = f"guarantee='any_size' holds all sizes at once {_SAID_ONCE}"
         for layer in self.layers:
-            seen = layer.seen
-            for kind, text in (
-                ("several", f"ran at several sizes, {seen.sizes}: it is held at each" if seen else ""),
-                ("dropped", f"ran at more than {MOST_SIZES} sizes: it is held at the first of them only"),
-            ):
-                applies = seen and (len(seen.sizes) > 1 if kind == "several" else seen.dropped)
-                if applies and kind not in self._warned:
-                    self._warned.add(kind)
-                    warnings.warn(
-                        f"layer {layer.name!r} {text}; guarantee='any_size' holds all sizes at once "
-                        "(said once, other layers may do the same)",
-                        stacklevel=4,
-                    )
+            if layer.seen and len(layer.seen.sizes) > 1:
+                text = f"ran at several sizes, {layer.seen.sizes}: it is held at each"
+                self._warn_once("several", f"layer {layer.name!r} {text}; {advice}")
+            if layer.seen and layer.seen.dropped:
+                text = f"ran at more than {MOST_SIZES} sizes: it is held at the first of them only"
+                self._warn_once("dropped", f"layer {layer.name!r} {text}; {advice}")
 
     def _numbers(self, jobs: list[Job]) -> dict[str, float]:
         found = {}

@@ -19,7 +19,7 @@ from ..constrain import Limits, Use
 from ..errors import InputError
 from ..geometry import ConvGeometry
 from ..guarantee import Guarantee
-from .comparing import is_stock
+from .comparing import given_to, is_stock, is_traced
 from .forward_hooks import Watch
 from .jobs import named
 from .tensors import constrain_tensor
@@ -222,26 +222,19 @@ class _OtherSizes:
         self.settings = module.extra_repr()
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        if torch.compiler.is_compiling() or tracing or self.warned:
+        if torch.compiler.is_compiling() or is_traced() or self.warned:
             return
-        given = args[0] if args else kwargs["input"]
+        given = given_to(args, kwargs)
         if not has_parametrization(module, self.name, SpectralNorm) or not isinstance(given, torch.Tensor):
             return
-        kind, now = type(module).__name__, module.extra_repr()
+        kind, now, text = type(module).__name__, module.extra_repr(), ""
+        size = None if self.sizes is None else tuple(given.shape[-len(self.sizes[0]) :])
         if now != self.settings:
+            text = f"{kind}({now}) was ({self.settings}) when spectral_norm bounded it: remove the "
+            text += "parametrization and register it again"
+        elif self.sizes is not None and size not in self.sizes:
+            text = f"{kind} runs at size {size}, and spectral_norm bounds it at input_shape={self.sizes}: "
+            text += "give that size as well, or guarantee='any_size'"
+        if text:
             self.warned = True
-            warnings.warn(
-                f"{kind}({now}) was ({self.settings}) when spectral_norm bounded it: remove the "
-                "parametrization and register it again (said once)",
-                stacklevel=3,
-            )
-        elif self.sizes is not None:
-            size = tuple(given.shape[-len(self.sizes[0]) :])
-            if size not in self.sizes:
-                self.warned = True
-                warnings.warn(
-                    f"{kind} runs at size {size}, and spectral_norm bounds it at input_shape={self.sizes}: "
-                    "give that size as well, or guarantee='any_size' (said once)",
-                    stacklevel=3,
-                )
+            warnings.warn(f"{text} (said once)", stacklevel=3)

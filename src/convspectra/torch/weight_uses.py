@@ -19,7 +19,7 @@ from ..geometry import ConvGeometry
 from ..models import batch_norm
 from ..models.modules import geometry_of
 from ..projection import Guarantee
-from .comparing import Compared, is_stock
+from .comparing import Compared, given_to, is_stock, is_traced
 from .sharing import own_part, whole
 from .tensors import check_dtype
 
@@ -64,11 +64,9 @@ class SeenSizes:
         self.in_graph: tuple[int, ...] | None = None
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        if torch.compiler.is_exporting() or tracing:
-            return
-        given = args[0] if args else kwargs["input"]
-        if not isinstance(given, torch.Tensor):  # that of a symbolic trace
+        given = given_to(args, kwargs)
+        symbolic = not isinstance(given, torch.Tensor)
+        if symbolic or torch.compiler.is_exporting() or is_traced():
             return
         size = tuple(given.shape[-self.axes :])
         if torch.compiler.is_compiling():
@@ -135,11 +133,6 @@ class Weight:
         return weight
 
 
-def spatial_axes(module: nn.Module) -> int:
-    assert isinstance(module, _ConvNd)
-    return len(module.kernel_size)
-
-
 def names_of(model: nn.Module) -> dict[nn.Module, str]:
     """Every module by its name in the user's model: without what DDP, EMA and `torch.compile` put before."""
     dropped, found = set(), {}
@@ -173,8 +166,13 @@ def find_layers(model: nn.Module, include: str | Sequence[str], exclude: str | S
             f"model has no convolution or linear layer: {type(model).__name__} holds "
             f"{len(names) - 1} modules; give the model that has them"
         )
-    wanted, unwanted = (_matched(patterns, every) for patterns in (include, exclude))
-    chosen = [layer for layer in every if layer in wanted and layer not in unwanted]
+    for pattern in (*_listed(include), *_listed(exclude)):
+        if not any(fnmatchcase(layer.name, pattern) for layer in every):
+            some = ", ".join(repr(layer.name) for layer in every[:5])
+            raise InputError(
+                f"no layer matches the pattern {pattern!r}; of {len(every)} layers the first are {some}"
+            )
+    chosen = [layer for layer in every if is_chosen(layer.name, include, exclude)]
     if not chosen:
         raise InputError(f"include={include!r} and exclude={exclude!r} leave none of {len(every)} layers")
     return chosen
@@ -182,8 +180,12 @@ def find_layers(model: nn.Module, include: str | Sequence[str], exclude: str | S
 
 def is_chosen(name: str, include: str | Sequence[str], exclude: str | Sequence[str]) -> bool:
     """Whether a name matches a pattern of `include` and none of `exclude`."""
-    some, none = ([words] if isinstance(words, str) else words for words in (include, exclude))
-    return any(fnmatchcase(name, word) for word in some) and not any(fnmatchcase(name, word) for word in none)
+    some, none = (any(fnmatchcase(name, one) for one in _listed(words)) for words in (include, exclude))
+    return some and not none
+
+
+def _listed(patterns: str | Sequence[str]) -> Sequence[str]:
+    return [patterns] if isinstance(patterns, str) else patterns
 
 
 def not_held(model: nn.Module, layers: list[Layer], known: set[str]) -> list[tuple[str, Status]]:
@@ -217,19 +219,6 @@ def not_held(model: nn.Module, layers: list[Layer], known: set[str]) -> list[tup
                 and not isinstance(parameter, UninitializedParameter)
                 and parameter.ndim >= 2
             ]
-    return found
-
-
-def _matched(patterns: str | Sequence[str], layers: list[Layer]) -> list[Layer]:
-    found = []
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matches = [layer for layer in layers if fnmatchcase(layer.name, pattern)]
-        if not matches:
-            some = ", ".join(repr(layer.name) for layer in layers[:5])
-            raise InputError(
-                f"no layer matches the pattern {pattern!r}; of {len(layers)} layers the first are {some}"
-            )
-        found.extend(matches)
     return found
 
 
