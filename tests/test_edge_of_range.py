@@ -13,11 +13,11 @@ import convspectra as cs
 from convspectra.analysis import analyze
 from convspectra.models import Model
 from convspectra.operators.reference import dense_operator
+from convspectra.problem import problem_of
 from convspectra.report import json_file
-from convspectra.rounding import EXACT, norm_error
-from convspectra.spectrum import top_block
+from convspectra.rounding import EXACT
+from convspectra.spectrum import top_on
 from reports import layer
-from strategies import prepare
 
 WRAPPED = cs.ConvGeometry((1,), padding="same", padding_mode="circular")
 
@@ -41,9 +41,9 @@ def test_norm_error_holds_where_taps_cancel(dtype, scale):
     outside_relative = 0
     for seed in range(50):
         kernel = cancelling(seed, dtype, 1e-15) * dtype(scale)
-        ready, correlation = prepare(kernel, WRAPPED)
-        norm, true = float(top_block(ready, correlation).norm), norm_at_one_point(kernel)
-        assert abs(norm - true) <= norm_error(ready, correlation, norm) <= norm_error(ready, correlation)
+        problem, true = problem_of(kernel, WRAPPED), norm_at_one_point(kernel)
+        norm = float(top_on(problem, problem.correlation).norm)
+        assert abs(norm - true) <= problem.norm_error(norm) <= problem.norm_error()
         outside_relative += abs(norm - true) > 1e3 * np.finfo(dtype).eps * true
     assert outside_relative  # no error relative to the norm would do
 

@@ -154,10 +154,11 @@ def real_kernel(kernel: Array) -> Array:
         KernelError: anything else; the message says what to give instead.
     """
     xp = _namespace_of_kernel(kernel)
-    name = str(kernel.dtype).rsplit(".", 1)[-1]
     if is_numpy(kernel) and not kernel.dtype.isnative:
         kernel = kernel.astype(kernel.dtype.newbyteorder("="))
-        name = str(kernel.dtype)
+    # The names of NumPy's types take long to make.
+    plain = type(kernel) is np.ndarray and kernel.dtype.char in "fd"
+    name = "float64" if plain else str(kernel.dtype).rsplit(".", 1)[-1]
     if name in ("float16", "bfloat16"):
         kernel = xp.astype(kernel, xp.float32)
     elif name in _INTEGERS:
@@ -209,6 +210,8 @@ def _namespace_of_kernel(kernel: Array) -> Any:
 
 def _what_is_missing(kernel: Array) -> str:
     """Why the entries of an array are not simply there, and what to give instead; empty if they are."""
+    if type(kernel) is np.ndarray:
+        return ""
     if isinstance(kernel, np.ma.MaskedArray):
         return "a masked array: give kernel.filled(0), or what was meant"
     if array_api_compat.is_dask_array(kernel):

@@ -341,8 +341,7 @@ def _join(left: Array, values: Array, right: Array) -> Array:
 
 
 def _over_scale(adjoint: Array, correlation: Correlation) -> Array:
-    scale = tap_scale(correlation, frequency_grid(correlation))
-    return adjoint / like(scale, adjoint, adjoint.dtype)
+    return adjoint / like(tap_scale(correlation), adjoint, adjoint.dtype)
 
 
 def _sum(parts: list[Array]) -> Array:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -71,11 +72,11 @@ class Target:
         """The same operator with another kernel."""
         return self if kernel is self.kernel else replace(self, problem=self.problem.moved(kernel))
 
-    @property
+    @cached_property
     def norm(self) -> Array:
         """The operator's norm: exact up to rounding where the factor is 1, else an upper bound.
 
-        Without gradient; computed once.
+        Without gradient.
 
         Raises:
             RangeError: it is too large for the precision, so that nothing can be promised.

@@ -58,7 +58,7 @@ class Problem:
 
     def norm_error(self, norm: Array | None = None) -> Any:
         """How far a computed norm on any torus may be from the true one; see `rounding.norm_error`."""
-        return rounding.norm_error(self.kernel, self.correlation, norm, _moduli(self))
+        return rounding.norm_error(self.kernel, self.correlation, _moduli(self), norm)
 
     def symbol_error(self) -> Any:
         """How far the blocks of a computed symbol may be off; see `rounding.symbol_error`."""
@@ -148,8 +148,9 @@ def _scaled(problem: Problem) -> tuple[Problem | None, Any]:
 
 
 @once
-def _moduli(problem: Problem) -> tuple[Any, Any]:
-    return rounding.moduli(problem.kernel, problem.correlation)
+def _moduli(problem: Problem) -> rounding.Moduli:
+    inside, power = scaled(problem)
+    return rounding.moduli(inside.kernel, inside.correlation), power
 
 
 def homogeneous(

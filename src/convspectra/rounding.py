@@ -9,7 +9,6 @@ from typing import Any
 from ._compat import (
     Array,
     eps_of,
-    in_range,
     in_range_again,
     is_concrete,
     is_jax,
@@ -23,12 +22,10 @@ from .geometry import Correlation
 from .results import Bound
 
 Moduli = tuple[Any, Any]
-"""What `moduli` gives."""
+"""What `moduli` gives of a kernel in range, and the power of two that it was divided by."""
 
 
-def norm_error(
-    kernel: Array, correlation: Correlation, norm: Array | None = None, known: Moduli | None = None
-) -> Any:
+def norm_error(kernel: Array, correlation: Correlation, known: Moduli, norm: Array | None = None) -> Any:
     """How far a computed norm of a torus may be from the true one: absolute, in the kernel's precision.
 
         symbol_error + eps (2 max(m, n) + 64) (norm + symbol_error)
@@ -40,8 +37,8 @@ def norm_error(
     Arguments:
         kernel: axes in the order of `Correlation`, any scale.
         correlation: of the layer, on whatever torus.
+        known: the `moduli` of the kernel.
         norm: as it was computed, if it is known: the bound is tighter with it.
-        known: the `moduli` of the kernel, if they are.
 
     Returns:
         A float; while JAX traces, a scalar array.
@@ -49,7 +46,7 @@ def norm_error(
     References:
         Higham (2002), sections 3.1 and 3.5; Golub and Van Loan (2013), 8.1 and 8.6.
     """
-    size, power = known or moduli(kernel, correlation)
+    size, power = known
     symbol = _symbol_error(size, kernel, correlation)
     if norm is not None:
         value = untracked(norm)
@@ -58,7 +55,7 @@ def norm_error(
     return relative * power + _lost(size, kernel, correlation)
 
 
-def symbol_error(kernel: Array, correlation: Correlation, known: Moduli | None = None) -> Any:
+def symbol_error(kernel: Array, correlation: Correlation, known: Moduli) -> Any:
     """How far the blocks of a computed symbol may be from the true ones, in operator norm.
 
     An entry is a sum over the `T` taps of a polyphase class: with the roundings of products, sums and phases
@@ -69,17 +66,17 @@ def symbol_error(kernel: Array, correlation: Correlation, known: Moduli | None =
     Arguments:
         kernel: axes in the order of `Correlation`, any scale.
         correlation: of the layer, on whatever torus.
-        known: the `moduli` of the kernel, if they are.
+        known: the `moduli` of the kernel.
 
     Returns:
         A float; while JAX traces, a scalar array.
     """
-    size, power = known or moduli(kernel, correlation)
+    size, power = known
     return _symbol_error(size, kernel, correlation) * power + _lost(size, kernel, correlation)
 
 
 def _symbol_error(size: Any, kernel: Array, correlation: Correlation) -> Any:
-    """In units of the power that `moduli` gives."""
+    """In units of that power."""
     taps, axes = math.prod(correlation.kernel_size), len(correlation.kernel_size)
     return eps_of(kernel) * (taps + 16 * axes + 4) * size
 
@@ -94,17 +91,14 @@ def _lost(size: Any, kernel: Array, correlation: Correlation) -> Any:
     return lost if is_concrete(size) else namespace(kernel).where(size > 0, lost, 0 * size)
 
 
-def moduli(kernel: Array, correlation: Correlation) -> Moduli:
-    """An upper bound of the norms of all blocks, whatever the signs, over a power of two, and that."""
-    xp, groups, (scaled, power) = namespace(kernel), correlation.groups, in_range(untracked(kernel))
-    rows, columns = correlation.group_shape
-    entries = xp.abs(xp.reshape(scaled, (groups, rows, -1)))
+def moduli(kernel: Array, correlation: Correlation) -> Any:
+    """An upper bound of the norms of all blocks of a kernel in range, whatever the signs."""
+    xp, groups, (rows, columns) = namespace(kernel), correlation.groups, correlation.group_shape
+    entries = xp.abs(xp.reshape(untracked(kernel), (groups, rows, -1)))
     of_columns = xp.sum(xp.reshape(xp.sum(entries, axis=1), (groups, columns, -1)), axis=-1)
     squares = xp.max(xp.max(xp.sum(entries, axis=2), axis=1) * xp.max(of_columns, axis=1))
-    generous = 1 + 1e-3  # sums of positive numbers, themselves rounded
-    if is_concrete(squares):
-        return math.sqrt(float(squares)) * generous, power
-    return xp.sqrt(squares) * generous, power
+    size = math.sqrt(float(squares)) if is_concrete(squares) else xp.sqrt(squares)
+    return size * (1 + 1e-3)  # sums of positive numbers, themselves rounded
 
 
 EXACT = {"float32": 1e-3, "float64": 1e-9}
@@ -124,7 +118,7 @@ def around(norm: Array, error: Any, method: str, assumes: str = "") -> Bound:
 
 def _exact(norm: Array) -> float:
     """The half of `EXACT` that a computation may use up: the other is for scaling its result (`times`)."""
-    return EXACT[str(norm.dtype).rsplit(".", 1)[-1]] / 2
+    return EXACT["float64" if eps_of(norm) < 1e-9 else "float32"] / 2
 
 
 def less(value: Array, error: Any) -> Array:

@@ -268,9 +268,10 @@ def tap_copies(correlation: Correlation) -> IntArray:
     return counts
 
 
-def tap_scale(correlation: Correlation, grid: FrequencyGrid) -> np.ndarray[Any, Any]:
+@lru_cache(maxsize=64)
+def tap_scale(correlation: Correlation) -> np.ndarray[Any, Any]:
     """What `symbol_adjoint` is divided by, by tap, to give a symbol's nearest kernel: `S^+ = S* / scale`."""
-    return np.asarray(math.prod(grid.shape) * tap_copies(correlation))
+    return _frozen(np.asarray(correlation.points * tap_copies(correlation)))
 
 
 def plane_wave(grid: FrequencyGrid, index: IntArray) -> np.ndarray[Any, Any]:

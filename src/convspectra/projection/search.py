@@ -12,7 +12,7 @@ from ..compute import Compute
 from ..cost import LAPACK, WITH_VECTORS, seconds_of_blocks
 from ..geometry import Correlation
 from ..spectrum import top_block
-from ..symbol import frequency_grid, symbol_adjoint, symbol_blocks, tap_copies
+from ..symbol import frequency_grid, symbol_adjoint, symbol_blocks, tap_scale
 
 NumpyArray = np.ndarray[Any, Any]
 
@@ -40,7 +40,7 @@ class Search:
         grid = frequency_grid(correlation)
         self.given, self._correlation, self._grid, self._compute = given, correlation, grid, compute
         self.weights = grid.multiplicity.astype(np.float64)[:, None, None, None]
-        self.curvature = float(math.prod(grid.shape) * tap_copies(correlation).max())
+        self.curvature = float(tap_scale(correlation).max())
         self.kernel, self.upper, self.lower = np.zeros_like(given), float(np.sum(given**2)) / 2, 0.0
         self.sweeps, self._most, self._tolerance = 0, most_sweeps, tolerance
         self._mostly_outside = False
