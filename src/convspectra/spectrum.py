@@ -10,16 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ._compat import (
-    Array,
-    in_range,
-    in_range_again,
-    is_concrete,
-    is_numpy,
-    like,
-    namespace,
-    to_numpy,
-)
+from ._compat import Array, in_range, in_range_again, is_concrete, is_numpy, like, namespace, to_numpy
 from ._solvers import array_api, choice, native, pool, products
 from ._solvers.choice import Engine
 from .compute import DEFAULT, Compute
@@ -27,23 +18,12 @@ from .cost import LAPACK, seconds_of_blocks
 from .geometry import ConvGeometry, Correlation
 from .problem import Problem, known, once, problem_of, scaled
 from .results import Spectrum
-from .symbol import (
-    FrequencyGrid,
-    frequency_grid,
-    input_wave,
-    plane_wave,
-    symbol_blocks,
-)
+from .symbol import FrequencyGrid, frequency_grid, input_wave, plane_wave, symbol_blocks
 
 Result = TypeVar("Result")
 
 
-def singular_values(
-    kernel: Array,
-    geometry: ConvGeometry,
-    *,
-    compute: Compute = DEFAULT,
-) -> Spectrum:
+def singular_values(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Spectrum:
     """All singular values of a block-circulant convolution.
 
     They are those of the blocks of its symbol (see `symbol.py`): one small SVD for each frequency
@@ -153,11 +133,7 @@ _SAMPLE_BLOCKS = 16
 """Blocks that are solved first, for a floor: one filling of the lanes."""
 
 
-def top_block(
-    kernel: Array,
-    correlation: Correlation,
-    compute: Compute = DEFAULT,
-) -> TopBlock:
+def top_block(kernel: Array, correlation: Correlation, compute: Compute = DEFAULT) -> TopBlock:
     """The operator norm of a kernel in the order of `Correlation`, and where it is reached.
 
     Raises:
@@ -197,12 +173,7 @@ def _top_of(largest: Array) -> TopBlock:
     return TopBlock(norm, int(place[0]), int(place[1]))
 
 
-def exceeds(
-    kernel: Array,
-    correlation: Correlation,
-    level: float,
-    compute: Compute = DEFAULT,
-) -> bool:
+def exceeds(kernel: Array, correlation: Correlation, level: float, compute: Compute = DEFAULT) -> bool:
     """Whether a computed singular value is above a level: cheaper than which, where none is."""
     grid = frequency_grid(correlation)
     engine = choice.choose(compute, kernel, grid.block_shape, len(grid.index))

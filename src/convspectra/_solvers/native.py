@@ -295,12 +295,7 @@ def lowered(
 
 
 def lowered_of_blocks(
-    blocks: NumpyArray,
-    level: float,
-    *,
-    instruction_set: str = "",
-    sweeps: int | None = None,
-    layout: int = 0,
+    blocks: NumpyArray, level: float, *, instruction_set: str = "", sweeps: int | None = None, layout: int = 0
 ) -> Lowered:
     """The same of a stack of complex matrices, shape (B, m, n)."""
     blocks = np.ascontiguousarray(blocks)

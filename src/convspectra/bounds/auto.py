@@ -133,10 +133,7 @@ def operator_norm(
 
 
 def operator_norm_of(
-    problem: Problem,
-    tolerance: float | None = None,
-    seconds: float | None = None,
-    start: Array | None = None,
+    problem: Problem, tolerance: float | None = None, seconds: float | None = None, start: Array | None = None
 ) -> Bound:
     """`operator_norm` of a problem whose entries are in range."""
     correlation = problem.correlation

@@ -17,11 +17,7 @@ ASSUMES = "zero or no padding, at the geometry's input size"
 
 
 def circulant_embedding(
-    kernel: Array,
-    geometry: ConvGeometry,
-    *,
-    sizes: int = 2,
-    compute: Compute = DEFAULT,
+    kernel: Array, geometry: ConvGeometry, *, sizes: int = 2, compute: Compute = DEFAULT
 ) -> Bound:
     """An interval for the norm of a convolution with zero or no padding.
 

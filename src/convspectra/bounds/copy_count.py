@@ -21,13 +21,7 @@ from .reshaped_kernel import row_norm_below
 from .tori import enclosing_tori, holding_tori, repeats_inputs
 
 
-def copy_count(
-    kernel: Array,
-    geometry: ConvGeometry,
-    *,
-    sizes: int = 2,
-    compute: Compute = DEFAULT,
-) -> Bound:
+def copy_count(kernel: Array, geometry: ConvGeometry, *, sizes: int = 2, compute: Compute = DEFAULT) -> Bound:
     """An interval for any padding: reflection, replication, wrapping of any width and stride, zeros.
 
         upper = min_N ||circulant operator of N points|| sqrt(most copies of one input point)

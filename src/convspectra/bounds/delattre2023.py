@@ -18,12 +18,7 @@ ASSUMES = "zero, no or circular padding, at the geometry's input size"
 
 
 def delattre2023(
-    kernel: Array,
-    geometry: ConvGeometry,
-    *,
-    steps: int = 6,
-    sizes: int = 1,
-    compute: Compute = DEFAULT,
+    kernel: Array, geometry: ConvGeometry, *, steps: int = 6, sizes: int = 1, compute: Compute = DEFAULT
 ) -> Bound:
     """An upper bound without any decomposition; both sides where the operator is circulant.
 

@@ -19,11 +19,7 @@ ASSUMES = "any input size; circular, zero or no padding"
 
 
 def delattre2024(
-    kernel: Array,
-    geometry: ConvGeometry,
-    *,
-    steps: int = 4,
-    compute: Compute = DEFAULT,
+    kernel: Array, geometry: ConvGeometry, *, steps: int = 4, compute: Compute = DEFAULT
 ) -> Bound:
     """An upper bound without decompositions or input size, by autocorrelation of the kernel.
 

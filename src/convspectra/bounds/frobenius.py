@@ -17,12 +17,7 @@ from .tori import repeats_inputs
 from .unfoldings import plain_kernel
 
 
-def frobenius(
-    kernel: Array,
-    geometry: ConvGeometry,
-    *,
-    compute: Compute = DEFAULT,
-) -> Bound:
+def frobenius(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Bound:
     """An interval from sums of squares.
 
         lower = ||A||_F / sqrt(smaller side of A),     upper = min( ||A||_F, sqrt(q_1 ... q_D) ||W||_F )

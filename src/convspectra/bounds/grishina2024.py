@@ -22,12 +22,7 @@ ASSUMES = "circular, zero or no padding; upper: any input size"
 
 
 def grishina2024(
-    kernel: Array,
-    geometry: ConvGeometry,
-    *,
-    starts: int = 1,
-    sweeps: int = 30,
-    compute: Compute = DEFAULT,
+    kernel: Array, geometry: ConvGeometry, *, starts: int = 1, sweeps: int = 30, compute: Compute = DEFAULT
 ) -> Bound:
     """An interval from the tensor spectral norm, by a value below it and a norm above it.
 

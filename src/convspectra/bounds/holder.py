@@ -15,12 +15,7 @@ from ..results import Bound
 from ..rounding import root, rounded_up
 
 
-def holder(
-    kernel: Array,
-    geometry: ConvGeometry,
-    *,
-    compute: Compute = DEFAULT,
-) -> Bound:
+def holder(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Bound:
     """`sqrt(||A||_1 ||A||_inf)`, from the largest column and row sums of moduli of the operator.
 
         ||A||_inf = max_{o, r} sum_{i, p read at r} |W[o, i, p]|

@@ -21,11 +21,7 @@ ASSUMES = "any input size; wrapped, zero or no padding"
 
 
 def pfister2018(
-    kernel: Array,
-    geometry: ConvGeometry,
-    *,
-    oversampling: int = 8,
-    compute: Compute = DEFAULT,
+    kernel: Array, geometry: ConvGeometry, *, oversampling: int = 8, compute: Compute = DEFAULT
 ) -> Bound:
     """An interval for the largest norm that a convolution has on any input size.
 

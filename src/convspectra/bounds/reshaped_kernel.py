@@ -17,12 +17,7 @@ from ..results import Bound
 from ..rounding import less, matrix_allowance, rounded_down, rounded_up
 
 
-def reshaped_kernel(
-    kernel: Array,
-    geometry: ConvGeometry,
-    *,
-    compute: Compute = DEFAULT,
-) -> Bound:
+def reshaped_kernel(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Bound:
     """An interval from the kernel reshaped to a matrix, `C_out x (C_in prod k)`.
 
         lower = ||the rows of one output point||,    upper = ||W reshaped|| sqrt(most windows over one point)

@@ -17,12 +17,7 @@ from .unfoldings import plain_kernel, unfolding_norm
 ASSUMES = "any input size; circular, zero or no padding"
 
 
-def singla2021(
-    kernel: Array,
-    geometry: ConvGeometry,
-    *,
-    compute: Compute = DEFAULT,
-) -> Bound:
+def singla2021(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Bound:
     """The least of `2^D` reshaped kernels' norms, times the root of the number of taps.
 
         upper = sqrt(q_1 ... q_D) min_A || W reshaped to (C_out, taps along A) x (C_in, all other taps) ||

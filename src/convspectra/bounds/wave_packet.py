@@ -27,11 +27,7 @@ PACKET_APPLICATIONS = 14
 
 
 def wave_packet(
-    kernel: Array,
-    geometry: ConvGeometry,
-    *,
-    steps: int = 3,
-    compute: Compute = DEFAULT,
+    kernel: Array, geometry: ConvGeometry, *, steps: int = 3, compute: Compute = DEFAULT
 ) -> Bound:
     """A lower bound for any boundary: `||A x|| / ||x||` for a well-chosen x.
 

@@ -13,11 +13,7 @@ from ..guarantee import Guarantee, Target, target_from
 
 
 def norm(
-    kernel: Array,
-    geometry: ConvGeometry,
-    *,
-    guarantee: Guarantee = "layer",
-    compute: Compute = DEFAULT,
+    kernel: Array, geometry: ConvGeometry, *, guarantee: Guarantee = "layer", compute: Compute = DEFAULT
 ) -> Array:
     """The exact operator norm `max sigma`, with a subgradient from the top singular pair.
 
@@ -58,11 +54,7 @@ def norm_of(target: Target) -> Array:
 
 
 def squared_norm(
-    kernel: Array,
-    geometry: ConvGeometry,
-    *,
-    guarantee: Guarantee = "layer",
-    compute: Compute = DEFAULT,
+    kernel: Array, geometry: ConvGeometry, *, guarantee: Guarantee = "layer", compute: Compute = DEFAULT
 ) -> Array:
     """The square of the exact operator norm, `max sigma^2`: spectral norm regularisation.
 
@@ -103,11 +95,7 @@ def squared_norm_of(target: Target) -> Array:
 
 
 def condition_number(
-    kernel: Array,
-    geometry: ConvGeometry,
-    *,
-    guarantee: Guarantee = "layer",
-    compute: Compute = DEFAULT,
+    kernel: Array, geometry: ConvGeometry, *, guarantee: Guarantee = "layer", compute: Compute = DEFAULT
 ) -> Array:
     """`max sigma / min sigma` over all singular values, infinite for a singular operator.
 

@@ -37,11 +37,7 @@ _CALL = 50_000
 
 
 def orthogonality(
-    kernel: Array,
-    geometry: ConvGeometry,
-    *,
-    guarantee: Guarantee = "layer",
-    compute: Compute = DEFAULT,
+    kernel: Array, geometry: ConvGeometry, *, guarantee: Guarantee = "layer", compute: Compute = DEFAULT
 ) -> Array:
     """`sum (sigma^2 - 1)^2`: zero where the operator has orthonormal rows or columns.
 

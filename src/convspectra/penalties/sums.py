@@ -71,11 +71,7 @@ def hinge_of(target: Target, limit: float) -> Array:
 
 
 def nuclear_norm(
-    kernel: Array,
-    geometry: ConvGeometry,
-    *,
-    guarantee: Guarantee = "layer",
-    compute: Compute = DEFAULT,
+    kernel: Array, geometry: ConvGeometry, *, guarantee: Guarantee = "layer", compute: Compute = DEFAULT
 ) -> Array:
     """`sum sigma`: the nuclear norm of the operator, which drives it to low rank.
 
@@ -179,11 +175,7 @@ def schatten_norm_of(target: Target, p: float) -> Array:
 
 
 def log_volume(
-    kernel: Array,
-    geometry: ConvGeometry,
-    *,
-    guarantee: Guarantee = "layer",
-    compute: Compute = DEFAULT,
+    kernel: Array, geometry: ConvGeometry, *, guarantee: Guarantee = "layer", compute: Compute = DEFAULT
 ) -> Array:
     """`sum log sigma`, which is `log |det|` for a square operator; -inf for a singular one.
 

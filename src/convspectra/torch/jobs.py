@@ -19,14 +19,7 @@ from ..projection import Guarantee
 from . import sharing
 from .forward_hooks import Watch
 from .tensors import check_dtype, torus_of
-from .weight_uses import (
-    Layer,
-    Weight,
-    batch_norm_scale,
-    promised_geometries,
-    promised_geometry,
-    weights_of,
-)
+from .weight_uses import Layer, Weight, batch_norm_scale, promised_geometries, promised_geometry, weights_of
 
 NOT_COMPARED = (
     "has a forward or hooks of its own, and no input showed what it computes (zeros, NaN, or too small "

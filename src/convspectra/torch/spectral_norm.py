@@ -65,10 +65,7 @@ class SpectralNorm(nn.Module):
     """
 
     def __init__(
-        self,
-        max_norm: float,
-        geometry: ConvGeometry | Sequence[ConvGeometry],
-        guarantee: Guarantee = "layer",
+        self, max_norm: float, geometry: ConvGeometry | Sequence[ConvGeometry], guarantee: Guarantee = "layer"
     ) -> None:
         super().__init__()
         self.limits = Limits(max_norm, "rescale", guarantee)

@@ -24,11 +24,7 @@ from .sharing import own_part, whole
 from .tensors import check_dtype
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_WRAPPERS = (
-    nn.DataParallel,
-    nn.parallel.DistributedDataParallel,
-    torch.optim.swa_utils.AveragedModel,
-)
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
 _WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module")
 
 MOST_SIZES = 4
