@@ -44,8 +44,9 @@ from convspectra_experiments.training.loop import train
 from convspectra_experiments.training.settings import Control, Settings
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-LIMIT = 120.0
-"""Seconds after which a command hangs."""
+LIMIT = 1200.0
+"""Seconds by the clock after which a command hangs: some hundred times what one takes, as a busy machine makes
+none hang."""
 
 COMMANDS = {
     "analyze": "analyze m.onnx --resume kept --json r.json --csv r.csv --npz r.npz --html r.html",
