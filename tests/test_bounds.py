@@ -17,9 +17,9 @@ from convspectra.operators.reference import dense_operator
 from strategies import layers
 
 
-def any_size_upper(kernel, geometry):
+def any_size_upper(kernel, geometry, method=bounds.pfister2018):
     """What holds at every size holds at this one, if never from below; exact ones but for rounding."""
-    bound = bounds.pfister2018(kernel, geometry)
+    bound = method(kernel, geometry)
     rounding = 1 + 20 * np.finfo(kernel.dtype).eps if bound.exact else 1
     return replace(bound, lower=None, exact=False, upper=bound.upper * rounding)
 
@@ -30,6 +30,7 @@ ZERO_PADDED = {
     "reshaped_kernel": bounds.reshaped_kernel,
     "wave_packet": bounds.wave_packet,
     "pfister2018": any_size_upper,
+    "duffin1938": functools.partial(any_size_upper, method=bounds.duffin1938),
 }
 
 

@@ -110,6 +110,7 @@ FLOORS = (
     ("_solvers", "results"),
     ("rounding",),
     ("problem",),
+    ("supremum",),
     ("spectrum",),
     ("bounds", "functions"),
     ("guarantee", "krylov"),

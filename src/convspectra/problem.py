@@ -58,11 +58,11 @@ class Problem:
 
     def norm_error(self, norm: Array | None = None) -> Any:
         """How far a computed norm on any torus may be from the true one; see `rounding.norm_error`."""
-        return rounding.norm_error(self.kernel, self.correlation, _moduli(self), norm)
+        return rounding.norm_error(self.kernel, self.correlation, moduli(self), norm)
 
     def symbol_error(self) -> Any:
         """How far the blocks of a computed symbol may be off; see `rounding.symbol_error`."""
-        return rounding.symbol_error(self.kernel, self.correlation, _moduli(self))
+        return rounding.symbol_error(self.kernel, self.correlation, moduli(self))
 
 
 def problem_of(kernel: Array, geometry: ConvGeometry, compute: Compute = DEFAULT) -> Problem:
@@ -148,7 +148,7 @@ def _scaled(problem: Problem) -> tuple[Problem | None, Any]:
 
 
 @once
-def _moduli(problem: Problem) -> rounding.Moduli:
+def moduli(problem: Problem) -> rounding.Moduli:
     inside, power = scaled(problem)
     return rounding.moduli(inside.kernel, inside.correlation), power
 

@@ -166,6 +166,33 @@ void lowered_symbol(Array<const T, nb::ndim<1>> taps, Array<const int64_t, nb::n
   lower(p, Lowering<T>{static_cast<T>(level), lowered.data(), stats.data()}, isa);
 }
 
+void test_gram(Array<const double, nb::ndim<3>> coefficients, Array<const double, nb::ndim<3>> phases,
+               Array<const int64_t, nb::ndim<1>> first_cells, double level, int64_t steps,
+               Array<double, nb::ndim<1>> quotients, Array<uint8_t, nb::ndim<1>> below,
+               Array<double, nb::ndim<3>> vectors, const std::string &isa) {
+  GramTest t;
+  const int64_t cells = phases.shape(0);
+  t.groups = coefficients.shape(0), t.side = vectors.shape(1), t.waves = phases.shape(1);
+  require(t.side >= 4 && t.side % 4 == 0, "side must be a multiple of 4");
+  require(int64_t(coefficients.shape(1)) == t.side * (t.side + 1) / 2 &&
+              int64_t(coefficients.shape(2)) == 1 + 2 * t.waves && phases.shape(2) == 2,
+          "coefficients must be (groups, triangle, 1 + 2 waves) and phases (cells, waves, 2)");
+  require(int64_t(first_cells.shape(0)) == t.groups + 1 && first_cells.data()[0] == 0 &&
+              first_cells.data()[t.groups] == cells,
+          "first_cells must be (groups + 1), from 0 to the number of cells");
+  for (int64_t g = 0; g < t.groups; g++)
+    require(first_cells.data()[g] <= first_cells.data()[g + 1], "first_cells must ascend");
+  require(int64_t(quotients.shape(0)) == cells && int64_t(below.shape(0)) == cells &&
+              int64_t(vectors.shape(0)) == cells && vectors.shape(2) == 2,
+          "quotients and below must be (cells), vectors (cells, side, 2)");
+  t.coefficients = coefficients.data(), t.phases = phases.data(), t.first_cells = first_cells.data();
+  t.level = level, t.steps = steps;
+  t.quotients = quotients.data(), t.below = below.data(), t.vectors = vectors.data();
+  const Kernels &kernels = kernels_named(isa);
+  nb::gil_scoped_release release;
+  kernels.test_gram(t);
+}
+
 } // namespace
 
 NB_MODULE(core, m) {
@@ -181,6 +208,8 @@ NB_MODULE(core, m) {
   m.def("values_of_symbol", &values_of_symbol<double>);
   m.def("largest_of_symbol", &largest_of_symbol<float>);
   m.def("largest_of_symbol", &largest_of_symbol<double>);
+  m.def("test_gram", &test_gram, "coefficients"_a, "phases"_a, "first_cells"_a, "level"_a, "steps"_a,
+        "quotients"_a.noconvert(), "below"_a.noconvert(), "vectors"_a.noconvert(), "isa"_a);
   // What is written to must be of the very type: a converted copy would be thrown away.
   m.def("lowered_blocks", &lowered_blocks<float>, "blocks"_a.noconvert(), "level"_a, "lowered"_a.noconvert(),
         "stats"_a.noconvert(), "isa"_a, "sweeps"_a, "layout"_a);

@@ -60,3 +60,14 @@ def lowered_symbol(
     sweeps: int,
     layout: int,
 ) -> None: ...
+def test_gram(
+    coefficients: np.ndarray[Any, Any],
+    phases: np.ndarray[Any, Any],
+    first_cells: np.ndarray[Any, Any],
+    level: float,
+    steps: int,
+    quotients: np.ndarray[Any, Any],
+    below: np.ndarray[Any, Any],
+    vectors: np.ndarray[Any, Any],
+    isa: str,
+) -> None: ...

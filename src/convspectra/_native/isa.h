@@ -1,4 +1,5 @@
 // The table of one instruction set. Each isa_*.cpp is this, compiled for another one.
+#include "gram.h"
 #include "largest.h"
 #include "threshold.h"
 
@@ -16,6 +17,7 @@
         [](const Problem<double> &p, double floor) { return largest<double, bytes, pack, rows>(p, floor); }, \
         [](const Problem<float> &p, const Lowering<float> &to) { lowered<float, bytes, rows>(p, to); },      \
         [](const Problem<double> &p, const Lowering<double> &to) { lowered<double, bytes, rows>(p, to); },   \
+        test_gram<bytes>,                                                                                    \
     };                                                                                                       \
     return &kernels;                                                                                         \
   }                                                                                                          \

@@ -66,6 +66,20 @@ template <class T> using Lower = void (*)(const Problem<T> &, const Lowering<T> 
 // Returns how many matrices bisection had to finish.
 template <class T> using Solve = int64_t (*)(const Problem<T> &);
 
+// Gram matrices at the centres of cells; those of a group follow each other.
+struct GramTest {
+  const double *coefficients = nullptr; // (groups, side (side + 1) / 2, 1 + 2 waves): of 1, then of each cosine and sine
+  const double *phases = nullptr;       // (cells, waves, 2): cosine and sine
+  const int64_t *first_cells = nullptr; // (groups + 1)
+  int64_t groups = 0, side = 0, waves = 0; // side a multiple of 4
+  int64_t steps = 0;                       // of the power iteration
+  double level = 0;
+  double *quotients = nullptr; // (cells): a lower bound of the largest eigenvalue
+  uint8_t *below = nullptr;    // (cells): whether the factorisation shows that no eigenvalue exceeds the level
+  double *vectors = nullptr;   // (cells, side, 2): complex, where the power iteration starts, then where it ended
+};
+using TestGram = void (*)(const GramTest &);
+
 struct Kernels {
   const char *name;
   int lanes_f32, lanes_f64;
@@ -75,6 +89,7 @@ struct Kernels {
   FindLargest<double> largest_f64;
   Lower<float> lower_f32;
   Lower<double> lower_f64;
+  TestGram test_gram;
 };
 
 const Kernels *kernels_baseline();

@@ -226,6 +226,39 @@ def singular_values_of_blocks(
     return values, bisected
 
 
+def tests_grams() -> bool:
+    """Whether `gram_test` is there: a core that was built from older sources does not have it."""
+    return core is not None and hasattr(core, "test_gram")
+
+
+def gram_test(
+    coefficients: NumpyArray,
+    phases: NumpyArray,
+    first_cells: NumpyArray,
+    level: float,
+    steps: int,
+    quotients: NumpyArray,
+    below: NumpyArray,
+    vectors: NumpyArray,
+    *,
+    instruction_set: str = "",
+) -> None:
+    """Whether Gram matrices have no eigenvalue above a level, and power iteration; see `gram.py`.
+
+    Arguments:
+        coefficients: shape (groups, side (side + 1) / 2, 1 + 2 waves), the side a multiple of four.
+        phases: shape (cells, waves, 2).
+        first_cells: shape (groups + 1,): from which cell to which each group goes.
+        level, steps: as `Gram.test`.
+        quotients, below, vectors: results, shapes (cells,), (cells,) of 8 bits, and (cells, side, 2): also
+            where power iterations start.
+        instruction_set: one of `instruction_sets()`; empty for the best.
+    """
+    core.test_gram(
+        coefficients, phases, first_cells, level, steps, quotients, below, vectors, instruction_set
+    )
+
+
 class _Workspace(threading.local):
     """Memory that each thread keeps: fresh pages would cost as much as what is computed in them."""
 

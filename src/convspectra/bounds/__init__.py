@@ -10,6 +10,7 @@ from .circulant_embedding import circulant_embedding
 from .copy_count import copy_count
 from .delattre2023 import delattre2023
 from .delattre2024 import delattre2024
+from .duffin1938 import duffin1938
 from .frobenius import frobenius
 from .grishina2024 import grishina2024, tensor_norm_estimate
 from .holder import holder
@@ -24,6 +25,7 @@ __all__ = [
     "copy_count",
     "delattre2023",
     "delattre2024",
+    "duffin1938",
     "frobenius",
     "grishina2024",
     "holder",

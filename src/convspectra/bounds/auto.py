@@ -31,6 +31,7 @@ from .circulant_embedding import circulant_embedding_of
 from .copy_count import copy_count_of
 from .delattre2023 import delattre2023_of
 from .delattre2024 import delattre2024_of
+from .duffin1938 import duffin1938_of
 from .frobenius import frobenius_of
 from .grishina2024 import grishina2024_of
 from .holder import holder_of
@@ -177,6 +178,7 @@ _METHODS: dict[str, Callable[[Problem], Bound]] = {
     "copy_count": copy_count_of,
     "delattre2023": delattre2023_of,
     "delattre2024": delattre2024_of,
+    "duffin1938": duffin1938_of,
     "frobenius": frobenius_of,
     "grishina2024": grishina2024_of,
     "holder": holder_of,
