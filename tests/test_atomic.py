@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from convspectra.atomic import _sweep, atomic, open_folder
+from convspectra.atomic import _sweep, atomic, check_writable, open_folder
 from convspectra.errors import InputError
 
 
@@ -150,6 +150,17 @@ def test_a_pipe_and_a_device_stay_what_they_are(tmp_path):
         os.close(reader)
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
     assert pipe.is_fifo()
+
+
+def test_a_file_without_permission_to_write_is_refused_even_to_the_superuser(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"kept")
+    path.chmod(0o444)
+    with pytest.raises(
+        InputError, match=r"model\.onnx cannot be written: (permission denied|it is write-prot)"
+    ):
+        check_writable(path)
+    assert path.read_bytes() == b"kept"
 
 
 def test_a_link_stays_and_its_file_is_written(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ except ImportError:  # Windows
     fcntl = None
 
 _SUFFIX = ".convspectra-partial"
+_ANY_WRITES = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 _QUIET = 60.0
 """Seconds: without locks, a file that was written to less long ago may be a living process's."""
 
@@ -69,6 +71,8 @@ def check_writable(path: Path) -> None:
         path.exists()  # raises where the name is too long
         if path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, "permission denied")
+        if path.is_file() and not path.stat().st_mode & _ANY_WRITES:  # the superuser may, and is not meant to
+            raise PermissionError(errno.EACCES, "it is write-protected")
         if _is_device(path):
             return
         target = _resolved(path)
