@@ -94,6 +94,7 @@ def test_the_table_says_what_was_and_what_is(comparison, width):
     assert "mixed.onnx -> after.onnx: 11 layers in both" in text
     assert "1 of another shape; 2 only before; 1 only after" in text
     assert "broken: failed before: " in text
+    assert "as the layers pad" not in text.splitlines()[-1], "that of the broken layer is unknown"
 
 
 def schema(name):
@@ -160,13 +161,17 @@ def test_models_without_common_layers_and_without_any():
 def test_the_command(tmp_path):
     rng = np.random.default_rng(0)
     kernels = [rng.standard_normal((4, 3, 3, 3)).astype(np.float32) for _ in range(2)]
-    kernels[1] = rng.standard_normal((4, 4, 3, 3)).astype(np.float32)
+    kernels[1] = rng.standard_normal((4, 4, 3, 3)).astype(np.float32) / 16
     before = write_onnx(tmp_path / "a.onnx", kernels, pads=[1, 1, 1, 1])
     after = write_onnx(tmp_path / "b.onnx", [kernels[0] / 2, kernels[1]], pads=[1, 1, 1, 1])
     progress = ["--json", "r.json", "--html", "r.html"]
     result = convspectra("compare", before, after, *progress, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "a.onnx -> b.onnx: 2 layers in both, 1 changed" in result.stdout
+    halved, kept = json.loads((tmp_path / "r.json").read_text())["layers"]
+    norms = [max(one[when]["torus"]["norm"] for one in (halved, kept)) for when in ("before", "after")]
+    assert f"largest norm {norms[0]:.4g} -> {norms[1]:.4g} wrapped; at most" in result.stdout
+    assert "as the layers pad" in result.stdout
     assert result.stderr.splitlines() == ["wrote r.json", "wrote r.html"]
     changes = [one["relative_change"] for one in json.loads((tmp_path / "r.json").read_text())["layers"]]
     assert changes == [pytest.approx(0.5), 0]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
-from ..analysis import Comparison, LayerComparison, LayerReport, TorusSummary
-from .numbers import at_most, counted, interval, number, percent, sizes
+from ..analysis import Comparison, LayerComparison, LayerReport, Report, TorusSummary
+from .numbers import at_most, counted, interval, number, percent, sizes, upper
 from .text import Column, assumptions, layer_table, not_read, plain, with_names
 
 Cell = Callable[[LayerComparison], str]
@@ -30,12 +30,16 @@ def summary(comparison: Comparison) -> str:
     both = [layer for layer in layers if layer.match == "both"]
     changed = sum(layer.relative_change != 0 for layer in both)
     parts = [f"{counted(len(both), 'layer')} in both, {changed} changed"]
-    norms = [
+    reports = (comparison.before, comparison.after)
+    wrapped = [
         max((one.torus.norm for one in report.layers if one.torus is not None), default=None)
-        for report in (comparison.before, comparison.after)
+        for report in reports
     ]
-    if any(norm is not None for norm in norms):
-        parts.append(f"largest norm {arrow(*map(number, norms))}")
+    if any(norm is not None for norm in wrapped):
+        parts.append(f"largest norm {arrow(*map(number, wrapped))} wrapped")
+    padded = [_largest_padded(report) for report in reports]
+    if None not in padded:
+        parts.append(f"at most {arrow(*map(upper, padded))} as the layers pad")
     for match, words in (
         ("other shape", "of another shape"),
         ("only before", "only before"),
@@ -45,6 +49,13 @@ def summary(comparison: Comparison) -> str:
         if count:
             parts.append(f"{count} {words}")
     return f"{comparison.before.model} -> {comparison.after.model}: {'; '.join(parts)}."
+
+
+def _largest_padded(report: Report) -> float | None:
+    """A bound of the largest norm as the layers pad; None where that of one is unknown."""
+    bounds = [layer.as_padded for layer in report.layers]
+    known = [bound.upper for bound in bounds if bound is not None and bound.upper is not None]
+    return max(known) if known and len(known) == len(bounds) else None
 
 
 def arrow(before: str, after: str) -> str:

@@ -95,7 +95,9 @@ def summary(report: Report) -> str:
     if measured:
         largest = max(measured, key=lambda layer: layer.torus.norm if layer.torus else 0.0)
         if largest.torus is not None:
-            parts.append(f"largest norm {number(largest.torus.norm)} in {largest.name}")
+            some = len(measured) < len(report.layers)
+            which = f"largest of {counted(len(measured), 'known norm')}" if some else "largest norm"
+            parts.append(f"{which} {number(largest.torus.norm)} in {largest.name}")
     for status in ("partial", "out of range", "skipped", "failed"):
         if count[status]:
             parts.append(f"{count[status]} {'with a number missing' if status == 'partial' else status}")
