@@ -361,6 +361,15 @@ def test_a_start_of_any_length(scale):
     )
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_parameter_of_a_layer_is_bounded_without_a_warning():
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.Conv2d(3, 4, 3, padding=1)
+    bound = cs.operator_norm(layer.weight, cs.ConvGeometry((8, 8), padding=1))
+    exact = true_norm(layer.weight.detach().double().numpy(), cs.ConvGeometry((8, 8), padding=1))
+    assert bound.lower.item() <= exact <= bound.upper.item()
+
+
 @pytest.mark.parametrize("name", ["tolerance", "seconds"])
 @pytest.mark.parametrize("value", ["a", np.nan, np.array([0.1, 0.2])])
 def test_what_is_no_budget_is_refused(name, value):

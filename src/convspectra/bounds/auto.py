@@ -294,7 +294,7 @@ class _Search:
         if start is not None:
             layer, first = operator(in_numpy(self.problem).kernel, self.correlation), start
         else:
-            if not float(enclosing_top(self.problem).norm) > 0:
+            if not float(to_numpy(enclosing_top(self.problem).norm)) > 0:
                 return
             layer, first = forward_of_top_group(self.problem), packet(self.problem)[0].real
             other = np.random.default_rng(0).standard_normal(first.shape)

@@ -74,7 +74,7 @@ def packet_norm(problem: Problem, steps: int = 3) -> float:
 
     The larger one of its real and its imaginary part: no less than that of both, which is a mean of these.
     """
-    if not float(enclosing_top(problem).norm) > 0:
+    if not float(to_numpy(enclosing_top(problem).norm)) > 0:
         return 0.0
     layer, wave = forward_of_top_group(problem), packet(problem)
     best = max(_gain(layer, part, steps) for part in (wave.real, wave.imag))
