@@ -1,6 +1,6 @@
 r"""Train a small residual network with and without the clip, and keep both to be compared.
 
-    pip install ".[torch]" scikit-learn
+    pip install . ./experiments
     python examples/train_resnet.py --out trained
     convspectra compare trained/plain.pt trained/clipped.pt \
         --model examples.train_resnet:network --input-shape 1,8,8 --html trained/compare.html
