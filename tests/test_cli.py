@@ -202,6 +202,9 @@ def test_unknown_layers_and_sizes_too_small_in_a_geometry_file_are_refused(tmp_p
     geometry = tmp_path / "geometry.toml"
     geometry.write_text('[layers."stam"]\nstride = 2\n')
     refused(convspectra("analyze", weights, "--geometry", geometry, cwd=tmp_path), "stam", "geometry.toml")
+    geometry.write_text('[layers."stem"]\nstrides = 2\n')
+    named = convspectra("analyze", weights, "--geometry", geometry, cwd=tmp_path)
+    refused(named, "no field 'strides'", "the fields are 'input_shape', 'stride'")
     geometry.write_text('[layers."stem"]\ninput_shape = [2, 2]\npadding = "valid"\n')
     refused(convspectra("analyze", weights, "--geometry", geometry, cwd=tmp_path), "stem", "no output point")
     geometry.write_text('[layers."stem"]\ninput_shape = [9, 9]\nstride = 2\npadding = 1\n')

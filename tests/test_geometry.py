@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 
+import convspectra as cs
 from convspectra import ConvGeometry, GeometryError
 from convspectra.operators.reference import dense_operator
 from strategies import layers
@@ -55,7 +56,7 @@ def test_contradictions_are_refused_by_name(arguments, words):
 @pytest.mark.parametrize(
     ("geometry", "kernel_shape", "words"),
     [
-        (ConvGeometry((2, 2)), (1, 1, 3, 3), "no output point along axis 0"),
+        (ConvGeometry((2, 2)), (1, 1, 3, 3), r"no output point along axis 0: .* \(OIHW\)"),
         (ConvGeometry((2, 2), transposed=True, padding=3), (1, 1, 3, 3), "no output point"),
         (ConvGeometry((8, 8), groups=3), (4, 1, 3, 3), "groups=3 must divide the 4 output"),
         (ConvGeometry((8, 8), groups=3, transposed=True), (4, 1, 3, 3), "groups=3 must divide the 4 input"),
@@ -67,6 +68,12 @@ def test_contradictions_are_refused_by_name(arguments, words):
 def test_kernels_that_do_not_fit_are_refused(geometry, kernel_shape, words):
     with pytest.raises(GeometryError, match=words):
         geometry.correlation(kernel_shape)
+
+
+@pytest.mark.parametrize("function", [cs.operator_norm, cs.penalties.norm, cs.svd, cs.bounds.pfister2018])
+def test_sizes_alone_are_no_geometry(function):
+    with pytest.raises(GeometryError, match=r"geometry must be a ConvGeometry, such as .*; got \(8, 8\)"):
+        function(np.ones((1, 1, 3, 3)), (8, 8))
 
 
 @pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])

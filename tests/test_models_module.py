@@ -150,6 +150,7 @@ def test_factories_by_name(tmp_path, monkeypatch):
         ("factories_for_a_test:none", "must return a torch.nn.Module; got int"),
         ("factories_for_a_test:broken", "RuntimeError: no luck"),
         ("nowhere_at_all:f", "ModuleNotFoundError"),
+        ("a/folder/file.py:f", "by the name of a module and not of a file: a.folder.file:f"),
     ):
         with pytest.raises(InputError, match=words) as error:
             read_model(module=name, input_shape=(3, 6, 6))

@@ -155,6 +155,9 @@ def test_damaged_checkpoints_are_refused(tmp_path):
         path.write_bytes(whole[:cut])
         with pytest.raises(ModelError, match=r"w\.pth"):
             read_model(path)
+    path.write_text("hello")
+    with pytest.raises(ModelError, match=r"is damaged: its bytes are no pickle's$"):
+        read_model(path)
     torch.save({"epoch": 3}, path)
     with pytest.raises(ModelError, match="no state dict"):
         read_model(path)
@@ -234,10 +237,11 @@ def test_a_geometry_file_says_what_the_weights_do_not(tmp_path):
         ('[layers."a"]\ninput_shape = [8, 8]\nstride = 0', "stride must be at least 1"),
         ('[layers."a"]\ninput_shape = [8, 8]\nstride = "two"', "stride must be an integer"),
         ('[layers."a"]\ninput_shape = [2, 2]\npadding = "valid"', "no output point"),
-        ('[layers."a"]\ninput_shape = [8]', "axes"),
+        ('[layers."a"]\ninput_shape = [8]', "'input_shape' must be sizes alone, 2 for this kernel"),
+        ('[layers."a"]\ninput_shape = [3, 8, 8]', r"without channels; got \[3, 8, 8\]"),
         ('[layers."a"]\ninput_shape = [0, 8]', "input_shape must be at least 1"),
-        ("layer = 3", "expected input_shape and"),
-        ("input_shape = [3, -1, 8]", "input_shape must be a list"),
+        ("layer = 3", "expected 'input_shape' and"),
+        ("input_shape = [3, -1, 8]", "'input_shape' must be a list"),
         ("not toml at all", "not a TOML file"),
         ("[layers]\na = 3", "must be a table"),
     ],
@@ -247,6 +251,25 @@ def test_mistakes_in_a_geometry_file_are_named(text, words, tmp_path):
         with_geometry(tmp_path, text)
     assert "geometry.toml" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("input_shape", "read"),
+    [
+        ((5, 8, 8), "channels 5, sizes 8x8"),
+        ((8, 8, 3), "channels 8, sizes 8x3"),
+        ((1, 8, 8), "channels 1, sizes 8x8"),
+        ((3, 8, 8), None),
+        ((3, 8, 2), None),
+    ],
+)
+def test_channels_that_no_layer_takes_or_that_come_last_are_noted(input_shape, read, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch = pytest.importorskip("torch")
+    torch.save({"first.weight": torch.ones(8, 3, 3, 3), "second.weight": torch.ones(8, 8, 3, 3)}, path)
+    noted = [note for note in read_model(path, input_shape=input_shape).notes if "channels" in note]
+    assert len(noted) == (read is not None)
+    assert all(f"is read as {read}" in note and "'first' takes 3" in note for note in noted)
 
 
 def test_a_neighbour_of_the_same_stem_is_found_and_named(tmp_path):

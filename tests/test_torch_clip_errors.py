@@ -28,6 +28,12 @@ def small():
     )
 
 
+def test_what_is_no_module():
+    optimizer = torch.optim.SGD(small().parameters(), lr=0.1)
+    with pytest.raises(InputError, match=r"^model must be a torch\.nn\.Module; got SGD"):
+        SpectralClip(optimizer, 1.0)
+
+
 @pytest.mark.parametrize("norm", [0, -1.0, math.nan, math.inf])
 def test_max_norm(norm):
     with pytest.raises(InputError, match=r"^max_norm"):

@@ -246,7 +246,7 @@ def _correlation(geometry: ConvGeometry, shape: tuple[int, ...]) -> Correlation:
     if len(shape) != geometry.axes + 2:
         raise GeometryError(
             f"kernel must have {geometry.axes + 2} axes ({geometry.layout}) for input_shape="
-            f"{geometry.input_shape}; got shape {shape}"
+            f"{geometry.input_shape}, which has sizes alone; got shape {shape}"
         )
     if min(shape) < 1:
         raise GeometryError(f"kernel must have no empty axis; got shape {shape}")
@@ -302,7 +302,7 @@ def _forward_sizes(geometry: ConvGeometry, axis: int, reach: int) -> tuple[int, 
     if points < 1 or outputs < 1:
         raise GeometryError(
             f"no output point along axis {axis}: input size {n} with padding ({before}, {after}) "
-            f"and a kernel that reaches over {reach + 1} points; "
+            f"and a kernel ({geometry.layout}) that reaches over {reach + 1} points; "
             f"give a larger input_shape or more padding"
         )
     return points, outputs, (before, after)

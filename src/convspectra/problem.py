@@ -12,6 +12,7 @@ import numpy as np
 from . import rounding
 from ._compat import Array, in_range, is_on_gpu, is_torch, namespace, real_kernel, to_numpy, untracked
 from .compute import DEFAULT, Compute
+from .errors import GeometryError
 from .geometry import ConvGeometry, Correlation
 from .results import Bound
 
@@ -70,9 +71,14 @@ def problem_of(kernel: Array, geometry: ConvGeometry, compute: Compute = DEFAULT
 
     Raises:
         KernelError: the kernel is no real array, or has NaN or infinite entries.
-        GeometryError: kernel and geometry do not fit.
+        GeometryError: kernel and geometry do not fit, or it is no geometry.
     """
     kernel = real_kernel(kernel)
+    if not isinstance(geometry, ConvGeometry):
+        raise GeometryError(
+            f"geometry must be a ConvGeometry, such as ConvGeometry(input_shape=(32, 32), padding=1); "
+            f"got {geometry!r}"
+        )
     correlation = geometry.correlation(kernel.shape)
     ordered = namespace(kernel).permute_dims(kernel, geometry.kernel_axes)
     return Problem(ordered, geometry, correlation, compute)

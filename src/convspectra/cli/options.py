@@ -67,7 +67,6 @@ Dtype = Annotated[
 MaxSeconds = Annotated[
     float | None,
     typer.Option(
-        min=0,
         metavar="S",
         help="Skip what goes beyond so many seconds of one core, by an estimate; default 10, and 4 ms for "
         "each weight of the model.",

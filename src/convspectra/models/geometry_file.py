@@ -102,7 +102,8 @@ def read(path: Path) -> Mapping[str, Mapping[str, Any]]:
     layers = table.get("layers", {})
     if unknown or not isinstance(layers, dict):
         raise InputError(
-            f'{path}: expected input_shape and [layers."name"] tables at the top; got {unknown or layers!r}'
+            f"{path}: expected 'input_shape' and [layers.\"name\"] tables at the top; "
+            f"got {unknown or layers!r}"
         )
     for name, fields in layers.items():
         if not isinstance(fields, dict):
@@ -110,7 +111,8 @@ def read(path: Path) -> Mapping[str, Mapping[str, Any]]:
         for field in fields:
             if field not in FIELDS:
                 raise InputError(
-                    f"{path}: layers.{name!r} has no field {field!r}; the fields are {', '.join(FIELDS)}"
+                    f"{path}: layers.{name!r} has no field {field!r}; the fields are "
+                    f"{', '.join(map(repr, FIELDS))}"
                 )
     return layers
 
@@ -140,7 +142,7 @@ def default_input_shape(path: Path) -> tuple[int, ...] | None:
         return None
     if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in shape):
         raise InputError(
-            f"{path}: input_shape must be a list of channels and sizes, all at least 1; got {shape!r}"
+            f"{path}: 'input_shape' must be a list of channels and sizes, all at least 1; got {shape!r}"
         )
     return tuple(shape)
 
@@ -166,6 +168,7 @@ def _with(layer: ConvLayer, fields: Mapping[str, Any], path: Path) -> ConvLayer:
     elif values.get("transposed", False) != (known.transposed if known else False) and layer.assumed:
         # The first two axes of a bare PyTorch kernel change their meaning with it.
         layout = layout.translate(str.maketrans("OI", "IO"))
+    _check_axes(values["input_shape"], layer, path)
     if "padding" not in values:
         values["padding"] = "same"
     try:
@@ -185,6 +188,17 @@ def _with(layer: ConvLayer, fields: Mapping[str, Any], path: Path) -> ConvLayer:
         source=f"geometry file {path.name}",
         reason="",
     )
+
+
+def _check_axes(input_shape: Any, layer: ConvLayer, path: Path) -> None:
+    """Raise the InputError of a shape that has the channels in it, before other fields contradict it."""
+    axes = layer.kernel.ndim - 2
+    given = len(input_shape) if isinstance(input_shape, (list, tuple)) else 1
+    if given != axes:
+        raise InputError(
+            f"{path}: layer {layer.name!r}: 'input_shape' must be sizes alone, {axes} for this kernel, "
+            f"without channels; got {input_shape!r}"
+        )
 
 
 def _checked_layout(layout: Any, layer: ConvLayer, path: Path) -> str:

@@ -27,6 +27,11 @@ def build(name: str) -> Any:
     package, _, attribute = name.partition(":")
     if not package or not attribute:
         raise InputError(f"module must be package.module:factory; got {name!r}")
+    if package.endswith(".py"):
+        raise InputError(
+            f"module={name!r} is imported as Python does, by the name of a module and not of a file: "
+            f"{package.removesuffix('.py').replace('/', '.')}:{attribute}"
+        )
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)

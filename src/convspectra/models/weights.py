@@ -108,6 +108,7 @@ def model_of(
     if counts["batch norm"]:
         notes.append(BATCH_NORM_NOTE)
     notes.extend(_other_layout(layers))
+    notes.extend(_other_channels(layers, input_shape))
     return Model(
         layers=tuple(layers),
         other={kind: count for kind, count in counts.items() if count},
@@ -159,7 +160,7 @@ def convolution(
     if input_shape is not None and len(input_shape) != axes + 1:
         reason = (
             f"the input shape {input_shape} has {len(input_shape) - 1} spatial axes and this kernel {axes}: "
-            "give geometry= or module="
+            "leave out the batch, if it is in there, or give geometry= or module="
         )
     elif input_shape is not None:
         count = groups or (out if depthwise and into == 1 and input_shape[0] != 1 else 1)
@@ -212,6 +213,27 @@ def _other_layout(layers: Iterable[ConvLayer]) -> list[str]:
     return [
         f"{odd[0]!r}{f' and {len(odd) - 1} more' if odd[1:] else ''}: with the layout OHWI, that of MLX, the "
         'taps would be square; if it is that, give layout = "OHWI" in geometry='
+    ]
+
+
+def _other_channels(layers: Iterable[ConvLayer], input_shape: tuple[int, ...] | None) -> list[str]:
+    """A note where no layer takes the channels of the input, or its last size seems to be the channels."""
+    taken = {
+        layer.name: int(layer.kernel.shape[layer.layout.index("I")]) * layer.geometry.groups
+        for layer in layers
+        if layer.kind != "linear" and layer.geometry is not None
+    }
+    if input_shape is None or not taken:
+        return []
+    channels, *sizes = input_shape
+    last = sizes[-1]
+    channels_last = last in taken.values() and last < min(input_shape[:-1])
+    if channels in taken.values() and not channels_last:
+        return []
+    name, first = next(iter(taken.items()))
+    return [
+        f"input_shape={input_shape} is read as channels {channels}, sizes {'x'.join(map(str, sizes))}: "
+        f"channels come first, without the batch; {name!r} takes {first}"
     ]
 
 

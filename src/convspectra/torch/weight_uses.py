@@ -148,8 +148,10 @@ def find_layers(model: nn.Module, include: str | Sequence[str], exclude: str | S
     """The convolutions and linear layers whose name a pattern of `include` matches and none of `exclude`.
 
     Raises:
-        InputError: no such layer at all, a pattern that matches none, or nothing left.
+        InputError: no such layer at all, a pattern that matches none, or nothing left; or this is no module.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module; got {type(model).__name__}")
     if any(type(part).__name__ == "FullyShardedDataParallel" for part in model.modules()):
         raise InputError(
             "model is wrapped in FullyShardedDataParallel, which flattens weights; shard it with "

@@ -144,6 +144,8 @@ def load(path: Path, map_location: Any = "cpu") -> Any:
         raise ModelError(f"{path} is not a PyTorch checkpoint, or it is damaged") from None
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if isinstance(error, KeyError):  # the number of an instruction that there is none of, or of an entry
+            line = "its bytes are no pickle's"
         if "weights_only" in line:  # PyTorch's own advice is to run what is in the file
             line = type(error).__name__
         raise ModelError(f"{path} is not a PyTorch checkpoint, or it is damaged: {line}") from None
