@@ -269,7 +269,7 @@ def test_channels_that_no_layer_takes_or_that_come_last_are_noted(input_shape, r
     torch.save({"first.weight": torch.ones(8, 3, 3, 3), "second.weight": torch.ones(8, 8, 3, 3)}, path)
     noted = [note for note in read_model(path, input_shape=input_shape).notes if "channels" in note]
     assert len(noted) == (read is not None)
-    assert all(f"is read as {read}" in note and "'first' takes 3" in note for note in noted)
+    assert all(f"is read as {read}" in note and "'first' is 8x3x3x3 (OIHW)" in note for note in noted)
 
 
 def test_a_neighbour_of_the_same_stem_is_found_and_named(tmp_path):

@@ -218,22 +218,24 @@ def _other_layout(layers: Iterable[ConvLayer]) -> list[str]:
 
 def _other_channels(layers: Iterable[ConvLayer], input_shape: tuple[int, ...] | None) -> list[str]:
     """A note where no layer takes the channels of the input, or its last size seems to be the channels."""
-    taken = {
-        layer.name: int(layer.kernel.shape[layer.layout.index("I")]) * layer.geometry.groups
+    placed = [
+        (layer, int(layer.kernel.shape[layer.layout.index("I")]) * layer.geometry.groups)
         for layer in layers
         if layer.kind != "linear" and layer.geometry is not None
-    }
-    if input_shape is None or not taken:
+    ]
+    if input_shape is None or not placed:
         return []
     channels, *sizes = input_shape
     last = sizes[-1]
-    channels_last = last in taken.values() and last < min(input_shape[:-1])
-    if channels in taken.values() and not channels_last:
+    taken = {count for _, count in placed}
+    channels_last = last in taken and last < min(input_shape[:-1])
+    if channels in taken and not channels_last:
         return []
-    name, first = next(iter(taken.items()))
+    first = placed[0][0]
     return [
         f"input_shape={input_shape} is read as channels {channels}, sizes {'x'.join(map(str, sizes))}: "
-        f"channels come first, without the batch; {name!r} takes {first}"
+        f"channels come first, without the batch; the kernel of {first.name!r} is "
+        f"{'x'.join(map(str, first.kernel.shape))} ({first.layout})"
     ]
 
 
