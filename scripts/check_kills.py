@@ -45,8 +45,8 @@ from convspectra_experiments.training.settings import Control, Settings
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 LIMIT = 1200.0
-"""Seconds by the clock after which a command hangs: some hundred times what one takes, as a busy machine makes
-none hang."""
+"""Seconds by the clock after which a command hangs: some hundred times what one takes, as a busy machine
+makes none hang."""
 
 COMMANDS = {
     "analyze": "analyze m.onnx --resume kept --json r.json --csv r.csv --npz r.npz --html r.html",
