@@ -405,6 +405,16 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("beta", [-1.0, 0.2, 2.0])
+def test_a_gate_with_another_shift_is_no_hard_swish(beta, tmp_path):
+    """Its slope is 2 - beta."""
+    path = written(
+        lambda net, x: net.add("Mul", x, net.add("HardSigmoid", x, alpha=1 / 6, beta=beta)), tmp_path
+    )
+    with pytest.raises(InputError, match="a product of two tensors"):
+        lipschitz(read_graph(path))
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_constant_is_refused_by_name(name, tmp_path):
     net = Net()

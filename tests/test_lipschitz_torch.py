@@ -118,6 +118,9 @@ NETS = {
     "upsample nearest": lambda: nn.Upsample(scale_factor=(2, 1.6)),
     "upsample 1d": function(lambda net, x: F.interpolate(x.flatten(2), size=7, mode="linear")),
     "arithmetic": function(lambda net, x: (2 - x) / 4 + 3 * x - torch.add(x, x, alpha=0.5)),
+    "arithmetic with factors": function(
+        lambda net, x: torch.rsub(x, 1, alpha=4) + torch.rsub(x, x.abs(), alpha=0.5) - x.sub(x.sin(), alpha=3)
+    ),
     "broadcast": function(lambda net, x: x.mean((2, 3), keepdim=True) - x + torch.ones(5) * 2),
     "moves": function(
         lambda net, x: torch.cat([x[:, 1:, ::2].flip(-1), x.roll(1, 2)[:, [2, 0, 1], :3]], 1).permute(
@@ -209,6 +212,13 @@ def test_what_has_no_constant_is_refused_by_name(name):
     with pytest.raises(InputError, match=rf"depends on .*{name}.*; outputs=.(conv2d|view). has a bound$"):
         lipschitz(read_graph(module=module, input_shape=SHAPE))
     assert lipschitz(read_graph(module=module, input_shape=SHAPE), outputs=["conv2d"]).joint.upper > 0
+
+
+@pytest.mark.parametrize("beta", [0.5, 3])
+def test_a_gate_of_another_softplus_is_no_mish(beta):
+    module = Function(lambda net, x: x * F.softplus(x, beta=beta).tanh())
+    with pytest.raises(InputError, match="a product of two tensors"):
+        lipschitz(read_graph(module=module, input_shape=SHAPE))
 
 
 def small():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ LARGEST = 2**27
 
 # x times a function of x -> what the two are together.
 _GATES = {"sigmoid": "silu", "hardsigmoid": "hardswish", "tanh softplus": "mish"}
+# Only with these parameters; what an exporter rounds of alpha changes no slope.
+_OF_GATES = {"hardsigmoid": {"alpha": 1 / 6, "beta": 0.5}, "softplus": {"beta": 1.0}}
 
 
 class UnsupportedError(Exception):
@@ -218,9 +221,12 @@ class Builder:
                 node = self.producers[name]
                 if not isinstance(node.operation, Pointwise):
                     break
-                parameters = node.operation.parameters
-                steep = node.operation.function == "hardsigmoid" and abs(parameters["alpha"] - 1 / 6) > 1e-6
-                if steep or (parameters and node.operation.function not in ("hardsigmoid", "softplus")):
+                expected = _OF_GATES.get(node.operation.function, {})
+                away = [
+                    abs(value - expected.get(parameter, math.inf)) > (1e-6 if parameter == "alpha" else 0)
+                    for parameter, value in node.operation.parameters.items()
+                ]
+                if any(away):
                     break
                 words.append(node.operation.function)
                 name = node.inputs[0]

@@ -101,7 +101,7 @@ def _arithmetic(word: str) -> Callable[[Step], None]:
             names.reverse()
         factor = float(step.found.get("alpha", 1))
         if factor != 1:
-            names[0 if word == "rsub" else 1] = _scaled(step, names[0 if word == "rsub" else 1], factor)
+            names[1] = _scaled(step, names[1], factor)
         step.builder.arithmetic(step.label, step.word, "sub" if word == "rsub" else word, names, step.output)
 
     return rule
