@@ -6,6 +6,9 @@ import os
 import signal
 import sys
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before NumPy and PyTorch are imported: the workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import HealthCheck, settings
 

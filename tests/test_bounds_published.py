@@ -349,6 +349,7 @@ def test_all_libraries_agree(library):
             np.testing.assert_allclose(to_numpy(theirs.lower), ours.lower, rtol=1e-10, err_msg=name)
 
 
+@pytest.mark.slow
 def test_bounds_are_traced_by_jax():
     jax = pytest.importorskip("jax")
     jax.config.update("jax_enable_x64", True)

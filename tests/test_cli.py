@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from commands import forked, fresh
+
 onnx = pytest.importorskip("onnx")
 
 
-def convspectra(*arguments, cwd, **options):
-    command = [sys.executable, "-m", "convspectra", *map(str, arguments)]
-    environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, env=environment, timeout=300, check=False, **options
-    )
+def convspectra(*arguments, cwd, start=forked):
+    done = start(*arguments, cwd=cwd, env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"})
+    done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
+    return done
 
 
 def write_onnx(path, kernels, size=8, **attributes):
@@ -71,7 +71,7 @@ def refused(result, *words, status=2):
 def test_analyze_prints_a_table_and_writes_every_format(chain, tmp_path):
     targets = {"json": "r.json", "csv": "r.csv", "npz": "r.npz", "html": "r.html"}
     options = [part for name, file in targets.items() for part in (f"--{name}", file)]
-    result = convspectra("analyze", chain, *options, cwd=tmp_path)
+    result = convspectra("analyze", chain, *options, cwd=tmp_path, start=fresh)
     assert result.returncode == 0, result.stderr
     assert "layer0" in result.stdout
     assert "layer1" in result.stdout
@@ -305,7 +305,7 @@ cli.main()
 
 
 def test_demo_needs_nothing(tmp_path):
-    result = convspectra("demo", cwd=tmp_path)
+    result = convspectra("demo", cwd=tmp_path, start=fresh)
     assert result.returncode == 0, result.stderr
     page = tmp_path / "convspectra-demo.html"
     assert page.stat().st_size > 1000
@@ -313,7 +313,7 @@ def test_demo_needs_nothing(tmp_path):
 
 
 def test_help_and_version_start_quickly_and_import_little(tmp_path):
-    assert convspectra("--version", cwd=tmp_path).stdout.startswith("convspectra ")
+    assert convspectra("--version", cwd=tmp_path, start=fresh).stdout.startswith("convspectra ")
     listed = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "convspectra", "--help"],
         cwd=tmp_path,
@@ -328,7 +328,7 @@ def test_help_and_version_start_quickly_and_import_little(tmp_path):
 
 
 def test_info_says_what_is_in_use_and_why(tmp_path):
-    lines = convspectra("info", cwd=tmp_path).stdout.splitlines()
+    lines = convspectra("info", cwd=tmp_path, start=fresh).stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["convspectra", "solver:", "threads:", "found:"]
     assert lines[1].split()[1].rstrip(",") in ("native", "lapack")
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import EntryPoints
 
 import pytest
 from typer.testing import CliRunner
 
+from commands import fresh
 from convspectra.cli import extensions
 from convspectra.cli.app import app
-from test_cli import convspectra
+from test_cli import convspectra as in_a_process
+
+convspectra = partial(in_a_process, start=fresh)  # the path is read when an interpreter starts
 
 
 @pytest.fixture

@@ -95,6 +95,7 @@ def test_torch_agrees_with_finite_differences(case):
         assert torch.autograd.gradcheck(function, (kernel,), fast_mode=True, raise_exception=False), name
 
 
+@pytest.mark.slow
 def test_jax_agrees_with_finite_differences():
     jax, util = pytest.importorskip("jax"), pytest.importorskip("jax.test_util")
     jax.config.update("jax_enable_x64", True)
@@ -222,7 +223,7 @@ def jax_vjp(method, kernel, cotangent=None, geometry=GEOMETRY):
 
 
 @pytest.mark.parametrize("special", SPECIAL)
-@pytest.mark.parametrize("vjp", [torch_vjp, jax_vjp])
+@pytest.mark.parametrize("vjp", [torch_vjp, pytest.param(jax_vjp, marks=pytest.mark.slow)])
 def test_everything_is_finite_everywhere(vjp, special):
     cotangent = generic((3, 3, 3), seed=5)
     for name, method in EVERYTHING.items():
@@ -234,7 +235,8 @@ def test_everything_is_finite_everywhere(vjp, special):
         assert np.abs(found).max() < 1e4, name
 
 
-@pytest.mark.parametrize("shape", [(3, 1, 3), pytest.param((1, 3, 3), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(3, 1, 3), (1, 3, 3)])
 def test_zero_blocks_of_one_row_or_column_are_finite_in_jax(shape):
     jax = pytest.importorskip("jax")
     groups = 3 if shape[0] == 3 else 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -153,11 +154,17 @@ def dense_norm(call, x):
     return float(torch.linalg.matrix_norm(matrix.reshape(-1, x.numel()), 2))
 
 
-@pytest.mark.parametrize("name", NETS)
-def test_the_network_is_read_right_and_its_bound_is_above_jacobians(name):
+@cache
+def network(name):
+    """A module and its graph: tracing is what takes longest."""
     torch.manual_seed(0)
     module = NETS[name]().double().eval()
-    graph = read_graph(module=module, input_shape=SHAPE)
+    return module, read_graph(module=module, input_shape=SHAPE)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_network_is_read_right_and_its_bound_is_above_jacobians(name):
+    module, graph = network(name)
     upper = lipschitz(graph).joint.upper
     derivative = Derivative(graph, folded(graph, graph.outputs))
     for scale in (0.3, 3.0):
@@ -174,6 +181,20 @@ def test_the_network_is_read_right_and_its_bound_is_above_jacobians(name):
         with torch.no_grad():
             quotient = float(torch.linalg.norm(module(x) - module(y)) / torch.linalg.norm(x - y))
         assert quotient <= upper * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_no_gain_is_above_the_norm(name):
+    report = lipschitz(network(name)[1], points=4, iterations=1)
+    if report.gains is None:
+        assert report.complexity.layers == ()
+        return
+    for layer in report.gains.layers:
+        assert max(layer.white_forward, layer.white_backward) <= layer.upper * (1 + 1e-10)
+        for side in (layer.forward, layer.backward):
+            assert side.count + side.left_out == 4
+            if side.count:
+                assert 0 <= side.least <= side.median <= side.largest <= layer.upper * (1 + 1e-10)
 
 
 @pytest.mark.parametrize(

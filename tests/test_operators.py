@@ -104,6 +104,7 @@ def test_other_libraries(library, layer):
     agree(xp, *layer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_in_jax(mode):
     xp = pytest.importorskip("jax.numpy")

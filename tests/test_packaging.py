@@ -183,6 +183,7 @@ class TestReadme:
             'pip install -c constraints.txt -e ".[test]" -e "./experiments[cluster]" && pytest',
         ]
 
+    @pytest.mark.slow
     def test_its_python_runs_as_it_stands(self, tmp_path):
         text = (ROOT / "README.md").read_text(encoding="utf-8")
         blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)

@@ -158,11 +158,16 @@ def arrays(library, kernel):
 
 # JAX compiles every shape: a case or two for each kind of block there.
 TABLE = [
-    (library, dtype, case)
-    for library in ("numpy", "strict", "torch", "jax")
-    for dtype in (np.float32, np.float64)
-    for case in GEOMETRIES
-    if library != "jax" or (case, dtype) in {("strided", np.float32), ("depthwise", np.float64)}
+    *(
+        (library, dtype, case)
+        for library in ("numpy", "strict", "torch")
+        for dtype in (np.float32, np.float64)
+        for case in GEOMETRIES
+    ),
+    *(
+        pytest.param("jax", dtype, case, marks=pytest.mark.slow)
+        for case, dtype in (("strided", np.float32), ("depthwise", np.float64))
+    ),
 ]
 
 

@@ -405,7 +405,7 @@ def test_other_libraries_get_their_own_arrays():
         cs.project_schatten(theirs.requires_grad_(), geometry, limit)
 
 
-@pytest.mark.parametrize("guarantee", ["torus", "any_size"])
+@pytest.mark.parametrize("guarantee", ["torus", pytest.param("any_size", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["plain", "two dimensions", "strided", "grouped", "transposed"])
 def test_the_derivative_of_the_nearest_kernel_is_that_of_finite_differences(name, guarantee):
     torch = pytest.importorskip("torch")
@@ -426,6 +426,7 @@ def test_the_derivative_of_the_nearest_kernel_is_that_of_finite_differences(name
         assert abs(found - expected) <= 1e-3 * np.linalg.norm(weights)
 
 
+@pytest.mark.slow
 def test_the_nearest_kernel_is_differentiable_in_jax_outside_jit():
     jax = pytest.importorskip("jax")
     kernel, geometry, limit = case("two dimensions")
@@ -490,7 +491,7 @@ def test_other_bad_arguments_are_refused():
         cs.project(np.where(np.arange(36).reshape(2, 2, 3, 3) == 5, np.nan, kernel), geometry, 1.0)
 
 
-@pytest.mark.parametrize("solver", ["auto", "lapack"])
+@pytest.mark.parametrize("solver", ["auto", pytest.param("lapack", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["alternate", "dykstra", "augmented_lagrangian", "accelerated_dual"])
 def test_the_gap_stays_a_proof_however_long_a_method_runs(method, solver):
     kernel, geometry, limit = case("two dimensions")

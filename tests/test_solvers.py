@@ -144,7 +144,7 @@ def test_every_engine_lowers_alike(engine, dtype):
         np.testing.assert_allclose(found.sums[:, 0], sums, atol=5 * tolerance)
 
 
-@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+@pytest.mark.parametrize("dtype", [pytest.param(np.complex64, marks=pytest.mark.slow), np.complex128])
 def test_matrix_products_alone_give_the_same(dtype):
     for shape in SHAPES:
         stack = hard_matrices(shape, dtype)

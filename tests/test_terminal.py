@@ -17,6 +17,7 @@ import pytest
 
 pytest.importorskip("onnx")
 
+from commands import forked, fresh
 from convspectra.analysis import analyze
 from convspectra.report import html, json_file, table_files, terminal, text
 from reports import layer, mixed_model
@@ -24,11 +25,6 @@ from test_cli import chain, convspectra, write_onnx  # noqa: F401  # a fixture
 
 ODD = "a\x1b[31mb\u202ec\nd\x07"
 SHOWN = r"a\x1b[31mb\u202ec\nd\x07"
-
-
-def command(arguments, cwd, **options):
-    line = [sys.executable, "-m", "convspectra", *map(str, arguments)]
-    return subprocess.run(line, cwd=cwd, stderr=subprocess.PIPE, timeout=300, check=False, **options)
 
 
 def test_what_cannot_be_seen_is_escaped():
@@ -46,6 +42,13 @@ COMMANDS = {
 }
 
 
+def closed_pipe():
+    """The end to write into of a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_files_are_written_whatever_becomes_of_the_terminal(name, chain, tmp_path):  # noqa: F811
     line, files = COMMANDS[name]
@@ -58,14 +61,13 @@ def test_files_are_written_whatever_becomes_of_the_terminal(name, chain, tmp_pat
         return all(found)
 
     with open("/dev/full", "w") as full:  # noqa: PTH123
-        done = command(arguments, tmp_path, stdout=full)
+        done = forked(*arguments, cwd=tmp_path, stdout=full.fileno())
     assert written()
     assert done.returncode == 3
     lines = done.stderr.decode().splitlines()
     assert lines[-1] == "convspectra: standard output cannot be written: No space left on device"
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = command(arguments, tmp_path, stdout=writer)
+    writer = closed_pipe()
+    done = forked(*arguments, cwd=tmp_path, stdout=writer)
     os.close(writer)
     assert written()
     assert done.returncode == 0
@@ -76,27 +78,31 @@ def test_files_are_written_whatever_becomes_of_the_terminal(name, chain, tmp_pat
 @pytest.mark.parametrize("name", ["analyze", "clip", "compare", "lipschitz"])
 def test_standard_output_is_one_report_and_nothing_else(name, chain, tmp_path):  # noqa: F811
     arguments = COMMANDS[name][0].replace("r.json", "-").split()
-    done = command(arguments, tmp_path, stdout=subprocess.PIPE)
+    done = forked(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["layers" if name != "lipschitz" else "nodes"]
     assert b"wrote -" not in done.stderr
     assert not (tmp_path / "-").exists()
-    for redirect, status in ((">/dev/full", 3), (">&-", 3), ("| true", 0)):
-        line = f"'{sys.executable}' -m convspectra {' '.join(arguments)} {redirect}; exit ${{PIPESTATUS[0]}}"
-        if name == "clip":
-            line = line.replace("--output", "--overwrite --output")
-        options = {"cwd": tmp_path, "capture_output": True, "timeout": 300, "check": False}
-        done = subprocess.run(["bash", "-c", line], **options)
+    if name == "clip":
+        arguments.append("--overwrite")
+    line = f"'{sys.executable}' -m convspectra {' '.join(arguments)} >&-"
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        on_a_full_disk = forked(*arguments, cwd=tmp_path, stdout=full.fileno())
+    writer = closed_pipe()
+    for done, status in (
+        (on_a_full_disk, 3),
+        (subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, timeout=300, check=False), 3),
+        (forked(*arguments, cwd=tmp_path, stdout=writer), 0),
+    ):
         assert done.returncode == status, done.stderr
         assert (b"standard output cannot be written" in done.stderr) == bool(status)
         assert b"Traceback" not in done.stderr
+    os.close(writer)
 
 
 def test_standard_output_takes_every_format_of_one_file(chain, tmp_path):  # noqa: F811
     for name, start in (("csv", b"name,kind"), ("npz", b"PK"), ("html", b"<!DOCTYPE html>")):
-        done = command(
-            ["analyze", "chain.onnx", f"--{name}", "-", "--json", "r.json"], tmp_path, stdout=subprocess.PIPE
-        )
+        done = forked("analyze", "chain.onnx", f"--{name}", "-", "--json", "r.json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(start)
         assert done.stderr == b"wrote r.json\n"
@@ -106,12 +112,10 @@ def test_standard_output_takes_every_format_of_one_file(chain, tmp_path):  # noq
         (("--svg", "-"), b"--svg -" if figures else b"matplotlib"),
         (("--resume", "-"), b"--resume -"),
     ):
-        done = command(["analyze", "chain.onnx", *options], tmp_path, stdout=subprocess.PIPE)
+        done = forked("analyze", "chain.onnx", *options, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, b"")
         assert word in done.stderr
-    done = command(
-        ["clip", "chain.onnx", "--max-norm", "1", "--output", "-"], tmp_path, stdout=subprocess.PIPE
-    )
+    done = forked("clip", "chain.onnx", "--max-norm", "1", "--output", "-", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"--output -" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"chain.onnx", "r.json"}
@@ -120,7 +124,7 @@ def test_standard_output_takes_every_format_of_one_file(chain, tmp_path):  # noq
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["info"], ["analyze", "--help"]])
 def test_a_full_disk_is_one_line(arguments, tmp_path):
     with open("/dev/full", "w") as full:  # noqa: PTH123
-        done = command(arguments, tmp_path, stdout=full)
+        done = fresh(*arguments, cwd=tmp_path, stdout=full)
     assert len(done.stderr.splitlines()) == 1
     assert b"No space left" in done.stderr
 
@@ -166,7 +170,7 @@ def test_characters_that_the_terminal_lacks_are_escaped(tmp_path):
     kernel = np.ones((2, 2, 3, 3), np.float32)
     write_onnx(tmp_path / "層.onnx", [kernel], pads=[1] * 4)
     environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
-    done = command(["analyze", "層.onnx"], tmp_path, stdout=subprocess.PIPE, env=environment)
+    done = fresh("analyze", "層.onnx", cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     assert rb"\u5c64.onnx" in done.stdout
 
@@ -180,9 +184,7 @@ def test_a_pipe_gets_names_whole_and_no_colours(tmp_path):
     model.graph.initializer[0].name = model.graph.node[0].input[1] = f"{long}.weight"
     onnx.save(model, path)
     environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR")}
-    done = command(
-        ["analyze", "m.onnx"], tmp_path, stdout=subprocess.PIPE, env=environment | {"COLUMNS": "80"}
-    )
+    done = forked("analyze", "m.onnx", cwd=tmp_path, env=environment | {"COLUMNS": "80"})
     row = next(line for line in done.stdout.decode().splitlines() if line.startswith(long))
     assert "…" not in row
     assert "2x2x3x3" in row
@@ -212,7 +214,7 @@ def test_names_with_control_characters_are_escaped_in_texts_and_pages(capsys):
 
 
 def test_errors_are_one_line_without_control_characters(tmp_path):
-    done = command(["analyze", ODD], tmp_path, stdout=subprocess.PIPE)
+    done = forked("analyze", ODD, cwd=tmp_path)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert SHOWN.encode() in done.stderr

@@ -15,6 +15,8 @@ from convspectra.torch import sharing  # noqa: E402
 if not torch.distributed.is_available():
     pytest.skip("torch.distributed is not in this build", allow_module_level=True)
 
+pytestmark = pytest.mark.slow  # three interpreters that import PyTorch
+
 SCENARIOS = [
     "replicated-clip",
     "replicated-project",

@@ -19,6 +19,9 @@ from test_html_browser import browser, complaints, media, opened, requests  # no
 SHOWN = "return [...document.images].map(i => [i.complete, i.naturalWidth, i.currentSrc.length])"
 
 
+pytestmark = pytest.mark.slow  # a browser of its own
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     out = tmp_path_factory.mktemp("experiments")

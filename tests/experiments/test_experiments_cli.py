@@ -253,6 +253,7 @@ def begun(out):
     return list(out.glob("runs/*/metrics.jsonl"))
 
 
+@pytest.mark.slow
 def test_interrupted_and_gone_on_with(tmp_path):
     options = ["figure2", "--width", 2, "--epochs", 4, "--out", tmp_path]
     interrupt(start(*options, cores=1), lambda: results(tmp_path) and len(begun(tmp_path)) >= 2)

@@ -202,7 +202,12 @@ def test_recomputed_statistics_are_those_of_the_images_and_are_restored():
     "settings", [FLOAT32, pytest.param(TINY, marks=pytest.mark.slow)], ids=["float32", "bfloat16"]
 )
 @pytest.mark.parametrize(
-    "control", [Control(), Control("clip", 0.5, every=3), Control("project", 0.5, every=3)]
+    "control",
+    [
+        pytest.param(Control(), marks=pytest.mark.slow),
+        Control("clip", 0.5, every=3),
+        pytest.param(Control("project", 0.5, every=3), marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_stopped_anywhere_ends_with_the_same_weights(settings, control, data, tmp_path):
     if settings.precision == "bfloat16" and not precision.has_bfloat16():
@@ -297,6 +302,7 @@ def folder(data, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_groups_have_the_numbers_of_their_runs(folder):
     found = {one.name: one for one in results.read(folder).experiments}
     free, half, *_ = found["figure2"].groups
@@ -310,6 +316,7 @@ def test_groups_have_the_numbers_of_their_runs(folder):
     assert last == pytest.approx(np.mean([run.epochs[-1].total_processor_seconds for run in half.runs]))
 
 
+@pytest.mark.slow
 def test_the_page_shows_them(folder):
     from convspectra_experiments.report import write_report
 
@@ -325,6 +332,7 @@ def test_the_page_shows_them(folder):
         assert words in page
 
 
+@pytest.mark.slow
 def test_finished_runs_are_kept_without_checkpoints(folder, tmp_path):
     keep = runpy.run_path(str(EXPERIMENTS / "keep.py"))["keep"]
     source, target = tmp_path / "runs", tmp_path / "kept.zip"

@@ -275,6 +275,7 @@ class Page(HTMLParser):
 
 
 class TestReport:
+    @pytest.mark.slow
     def test_what_is_written(self, full):
         out, written = full
         figures = [
@@ -292,6 +293,7 @@ class TestReport:
             assert data.endswith(b"IEND\xaeB`\x82")
             assert min(struct.unpack(">II", data[16:24])) > 400
 
+    @pytest.mark.slow
     def test_the_page_refers_to_nothing_outside(self, full):
         page = Page(full[0] / "report.html")
         assert not page.all("script")
@@ -305,6 +307,7 @@ class TestReport:
                     assert any(other.get("id") == value[1:] for _, other in page.elements)
         assert not re.search(r"https?:|url\(|@import", re.sub(r"base64,[\w+/=]+", "", page.source))
 
+    @pytest.mark.slow
     def test_every_picture_has_words(self, full):
         page = Page(full[0] / "report.html")
         pictures = page.all("img")
@@ -312,6 +315,7 @@ class TestReport:
         assert all(len(one["alt"]) > 40 for one in pictures)
         assert len(page.all("source")) == 12  # figure 1 has no dark version
 
+    @pytest.mark.slow
     def test_each_experiment_is_told_of_beside_the_paper(self, full):
         page = Page(full[0] / "report.html")
         assert [one["id"] for one in page.all("section") if "id" in one] == list(PAPER)
@@ -319,6 +323,7 @@ class TestReport:
             assert told.title in page.text
             assert all(sentence in page.text for sentence in told.found)
 
+    @pytest.mark.slow
     def test_what_was_not_run_is_said_with_its_command(self, full):
         text = Page(full[0] / "report.html").text
         assert f"Figure 3b was not run: convspectra experiment figure3b --preset small --out '{full[0]}'" in (
@@ -349,6 +354,7 @@ class TestReport:
         assert "<i>Processor</i> & sons" in page.text
         assert any(ODD in one["alt"] for one in page.all("img"))
 
+    @pytest.mark.slow
     def test_the_summary(self, full):
         summary = json.loads((full[0] / "summary.json").read_text(encoding="utf-8"))
         assert summary == json.loads(json.dumps(as_dict(results.read(full[0]))))
@@ -360,6 +366,7 @@ class TestReport:
         assert found["figure3a"]["limits"][0]["best"] == 0.2
         assert found["figure5"]["spectra"]["layers"][0]["at_least_one"] == 64
 
+    @pytest.mark.slow
     def test_the_distances_from_the_torus(self, full):
         experiment = by_name(results.read(full[0]))["boundary"]
         its = experiment.boundary
@@ -408,6 +415,7 @@ class TestReport:
         assert f"Layers beside the torus was not run: {line}" in page.text
         assert not (tmp_path / "figures" / "boundary.png").exists()
 
+    @pytest.mark.slow
     def test_the_papers_errors_stand_beside_those_of_the_same_control(self, full):
         table = result_tables(by_name(results.read(full[0]))["figure2"])[0]
         column = table.heads.index("in the paper")
@@ -419,6 +427,7 @@ class TestReport:
         assert table.rows[0][1] == "12.00 ± 2.83 %"
         assert table.rows[1][table.heads.index("runs")] == "1 of 2"
 
+    @pytest.mark.slow
     def test_settings_stand_side_by_side(self, full):
         table = settings(by_name(results.read(full[0]))["figure2"])
         assert isinstance(table, Table)
@@ -429,6 +438,7 @@ class TestReport:
         assert rows["data"] == ("CIFAR-10", "digits of scikit-learn, 8x8")
         assert rows["network"][1] == "8-layer residual network, width 4, with batch norm"
 
+    @pytest.mark.slow
     def test_bounds_of_the_error_and_the_images_that_they_are_about(self, full):
         experiment = by_name(results.read(full[0]))["beyond"]
         table = result_tables(experiment)[1]

@@ -389,6 +389,7 @@ def cluster():
         yield found.scheduler_address
 
 
+@pytest.mark.slow
 def test_a_cluster(job, cluster):
     shares = []
     work_on_cluster(job, cluster, lambda share, words: shares.append(share))
@@ -397,17 +398,20 @@ def test_a_cluster(job, cluster):
     assert {json.loads(path.read_text())["threads"] for path in job.out.glob("runs/*/settings.json")} == {1}
 
 
+@pytest.mark.slow
 def test_a_cluster_out_of_time(job, cluster):
     work_on_cluster(replace(job, minutes=0), cluster)
     assert not job.is_finished
     assert checkpoints(job)
 
 
+@pytest.mark.slow
 def test_a_failing_worker_is_told_of(job, cluster):
     with pytest.raises(InputError, match=r"a worker failed: .*checkpoint\.pt cannot be read"):
         work_on_cluster(spoilt(job), cluster)
 
 
+@pytest.mark.slow
 def test_workers_that_write_elsewhere_are_told_of(job, cluster, monkeypatch):
     """As on machines that do not share the folder."""
     monkeypatch.setattr(running, "work", partial(_elsewhere, job.out.with_name("elsewhere")))
@@ -427,6 +431,7 @@ def test_no_scheduler(address, job, monkeypatch):
     gc.collect()
 
 
+@pytest.mark.slow
 def test_what_is_no_scheduler(job, cluster, monkeypatch):
     """It listens and never answers; nothing of it is left that could disturb the next client."""
     monkeypatch.setattr(running, "CONNECT_SECONDS", 0.5)

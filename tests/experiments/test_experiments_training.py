@@ -204,7 +204,11 @@ def test_going_on_is_exact(control, data, tmp_path):
         ({"batch_norm": False, "rate": 0.03, "control": Control("operator_norm", 0.5)}, 3),
         ({"batch_norm": False, "rate": 0.03, "control": Control("parseval", weight=1e-3)}, 3),
         ({"batch_norm": False, "rate": 0.03, "control": Control("max_gain", 0.5)}, 3),
-        ({"observe": True, "attack_radii": (0.1,), "control": Control("clip", 0.5, every=3)}, 5),
+        pytest.param(
+            {"observe": True, "attack_radii": (0.1,), "control": Control("clip", 0.5, every=3)},
+            5,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_going_on_is_exact_with_other_settings(changes, steps, data, tmp_path):
