@@ -197,6 +197,14 @@ def root(value: Array) -> Array:
     return xp.where(positive, xp.sqrt(xp.where(positive, value, 1 + 0 * value)), 0 * value)
 
 
+def unit(array: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """An array divided by its Euclidean norm over its last axes, by 1 where that is 0, and what it was."""
+    xp = namespace(array)
+    size = length(array, axes)
+    size = xp.where(size > 0, size, 1 + size)
+    return array / xp.astype(size, array.dtype)[(..., *(None for _ in axes))], size
+
+
 def length(array: Array, axes: tuple[int, ...]) -> Array:
     """The Euclidean norm over these axes, with derivative zero at zero in every library."""
     xp = namespace(array)

@@ -13,17 +13,16 @@ from typing import Any
 import numpy as np
 
 from .._compat import Array, is_tracked, like, namespace, to_numpy
-from .._solvers import array_api
 from ..checks import check_word
 from ..compute import DEFAULT, Compute
 from ..cost import of_applications, of_matrix, seconds_of_blocks
 from ..errors import InputError
 from ..geometry import ConvGeometry, Correlation
 from ..operators.lanczos import largest_triplets, start_vector
-from ..operators.padded import operator, read_count
-from ..problem import Problem, homogeneous, in_numpy, problem_of, widened
+from ..operators.padded import operator
+from ..problem import Problem, homogeneous, in_numpy, problem_of
 from ..results import Bound
-from ..rounding import around, matrix_allowance, rounded_down, rounded_up
+from ..rounding import around, rounded_down, rounded_up
 from ..spectrum import spectrum_on, top_on
 from . import dense
 from .araujo2021 import araujo2021_of
@@ -36,7 +35,7 @@ from .frobenius import frobenius_of
 from .grishina2024 import grishina2024_of
 from .holder import holder_of
 from .pfister2018 import pfister2018_of
-from .reshaped_kernel import reshaped_kernel_of
+from .reshaped_kernel import reads_upper, reshaped_kernel_of
 from .singla2021 import singla2021_of
 from .tori import enclosing_tori
 from .wave_packet import enclosing_top, forward_of_top_group, packet, wave_packet_of
@@ -196,19 +195,6 @@ def _certified(problem: Problem, copies: bool) -> Bound:
     every, copied = reads_upper(problem), copy_count_of(problem)
     upper = namespace(problem.kernel).minimum(copied.upper, every)
     return Bound(copied.lower, upper, method="copy_count", assumes="the geometry's padding and input size")
-
-
-def reads_upper(problem: Problem) -> Array:
-    """`||W reshaped to C_out x (C_in k^D)|| sqrt(reads)`, an upper bound for any padding.
-
-    The operator first copies, for each output, what its taps read, and then multiplies by the kernel,
-    reshaped. That copying has the norm `sqrt(reads)`, the largest number of reads of one input point.
-    """
-    wide, c = widened(problem).kernel, problem.correlation
-    matrices = namespace(wide).reshape(wide, (c.groups, c.group_shape[0], -1))
-    norm = namespace(wide).max(array_api.largest_singular_value(matrices))
-    slack = matrix_allowance(wide, *matrices.shape[1:])
-    return rounded_up(norm * math.sqrt(read_count(c)), slack, problem.kernel)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry, Correlation
 from ..problem import Problem, homogeneous, problem_of, widened
 from ..results import Bound
-from ..rounding import length, less, matrix_allowance, rounded_down, rounded_up
+from ..rounding import less, matrix_allowance, rounded_down, rounded_up, unit
 from ..spectrum import over_grid
 from ..symbol import frequency_grid, symbol_blocks
 from .tori import holding_tori
@@ -96,18 +96,10 @@ def gram_iteration(blocks: Array, steps: int) -> Array:
     gram, entry = with_entries_near_one(blocks)
     logarithm = 0 * entry
     for done in range(steps):
-        gram, size = _unit(gram)
+        gram, size = unit(gram, (-2, -1))
         logarithm = logarithm + xp.log(size) / 2**done
         gram = smaller_gram(gram)
-    _, size = _unit(gram)
+    _, size = unit(gram, (-2, -1))
     logarithm = logarithm + xp.log(size) / 2**steps
     empty = xp.all(blocks == 0, axis=(-2, -1))
     return xp.where(empty, 0 * entry, entry * xp.exp(logarithm))
-
-
-def _unit(matrices: Array) -> tuple[Array, Array]:
-    """Each divided by its Frobenius norm, and that; a zero matrix by 1."""
-    xp = namespace(matrices)
-    size = length(matrices, (-2, -1))
-    size = xp.where(size > 0, size, 1 + size)
-    return matrices / xp.astype(size, matrices.dtype)[..., None, None], size

@@ -11,7 +11,7 @@ from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
 from ..problem import Problem, homogeneous, problem_of, widened
 from ..results import Bound
-from ..rounding import length, rounded_up
+from ..rounding import length, rounded_up, unit
 from .tori import refuse_repeated_inputs
 from .unfoldings import plain_kernel
 
@@ -79,11 +79,11 @@ def delattre2024_of(problem: Problem, steps: int = 4) -> Bound:
     current = plain_kernel(wide, correlation)
     logarithm, done = 0 * xp.max(wide), 0
     while done < steps and (done == 0 or _bytes_of_step(current) <= problem.compute.memory):
-        current, size = _unit(current)
+        current, size = unit(current, tuple(range(current.ndim)))
         logarithm = logarithm + xp.log(size) / 2**done
         current = _autocorrelation(current)
         done += 1
-    current, size = _unit(current)
+    current, size = unit(current, tuple(range(current.ndim)))
     logarithm = logarithm + xp.log(size) / 2**done
     taps = tuple(range(3, current.ndim))
     sums = xp.max(xp.sum(xp.abs(current), axis=(2, *taps)), axis=1)
@@ -118,11 +118,3 @@ def _autocorrelation(kernel: Array) -> Array:
     last = tuple(first.index(axis) for axis in range(kernel.ndim))
     wrapped = xp.fft.irfftn(xp.permute_dims(gram, last), s=sizes, axes=taps)
     return xp.roll(wrapped, tuple(n // 2 for n in sizes), axis=taps)
-
-
-def _unit(kernel: Array) -> tuple[Array, Array]:
-    """Divided by its Euclidean norm, and that; the zero kernel by 1."""
-    xp = namespace(kernel)
-    size = length(kernel, tuple(range(kernel.ndim)))
-    size = xp.where(size > 0, size, 1 + size)
-    return kernel / size, size

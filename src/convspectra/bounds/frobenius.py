@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 
-from .._compat import Array, eps_of, like, namespace, untracked
+from .._compat import Array, eps_of, namespace, untracked
 from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry, Correlation
 from ..operators.padded import NumpyArray, reads
 from ..problem import Problem, homogeneous, problem_of, widened
 from ..results import Bound
 from ..rounding import less, root, rounded_down, rounded_up
+from .reshaped_kernel import along_axis
 from .tori import repeats_inputs
 from .unfoldings import plain_kernel
 
@@ -91,9 +92,7 @@ def _squares(kernel: Array, correlation: Correlation) -> Array:
     xp = namespace(kernel)
     weighted = kernel
     for axis in range(len(correlation.kernel_size)):
-        counts = like(_meetings(reads(correlation, axis)), kernel, kernel.dtype)
-        moved = xp.tensordot(weighted, counts, axes=((2 + axis,), (0,)))
-        weighted = xp.moveaxis(moved, -1, 2 + axis)
+        weighted = along_axis(_meetings(reads(correlation, axis)), weighted, 2 + axis)
     products = xp.reshape(weighted * kernel, (correlation.groups, -1))
     # Cancellation between taps that meet can leave a rounded zero below it.
     total = xp.sum(products, axis=1)

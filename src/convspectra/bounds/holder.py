@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 
-from .._compat import Array, eps_of, like, namespace
+from .._compat import Array, eps_of, namespace
 from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
 from ..operators.padded import NumpyArray, reads
 from ..problem import Problem, homogeneous, problem_of, widened
 from ..results import Bound
 from ..rounding import root, rounded_up
+from .reshaped_kernel import along_axis
 
 
 def holder(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Bound:
@@ -84,6 +85,4 @@ def _readers(table: NumpyArray, points: int) -> NumpyArray:
 
 def _over_axis(sums: Array, weights: NumpyArray, axis: int) -> Array:
     """Sums over the taps of one axis, weighted by each different row of `weights`."""
-    xp = namespace(sums)
-    different = like(np.unique(weights, axis=0), sums, sums.dtype)
-    return xp.moveaxis(xp.tensordot(sums, different, axes=((axis,), (1,))), -1, axis)
+    return along_axis(np.unique(weights, axis=0), sums, axis)

@@ -69,13 +69,21 @@ def reshaped_kernel_of(problem: Problem) -> Bound:
     kernel, correlation = problem.kernel, problem.correlation
     if correlation.padding_mode != "circular":
         refuse_other_boundaries("reshaped_kernel", correlation)
-    wide = widened(problem).kernel
-    shape = (correlation.groups, correlation.group_shape[0], math.prod(kernel.shape[1:]))
-    slack = matrix_allowance(wide, *shape[1:])
-    whole = namespace(wide).max(array_api.largest_singular_value(namespace(wide).reshape(wide, shape)))
-    lower = rounded_down(row_norm_below(problem), 1.0, kernel)
-    upper = rounded_up(whole * math.sqrt(read_count(correlation)), slack, kernel)
+    lower, upper = rounded_down(row_norm_below(problem), 1.0, kernel), reads_upper(problem)
     return Bound(lower, upper, method="reshaped_kernel", assumes="zero, no or circular padding")
+
+
+def reads_upper(problem: Problem) -> Array:
+    """`||W reshaped to C_out x (C_in k^D)|| sqrt(reads)`, an upper bound for any padding.
+
+    The operator first copies, for each output, what its taps read, and then multiplies by the kernel,
+    reshaped. That copying has the norm `sqrt(reads)`, the largest number of reads of one input point.
+    """
+    wide, c = widened(problem).kernel, problem.correlation
+    matrices = namespace(wide).reshape(wide, (c.groups, c.group_shape[0], -1))
+    norm = namespace(wide).max(array_api.largest_singular_value(matrices))
+    slack = matrix_allowance(wide, *matrices.shape[1:])
+    return rounded_up(norm * math.sqrt(read_count(c)), slack, problem.kernel)
 
 
 def refuse_other_boundaries(method: str, correlation: Correlation) -> None:
@@ -114,16 +122,19 @@ def effective_kernel(kernel: Array, correlation: Correlation) -> Array:
 
     Taps that read padded zeros are left out, taps that read one and the same point are added.
     """
-    xp = namespace(kernel)
     for axis in range(len(correlation.kernel_size)):
         source = _widest_view(reads(correlation, axis))
         points = np.unique(source[source >= 0])
         if len(points) == len(source):
             continue
-        which = like((source[:, None] == points).astype(np.int64), kernel, kernel.dtype)
-        moved = xp.tensordot(kernel, which, axes=((2 + axis,), (0,)))
-        kernel = xp.moveaxis(moved, -1, 2 + axis)
+        kernel = along_axis((points[:, None] == source).astype(np.int64), kernel, 2 + axis)
     return kernel
+
+
+def along_axis(matrix: NumpyArray, array: Array, axis: int) -> Array:
+    """An array with a matrix applied along one axis."""
+    xp, ours = namespace(array), like(matrix, array, array.dtype)
+    return xp.moveaxis(xp.tensordot(array, ours, axes=((axis,), (1,))), -1, axis)
 
 
 def _widest_view(table: NumpyArray) -> NumpyArray:

@@ -93,19 +93,10 @@ def largest_triplets(
             orthogonal to.
         seed: of the fresh directions.
     """
-    if math.prod(operator.y_shape) < math.prod(operator.x_shape):
-        # From the smaller side, whose whole space a basis may come to hold.
-        other = largest_triplets(
-            operator.T,
-            np.asarray(operator.apply(start[None])[0]),
-            k=k,
-            tolerance=tolerance,
-            basis=basis,
-            applications=applications - 1,
-            random_restarts=random_restarts,
-            seed=seed,
-        )
-        return replace(other, left=other.right, right=other.left, applications=other.applications + 1)
+    # From the smaller side, whose whole space a basis may come to hold.
+    flipped = math.prod(operator.y_shape) < math.prod(operator.x_shape)
+    if flipped:
+        operator, start = operator.T, np.asarray(operator.apply(start[None])[0])
     run = _Bidiagonalisation(operator, start, seed, basis or max(2 * k + 10, 20), k)
     restarts = 0
     while True:
@@ -115,7 +106,7 @@ def largest_triplets(
         done = bool(np.all(residuals <= tolerance / 4 * values[0]))
         if (
             run.complete
-            or run.applications >= applications
+            or run.applications >= applications - flipped
             or run.size <= k
             or (done and restarts == random_restarts)
         ):
@@ -125,7 +116,10 @@ def largest_triplets(
             run.restart_randomly(left, values, right)
         else:
             run.restart(left, values, right)
-    return _proven(run, left[:, :k], right[:k], tolerance)
+    found = _proven(run, left[:, :k], right[:k], tolerance)
+    if not flipped:
+        return found
+    return replace(found, left=found.right, right=found.left, applications=found.applications + 1)
 
 
 def bidiagonal(operator: Operator, start: NumpyArray, steps: int, seed: int = 0) -> NumpyArray:

@@ -23,6 +23,7 @@ from ..guarantee import Guarantee, Target, target_from
 from ..problem import in_doubles, without_gradient
 from ..results import Projection, Spectrum
 from ..spectrum import spectrum_on
+from .clipping import clipped
 
 
 def soft_threshold(
@@ -57,8 +58,7 @@ def soft_threshold(
     """
     level = check_limit("threshold", threshold)
     target = target_from(kernel, geometry, guarantee, compute)
-    moved = functions.lowered(target.kernel, target.torus, level, target.compute)
-    return target.moved(moved).projection(target, iterations=1)
+    return _lowered(target, level).projection(target, iterations=1)
 
 
 def low_rank(
@@ -113,9 +113,7 @@ def low_rank(
     def slope(sigma: Array) -> Array:
         return namespace(sigma).where(sigma > level, 1 + 0 * sigma, 0 * sigma)
 
-    function = SpectralFunction(kept, slope)
-    moved = functions.mapped(target.kernel, target.torus, function, target.compute)
-    return target.moved(moved).projection(target, iterations=2)
+    return _mapped(target, SpectralFunction(kept, slope)).projection(target, iterations=2)
 
 
 def orthogonalise(
@@ -156,8 +154,7 @@ def orthogonalise(
     level = check_limit("value", value)
     target = target_from(kernel, geometry, guarantee, compute)
     function = SpectralFunction(lambda sigma: level + 0 * sigma, lambda sigma: 0 * sigma)
-    moved = functions.mapped(target.kernel, target.torus, function, target.compute)
-    return target.moved(moved).projection(target, iterations=1)
+    return _mapped(target, function).projection(target, iterations=1)
 
 
 def project_schatten(
@@ -206,9 +203,9 @@ def project_schatten(
     values = _all_values(target, "project_schatten")
     if _schatten(target, p) <= limit:
         return target.projection(target)
-    found = target.kernel
+    inside = target
     if p == math.inf:
-        found = found - functions.lowered(found, target.torus, limit, target.compute)
+        inside, _ = clipped(target, limit * target.factor)
     elif p == 1:
         flat, counts, order = _descending(values)
         # The threshold t with sum counts max(sigma - t, 0) = radius.
@@ -217,13 +214,20 @@ def project_schatten(
         # The largest value exceeds its threshold by the radius, which its rounding may be larger than.
         survivors = np.flatnonzero(sigma > thresholds)
         level = float(thresholds[survivors[-1] if survivors.size else 0])
-        found = functions.lowered(found, target.torus, level, target.compute)
-    margin = 64 * eps_of(found)
-    inside = target.moved(found)
+        inside = _lowered(target, level)
+    margin = 64 * eps_of(inside.kernel)
     while (size := _schatten(inside, p)) > limit:
         inside = inside.moved(inside.kernel * (limit / size * (1 - margin)))
         margin = min(1.0, 4 * margin)  # at worst the kernel ends at zero
     return inside.projection(target, iterations=2)
+
+
+def _mapped(target: Target, function: SpectralFunction) -> Target:
+    return target.moved(functions.mapped(target.kernel, target.torus, function, target.compute))
+
+
+def _lowered(target: Target, level: float) -> Target:
+    return target.moved(functions.lowered(target.kernel, target.torus, level, target.compute))
 
 
 def _schatten(target: Target, p: float) -> float:
