@@ -258,17 +258,16 @@ def test_the_largest_is_certified_not_guessed(instruction_set, name, dtype):
     kernel, geometry = case(name, dtype)
     ready, correlation = prepare(kernel, geometry)
     grid, prepared = frequency_grid(correlation), native.prepare(ready, correlation)
-    everything = native.singular_values(prepared, grid, 0, len(grid.index))[..., 0]
+    everything = native.singular_values(prepared, grid)[..., 0]
     tolerance = 1e-6 if dtype == np.float32 else 1e-14
-    for start, stop in ((0, len(grid.index)), (len(grid.index) // 2, len(grid.index))):
-        value, frequency, group = native.largest(
-            prepared, grid, start, stop, 0.0, instruction_set=instruction_set
-        )
+    for start, stop in ((0, len(grid)), (len(grid) // 2, len(grid))):
+        part = grid.between(start, stop)
+        value, frequency, group = native.largest(prepared, part, 0.0, instruction_set=instruction_set)
         expected = everything[start:stop].max()
         assert abs(value - expected) <= 2 * tolerance * expected
         assert start <= frequency < stop
         assert everything[frequency, group] >= expected * (1 - 3 * tolerance)
-    assert native.largest(prepared, grid, 0, len(grid.index), 2 * float(expected)) == (0.0, -1, -1)
+    assert native.largest(prepared, grid, 2 * float(expected)) == (0.0, -1, -1)
 
 
 @pytest.mark.parametrize("kind", ["random", "orthogonal", "zero", "one large block", "groups"])

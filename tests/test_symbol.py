@@ -72,11 +72,11 @@ def test_ranges_of_frequencies_add_up(layer):
     count = len(grid.index)
     cut = count // 2
     blocks = symbol_blocks(kernel, correlation, grid)
-    pieces = [symbol_blocks(kernel, correlation, grid, a, b) for a, b in ((0, cut), (cut, count))]
+    pieces = [symbol_blocks(kernel, correlation, grid.between(*ends)) for ends in ((0, cut), (cut, count))]
     np.testing.assert_allclose(np.concatenate(pieces), blocks, atol=1e-13)
     whole = symbol_adjoint(blocks, correlation, grid)
-    total = symbol_adjoint(blocks[:cut], correlation, grid, 0, cut)
-    total = total + symbol_adjoint(blocks[cut:], correlation, grid, cut, count)
+    total = symbol_adjoint(blocks[:cut], correlation, grid.between(0, cut))
+    total = total + symbol_adjoint(blocks[cut:], correlation, grid.between(cut, count))
     np.testing.assert_allclose(total, whole, atol=1e-12 * (1 + np.abs(whole).max()))
 
 
@@ -94,7 +94,7 @@ def test_phases_of_a_few_frequencies_take_no_table_of_a_long_axis():
     offsets = np.array([[0], [1], [2]])
     tracemalloc.start()
     try:
-        found = grid.phases(offsets, 1000, 1064)
+        found = grid.between(1000, 1064).phases(offsets)
         assert tracemalloc.get_traced_memory()[1] < 2**18
     finally:
         tracemalloc.stop()

@@ -41,11 +41,10 @@ from ._compat import (
     to_numpy,
     with_vjp,
 )
-from ._solvers import array_api, choice, native, threshold
-from ._solvers.choice import Engine
+from ._solvers import array_api, threshold
 from .compute import DEFAULT, Compute
 from .geometry import Correlation
-from .spectrum import TopBlock, over_grid, spectrum_values, top_block
+from .spectrum import Ready, TopBlock, made_ready, over_blocks, over_grid, spectrum_values, top_block
 from .symbol import FrequencyGrid, frequency_grid, polyphase, symbol_adjoint, symbol_blocks, tap_scale
 
 ROUNDING = 8
@@ -105,7 +104,7 @@ def smallest(kernel: Array, correlation: Correlation, compute: Compute = DEFAULT
 
     def backward(saved: tuple[Array, tuple[int, int]], cotangent: Array) -> Array:
         given, (frequency, group) = saved
-        if min(frequency_grid(correlation).block_shape) > rank_with_taps(correlation):
+        if min(correlation.block_shape) > rank_with_taps(correlation):
             return 0 * given
         return cotangent * _pair(given, correlation, frequency, group, -1)
 
@@ -197,14 +196,12 @@ def excess(
     kernel: Array, correlation: Correlation, level: float, compute: Compute = DEFAULT, squares: bool = False
 ) -> Excess:
     """What lies above `level`, without a derivative; blocks inside are not decomposed."""
-    grid, (kernel, power) = frequency_grid(correlation), in_range(kernel)
+    kernel, power = in_range(kernel)
     level = min(level / power, 2.0**90) if is_concrete(kernel) else level / power  # beyond that nothing is
-    engine = choice.choose(compute, kernel, grid.block_shape, len(grid.index))
-    taken = choice.taken_by(engine, kernel)
-    source = native.prepare(taken, correlation) if engine == "native" else taken
-    mostly = engine == "native" and threshold.is_mostly_outside(source, grid, level)
-    task = partial(_excess, engine, source, taken, correlation, grid, level, mostly, squares)
-    parts = over_grid(task, taken, correlation, grid, compute, engine, makes_blocks=True)
+    ready, grid = made_ready(kernel, correlation, compute), frequency_grid(correlation)
+    mostly = ready.engine == "native" and threshold.is_mostly_outside(ready.source, grid, level)
+    task = partial(_excess, ready, correlation, level, mostly, squares)
+    parts = over_grid(task, ready, correlation, compute, makes_blocks=True)
     adjoint = _back(_sum([part[0] for part in parts]), kernel)
     total = _sum([part[1] for part in parts]) if squares else None
     top = namespace(parts[0][2]).max(namespace(parts[0][2]).stack([part[2] for part in parts]))
@@ -215,23 +212,18 @@ def excess(
 
 
 def _excess(
-    engine: Engine,
-    source: Any,
-    kernel: Array,
+    ready: Ready,
     correlation: Correlation,
-    grid: FrequencyGrid,
     level: float,
     mostly_outside: bool,
     squares: bool,
-    start: int,
-    stop: int,
+    part: FrequencyGrid,
 ) -> tuple[Array, Any, Any]:
-    part = grid.at(slice(start, stop))
-    blocks = partial(symbol_blocks, kernel, correlation)
-    if engine == "native":
-        found = threshold.lowered_symbol(source, part, level, blocks, mostly_outside)
+    blocks = partial(symbol_blocks, ready.kernel, correlation)
+    if ready.engine == "native":
+        found = threshold.lowered_symbol(ready.source, part, level, blocks, mostly_outside)
     else:
-        found = threshold.lowered(engine, blocks(part), level)
+        found = threshold.lowered(ready.engine, blocks(part), level)
     xp, total = namespace(found.blocks), None
     if squares:
         weights = like(part.multiplicity[:, None], found.sums, found.sums.dtype)
@@ -248,11 +240,9 @@ def adjoint_of_function(
     value: Callable[[Array], Array] | None = None,
 ) -> tuple[Array, Array]:
     """`S* [ U f(sigma) V^H ]` and `sum multiplicity g(sigma)`, by SVDs of all blocks."""
-    grid, given = frequency_grid(correlation), kernel
-    kernel, power = in_range(_decomposed_as(kernel, compute))
+    given, (kernel, power) = kernel, in_range(_decomposed_as(kernel, compute))
 
-    def task(start: int, stop: int) -> tuple[Array, Array]:
-        part = grid.at(slice(start, stop))
+    def task(part: FrequencyGrid) -> tuple[Array, Array]:
         left, sigma, right = array_api.svd(symbol_blocks(kernel, correlation, part))
         xp, sigma = namespace(sigma), in_range_again(sigma, power)
         new = function(sigma)
@@ -260,7 +250,7 @@ def adjoint_of_function(
         weights = like(part.multiplicity[:, None, None], sigma, sigma.dtype)
         return adjoint, xp.sum(weights * (new if value is None else value(sigma)))
 
-    parts = over_grid(task, kernel, correlation, grid, compute)
+    parts = over_blocks(task, kernel, correlation, compute)
     adjoint, number = (_sum([part[i] for part in parts]) for i in range(2))
     return _back(adjoint, given), _back(number, given)
 
@@ -269,22 +259,20 @@ def _derivative(
     correlation: Correlation, function: SpectralFunction, compute: Compute, kernel: Array, cotangent: Array
 ) -> Array:
     """The adjoint of the derivative of `mapped`, applied to a kernel."""
-    grid, given = frequency_grid(correlation), kernel
-    kernel = _decomposed_as(kernel, compute)
+    given, kernel = kernel, _decomposed_as(kernel, compute)
     direction = _over_scale(
         like(to_numpy(cotangent), kernel) if kernel is not given else cotangent, correlation
     )
     kernel, power = in_range(kernel)
     level = rounding_level(in_range_again(top_block(kernel, correlation, compute).norm, power))
 
-    def task(start: int, stop: int) -> Array:
-        part = grid.at(slice(start, stop))
+    def task(part: FrequencyGrid) -> Array:
         left, sigma, right = array_api.svd(symbol_blocks(kernel, correlation, part))
         sigma = in_range_again(sigma, power)
         moved = frechet(left, sigma, right, level, function, symbol_blocks(direction, correlation, part))
         return symbol_adjoint(moved, correlation, part)
 
-    return _back(_sum(over_grid(task, kernel, correlation, grid, compute)), given)
+    return _back(_sum(over_blocks(task, kernel, correlation, compute)), given)
 
 
 def frechet(

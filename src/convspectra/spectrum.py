@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -110,9 +110,7 @@ def spectrum_from(problem: Problem, values: Array, torus: Correlation) -> Spectr
 
 def spectrum_values(kernel: Array, torus: Correlation, compute: Compute = DEFAULT) -> Array:
     """The values of a kernel in the order of `Correlation` whose entries are in range."""
-    grid = frequency_grid(torus)
-    engine = choice.choose(compute, kernel, grid.block_shape, len(grid.index))
-    return _solved(_values, kernel, torus, grid, compute, engine)
+    return _solved(_values, made_ready(kernel, torus, compute), kernel, torus, compute)
 
 
 @dataclass(frozen=True)
@@ -145,23 +143,16 @@ def top_block(kernel: Array, correlation: Correlation, compute: Compute = DEFAUL
 
 
 def _top_block(kernel: Array, correlation: Correlation, compute: Compute) -> TopBlock:
-    grid = frequency_grid(correlation)
-    engine = choice.choose(compute, kernel, grid.block_shape, len(grid.index))
-    if engine == "native" and native.pays_to_certify(correlation, len(grid.index)):
-        taken = choice.taken_by(engine, kernel)
-        source = native.prepare(taken, correlation)
-        # A few blocks first, for a floor that all pieces share: what is found must not depend on which
-        # piece is done first.
-        every = max(1, len(grid.index) // _SAMPLE_BLOCKS)
-        spread = grid.at(slice(None, None, every))
-        norm, frequency, group = native.largest(source, spread, 0, len(spread.index), 0.0)
-        task = partial(native.largest, source, grid, floor=norm)
-        found = max(over_grid(task, taken, correlation, grid, compute, engine))
-        norm, frequency, group = found if found[1] >= 0 else (norm, frequency * every, group)
-        scalar = like([norm], kernel, kernel.dtype)[0]
-        return TopBlock(scalar, max(frequency, 0), max(group, 0))
-    largest = _solved(_largest, kernel, correlation, grid, compute, engine)
-    return _top_of(largest)
+    ready, grid = made_ready(kernel, correlation, compute), frequency_grid(correlation)
+    if not (ready.engine == "native" and native.pays_to_certify(correlation, len(grid))):
+        return _top_of(_solved(_largest, ready, kernel, correlation, compute))
+    # A few blocks first, for a floor that all pieces share: what is found must not depend on which
+    # piece is done first.
+    every = max(1, len(grid) // _SAMPLE_BLOCKS)
+    norm, frequency, group = native.largest(ready.source, grid.at(slice(None, None, every)), 0.0)
+    found = max(over_grid(partial(native.largest, ready.source, floor=norm), ready, correlation, compute))
+    norm, frequency, group = found if found[1] >= 0 else (norm, frequency * every, group)
+    return TopBlock(like([norm], kernel, kernel.dtype)[0], max(frequency, 0), max(group, 0))
 
 
 def _top_of(largest: Array) -> TopBlock:
@@ -175,16 +166,13 @@ def _top_of(largest: Array) -> TopBlock:
 
 def exceeds(kernel: Array, correlation: Correlation, level: float, compute: Compute = DEFAULT) -> bool:
     """Whether a computed singular value is above a level: cheaper than which, where none is."""
-    grid = frequency_grid(correlation)
-    engine = choice.choose(compute, kernel, grid.block_shape, len(grid.index))
     kernel, power = in_range(kernel)
     level /= power
     if level > _BEYOND:
         return False
-    if level > 0 and engine == "native":
-        taken = choice.taken_by(engine, kernel)
-        task = partial(native.largest, native.prepare(taken, correlation), grid, floor=level)
-        parts = over_grid(task, taken, correlation, grid, compute, engine)
+    ready = made_ready(kernel, correlation, compute)
+    if level > 0 and ready.engine == "native":
+        parts = over_grid(partial(native.largest, ready.source, floor=level), ready, correlation, compute)
         return any(frequency >= 0 for _, frequency, _ in parts)
     return float(_top_block(kernel, correlation, compute).norm) > level
 
@@ -193,36 +181,56 @@ _BEYOND = 2.0**90
 """No norm of a kernel in range is as large."""
 
 
+class Ready(NamedTuple):
+    """A kernel as its engine takes it.
+
+    Attributes:
+        engine: that solves its blocks.
+        kernel: as an array that the engine takes.
+        source: what the engine makes blocks of.
+    """
+
+    engine: Engine
+    kernel: Array
+    source: Any
+
+
+def made_ready(kernel: Array, correlation: Correlation, compute: Compute) -> Ready:
+    """A kernel in the order of `Correlation` for the engine that `compute` names, or that suits it."""
+    grid = frequency_grid(correlation)
+    engine = choice.choose(compute, kernel, grid.block_shape, len(grid))
+    taken = choice.taken_by(engine, kernel)
+    return Ready(engine, taken, native.prepare(taken, correlation) if engine == "native" else taken)
+
+
 def _solved(
-    task: Callable[..., Array],
-    kernel: Array,
-    correlation: Correlation,
-    grid: FrequencyGrid,
-    compute: Compute,
-    engine: Engine,
+    task: Callable[..., Array], ready: Ready, kernel: Array, correlation: Correlation, compute: Compute
 ) -> Array:
     """`task` over all blocks by an engine, as an array of the kernel's kind."""
-    taken = choice.taken_by(engine, kernel)
-    source = native.prepare(taken, correlation) if engine == "native" else taken
-    ranged = partial(task, engine, source, correlation, grid)
-    parts = over_grid(ranged, taken, correlation, grid, compute, engine)
-    values = namespace(taken).concat(parts, axis=0)
-    return values if taken is kernel else like(to_numpy(values), kernel, kernel.dtype)
+    of_part = partial(task, ready.engine, ready.source, correlation)
+    values = namespace(ready.kernel).concat(over_grid(of_part, ready, correlation, compute), axis=0)
+    return values if ready.kernel is kernel else like(to_numpy(values), kernel, kernel.dtype)
+
+
+def over_blocks(
+    task: Callable[[FrequencyGrid], Result], kernel: Array, correlation: Correlation, compute: Compute
+) -> list[Result]:
+    """`over_grid` of tasks that make blocks of the kernel as it is, and solve them by its own library."""
+    return over_grid(task, Ready("namespace", kernel, kernel), correlation, compute)
 
 
 def over_grid(
-    task: Callable[[int, int], Result],
-    kernel: Array,
+    task: Callable[[FrequencyGrid], Result],
+    ready: Ready,
     correlation: Correlation,
-    grid: FrequencyGrid,
     compute: Compute,
-    engine: Engine = "namespace",
     makes_blocks: bool = False,
 ) -> list[Result]:
-    """`task(start, stop)` over all frequencies of a grid, in pieces that fit the memory.
+    """A task of some frequencies over all of them, in pieces that fit the memory.
 
     `makes_blocks`: the native engine's blocks stand in memory, which they do not for values only.
     """
+    grid, (engine, kernel, _) = frequency_grid(correlation), ready
     rows, columns = grid.block_shape
     entries = correlation.groups * rows * columns
     taps = math.prod(correlation.kernel_size)
@@ -239,19 +247,23 @@ def over_grid(
         bytes_each = 8 * real_bytes * entries + 48 * taps
         unit, seconds_each = 1, LAPACK * seconds_each
     workers = pool.workers_of(compute.executor) if is_numpy(kernel) else 1
-    pieces = pool.ranges(len(grid.index), workers, bytes_each, seconds_each, compute.memory, unit)
+    pieces = pool.ranges(len(grid), workers, bytes_each, seconds_each, compute.memory, unit)
+    of_range = partial(_on_range, task, grid)
     if is_numpy(kernel):
-        return pool.run(task, pieces, compute.executor, uses_blas=engine != "native" or makes_blocks)
-    return [task(start, stop) for start, stop in pieces]
+        return pool.run(of_range, pieces, compute.executor, uses_blas=engine != "native" or makes_blocks)
+    return [of_range(start, stop) for start, stop in pieces]
 
 
-def _values(
-    engine: Engine, source: Any, correlation: Correlation, grid: FrequencyGrid, start: int, stop: int
-) -> Array:
+def _on_range(task: Callable[[FrequencyGrid], Result], grid: FrequencyGrid, start: int, stop: int) -> Result:
+    """No closure, so that other processes can be given it."""
+    return task(grid.between(start, stop))
+
+
+def _values(engine: Engine, source: Any, correlation: Correlation, grid: FrequencyGrid) -> Array:
     if engine == "native":
-        values = native.singular_values(source, grid, start, stop)
+        values = native.singular_values(source, grid)
     else:
-        values = array_api.singular_values(_blocks(source, correlation, grid, start, stop))
+        values = array_api.singular_values(_blocks(source, correlation, grid))
     xp = namespace(values)
     values = xp.reshape(values, (-1, values.shape[-1]))
     # Polyphase components that no tap reads are zero columns, which count as singular values too.
@@ -262,20 +274,18 @@ def _values(
     return values
 
 
-def _largest(
-    engine: Engine, source: Any, correlation: Correlation, grid: FrequencyGrid, start: int, stop: int
-) -> Array:
+def _largest(engine: Engine, source: Any, correlation: Correlation, grid: FrequencyGrid) -> Array:
     if engine == "native":
-        return native.singular_values(source, grid, start, stop)[..., 0]
-    blocks = _blocks(source, correlation, grid, start, stop)
+        return native.singular_values(source, grid)[..., 0]
+    blocks = _blocks(source, correlation, grid)
     by = products if products.pay(blocks) else array_api
     return by.largest_singular_value(blocks)
 
 
-def _blocks(kernel: Array, correlation: Correlation, grid: FrequencyGrid, start: int, stop: int) -> Array:
-    blocks = symbol_blocks(kernel, correlation, grid, start, stop)
+def _blocks(kernel: Array, correlation: Correlation, grid: FrequencyGrid) -> Array:
+    blocks = symbol_blocks(kernel, correlation, grid)
     # A symbol without frequencies (1x1 kernels) is real.
-    return namespace(blocks).real(blocks) if len(grid.index) == 1 else blocks
+    return namespace(blocks).real(blocks) if math.prod(grid.period) == 1 else blocks
 
 
 @dataclass(frozen=True)

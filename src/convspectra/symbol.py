@@ -89,6 +89,7 @@ class FrequencyGrid:
         index: shape (F, D), one representative frequency for each pair `g, -g` of one period.
         multiplicity: shape (F,): how many frequencies of the output grid it stands for.
         block_shape: rows and columns of a block, the zero columns counted.
+        first: the place of the first frequency in the grid that this is a range of.
     """
 
     shape: tuple[int, ...]
@@ -96,22 +97,32 @@ class FrequencyGrid:
     index: IntArray
     multiplicity: IntArray
     block_shape: tuple[int, int]
+    first: int = 0
+
+    def __len__(self) -> int:
+        return len(self.index)
 
     @property
     def period(self) -> tuple[int, ...]:
         """Frequencies in one period of the symbol, per axis."""
         return tuple(n // h for n, h in zip(self.shape, self.repeat, strict=True))
 
-    def phases(self, offsets: IntArray, start: int, stop: int) -> np.ndarray[Any, Any]:
-        """`exp(2 pi i g.u / N)`, shape (T, stop - start), for frequencies start to stop: read-only."""
-        index, steps = self.index[start:stop], offsets // np.asarray(self.repeat)
-        if len(steps) * len(index) > _MOST_PHASES_KEPT:
-            return _phases(self.period, index, steps)
-        return _kept_phases(self.period, index.tobytes(), steps.tobytes())
+    def phases(self, offsets: IntArray) -> np.ndarray[Any, Any]:
+        """`exp(2 pi i g.u / N)`, shape (T, F): read-only."""
+        steps = offsets // np.asarray(self.repeat)
+        if len(steps) * len(self) > _MOST_PHASES_KEPT:
+            return _phases(self.period, self.index, steps)
+        return _kept_phases(self.period, self.index.tobytes(), steps.tobytes())
 
     def at(self, places: IntArray | slice) -> FrequencyGrid:
         """Only the frequencies at these places of `index`; the whole grid is no longer covered."""
         return replace(self, index=self.index[places], multiplicity=self.multiplicity[places])
+
+    def between(self, start: int, stop: int) -> FrequencyGrid:
+        """Only those from start to stop."""
+        if (start, stop) == (0, len(self)):
+            return self
+        return replace(self.at(slice(start, stop)), first=self.first + start)
 
     def spread(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """One value a representative frequency, shape (F,), put on the whole grid, shape `shape`."""
@@ -194,38 +205,31 @@ def _repeat(correlation: Correlation) -> tuple[int, ...]:
     return tuple(math.gcd(n, *map(int, offsets[:, axis])) for axis, n in sides)
 
 
-def symbol_blocks(
-    kernel: Array, correlation: Correlation, grid: FrequencyGrid, start: int = 0, stop: int | None = None
-) -> Array:
-    """The blocks `S(g)` at frequencies start to stop of the grid.
+def symbol_blocks(kernel: Array, correlation: Correlation, grid: FrequencyGrid) -> Array:
+    """The blocks `S(g)` at the frequencies of a grid.
 
     Arguments:
         kernel: real, axes in the order of `Correlation`.
         correlation: a block-circulant one.
         grid: some or all of its frequencies.
-        start: the first of them.
-        stop: the one after the last; default all.
 
     Returns:
-        Complex, shape `(stop - start, groups, C_out / groups, C_in / groups * classes)`, the
-        columns of one polyphase class side by side.
+        Complex, shape `(F, groups, C_out / groups, C_in / groups * classes)`, the columns of one polyphase
+        class side by side.
     """
     xp = namespace(kernel)
-    stop = len(grid.index) if stop is None else stop
     groups, (rows, columns) = correlation.groups, correlation.group_shape
     taps = xp.astype(xp.reshape(kernel, (groups * rows * columns, -1)), complex_dtype(kernel))
     parts = []
     for part in polyphase(correlation):
-        phases = like(grid.phases(part.offsets, start, stop).T, kernel, taps.dtype)
+        phases = like(grid.phases(part.offsets).T, kernel, taps.dtype)
         selected = taps if len(part.taps) == taps.shape[1] else xp.take(taps, like(part.taps, kernel), axis=1)
         blocks = xp.matmul(phases, xp.matrix_transpose(selected))
-        parts.append(xp.reshape(blocks, (stop - start, groups, rows, columns)))
+        parts.append(xp.reshape(blocks, (len(grid), groups, rows, columns)))
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
 
 
-def symbol_adjoint(
-    blocks: Array, correlation: Correlation, grid: FrequencyGrid, start: int = 0, stop: int | None = None
-) -> Array:
+def symbol_adjoint(blocks: Array, correlation: Correlation, grid: FrequencyGrid) -> Array:
     """The adjoint of `symbol_blocks`, as a real kernel in the order of `Correlation`.
 
     For the inner product `sum_g multiplicity_g Re tr(X_g^H Y_g)` of symbols and the usual one of
@@ -236,22 +240,18 @@ def symbol_adjoint(
         blocks: as `symbol_blocks` gives them.
         correlation: a block-circulant one.
         grid: some or all of its frequencies.
-        start: the first of them.
-        stop: the one after the last; default all.
 
     Returns:
         Shape (C_out, C_in / groups, *kernel_size).
     """
     xp = namespace(blocks)
-    stop = len(grid.index) if stop is None else stop
     groups, (rows, columns) = correlation.groups, correlation.group_shape
-    weights = grid.multiplicity[start:stop]
     classes = polyphase(correlation)
     parts = []
     for place, part in enumerate(classes):
         columns_of_class = blocks[..., place * columns : (place + 1) * columns]
-        phases = like(np.conj(grid.phases(part.offsets, start, stop)) * weights, blocks, blocks.dtype)
-        flat = xp.reshape(columns_of_class, (stop - start, groups * rows * columns))
+        phases = like(np.conj(grid.phases(part.offsets)) * grid.multiplicity, blocks, blocks.dtype)
+        flat = xp.reshape(columns_of_class, (len(grid), groups * rows * columns))
         parts.append(xp.real(xp.matmul(phases, flat)))
     order = np.argsort(np.concatenate([part.taps for part in classes]), kind="stable")
     taps = xp.take(xp.concat(parts, axis=0), like(order, blocks), axis=0)

@@ -117,14 +117,12 @@ def prepare(kernel: NumpyArray, correlation: Correlation) -> NativeTaps:
 def singular_values(
     prepared: NativeTaps,
     grid: FrequencyGrid,
-    start: int,
-    stop: int,
     *,
     instruction_set: str = "",
     sweeps: int | None = None,
     layout: int = 0,
 ) -> NumpyArray:
-    """Of the blocks at frequencies start to stop, shape (stop - start, groups, r), descending.
+    """Of the blocks at the frequencies of a grid, shape (F, groups, r), descending.
 
     Arguments:
         instruction_set: one of `instruction_sets()`; empty for the best.
@@ -133,8 +131,8 @@ def singular_values(
     """
     first, second = prepared.part_shape
     side = prepared.block_shape[1]
-    found = np.empty((stop - start, prepared.groups, side), dtype=prepared.taps.dtype)
-    for begin, end, phases in _phases(prepared, grid, start, stop):
+    found = np.empty((len(grid), prepared.groups, side), dtype=prepared.taps.dtype)
+    for begin, end, phases in _phases(prepared, grid):
         values = np.empty((prepared.groups, end - begin, side), dtype=prepared.taps.dtype)
         core.values_of_symbol(
             prepared.taps,
@@ -148,7 +146,7 @@ def singular_values(
             _sweeps(side) if sweeps is None else sweeps,
             layout,
         )
-        found[begin - start : end - start] = np.swapaxes(values, 0, 1)
+        found[begin:end] = np.swapaxes(values, 0, 1)
     return np.ldexp(found, prepared.exponent)
 
 
@@ -161,13 +159,11 @@ def pays_to_certify(correlation: Correlation, frequencies: int) -> bool:
 def largest(
     prepared: NativeTaps,
     grid: FrequencyGrid,
-    start: int,
-    stop: int,
     floor: float,
     *,
     instruction_set: str = "",
 ) -> tuple[float, int, int]:
-    """The largest singular value of these blocks, the frequency and the group that have it.
+    """The largest singular value of these blocks; its frequency, in the whole grid, and its group.
 
     Exact up to 1e-6 (float32) or 1e-14 (float64) of itself: a block is decomposed only if the
     factorisation of `(1 + 2e-6) c^2 I - S^H S` (2e-14 in float64) shows that it has a singular value
@@ -179,7 +175,7 @@ def largest(
     """
     columns = prepared.block_shape[1]
     best = (0.0, -1, -1)
-    for begin, end, phases in _phases(prepared, grid, start, stop):
+    for begin, end, phases in _phases(prepared, grid):
         value, place = core.largest_of_symbol(
             prepared.taps,
             prepared.taps_of_class,
@@ -193,18 +189,16 @@ def largest(
         )
         if place >= 0:
             group, frequency = divmod(place, end - begin)
-            best = (math.ldexp(value, prepared.exponent), begin + frequency, group)
+            best = (math.ldexp(value, prepared.exponent), grid.first + begin + frequency, group)
     return best
 
 
-def _phases(
-    prepared: NativeTaps, grid: FrequencyGrid, start: int, stop: int
-) -> Iterator[tuple[int, int, NumpyArray]]:
+def _phases(prepared: NativeTaps, grid: FrequencyGrid) -> Iterator[tuple[int, int, NumpyArray]]:
     """The phases as the core reads them, for some frequencies at a time, and which these are."""
     count = max(1, _PHASES // len(prepared.offsets) // _LANES) * _LANES
-    for begin in range(start, stop, count):
-        end = min(begin + count, stop)
-        phases = grid.phases(prepared.offsets, begin, end)
+    for begin in range(0, len(grid), count):
+        end = min(begin + count, len(grid))
+        phases = grid.between(begin, end).phases(prepared.offsets)
         yield begin, end, phases.view(np.float64).reshape(*phases.shape, 2)
 
 
@@ -302,11 +296,11 @@ def lowered(
     They lie in this thread's workspace, until its next call.
     """
     rows, columns = prepared.block_shape[::-1] if prepared.stacked else prepared.block_shape
-    frequencies, real = len(grid.index), prepared.taps.dtype
+    frequencies, real = len(grid), prepared.taps.dtype
     shape = (frequencies, prepared.groups, rows, columns, 2)
     found = _workspace.take(math.prod(shape) * real.itemsize).view(real).reshape(shape)
     stats = np.empty((frequencies, prepared.groups, 2))
-    for begin, end, phases in _phases(prepared, grid, 0, frequencies):
+    for begin, end, phases in _phases(prepared, grid):
         core.lowered_symbol(
             prepared.taps,
             prepared.taps_of_class,

@@ -70,13 +70,13 @@ def lowered_symbol(
 
 def is_mostly_outside(prepared: native.NativeTaps, grid: FrequencyGrid, level: float) -> bool:
     """Whether, by a few blocks, more are outside than inside: then it does not pay to find out which."""
-    samples = min(max(2, len(grid.index) // 16), _MAX_SAMPLE_BLOCKS)
-    first = _largest(prepared, grid.at(slice(None, None, max(1, len(grid.index) // samples))))
+    samples = min(max(2, len(grid) // 16), _MAX_SAMPLE_BLOCKS)
+    first = _largest(prepared, grid.at(slice(None, None, max(1, len(grid) // samples))))
     return bool(2 * np.count_nonzero(~(first <= level)) > first.size)
 
 
 def _largest(prepared: native.NativeTaps, grid: FrequencyGrid) -> NumpyArray:
-    return np.asarray(native.singular_values(prepared, grid, 0, len(grid.index))[..., 0])
+    return np.asarray(native.singular_values(prepared, grid)[..., 0])
 
 
 def _outside_only(

@@ -11,8 +11,8 @@ from ..geometry import ConvGeometry, Correlation
 from ..problem import Problem, homogeneous, problem_of, widened
 from ..results import Bound
 from ..rounding import root, rounded_up
-from ..spectrum import over_grid
-from ..symbol import frequency_grid, symbol_blocks
+from ..spectrum import over_blocks
+from ..symbol import FrequencyGrid, symbol_blocks
 from .pfister2018 import sampling_torus
 from .tori import refuse_repeated_inputs
 
@@ -85,7 +85,7 @@ def araujo2021_of(problem: Problem, oversampling: int = 8, together: bool = True
     torus, factor = sampling_torus(correlation, oversampling)
     squares = _largest_squares(wide, torus, together, problem.compute)
     # A Frobenius norm, and root of that many blocks' errors, with those of its own sums.
-    rows, columns = frequency_grid(torus).block_shape
+    rows, columns = torus.block_shape
     off = widened(problem).symbol_error() * math.sqrt(min(rows, columns))
     slack = factor * (1 + eps_of(wide) * (rows * columns + 64))
     upper = rounded_up(root(namespace(wide).max(squares)) + off, slack, kernel)
@@ -94,15 +94,14 @@ def araujo2021_of(problem: Problem, oversampling: int = 8, together: bool = True
 
 def _largest_squares(kernel: Array, torus: Correlation, together: bool, compute: Compute) -> Array:
     """For each group the largest sum of squares, or the sum of each row's or column's largest."""
-    xp, grid = namespace(kernel), frequency_grid(torus)
-    rows, columns = grid.block_shape
+    xp, (rows, columns) = namespace(kernel), torus.block_shape
 
-    def task(start: int, stop: int) -> Array:
-        blocks = symbol_blocks(kernel, torus, grid, start, stop)
+    def task(part: FrequencyGrid) -> Array:
+        blocks = symbol_blocks(kernel, torus, part)
         squares = xp.real(blocks) ** 2 + xp.imag(blocks) ** 2
         if together:
             return xp.max(xp.sum(squares, axis=(2, 3)), axis=0)[:, None]
         return xp.max(xp.sum(squares, axis=3 if rows <= columns else 2), axis=0)
 
-    found = xp.stack(over_grid(task, kernel, torus, grid, compute))
+    found = xp.stack(over_blocks(task, kernel, torus, compute))
     return xp.sum(xp.max(found, axis=0), axis=-1)

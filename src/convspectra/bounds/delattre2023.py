@@ -10,8 +10,8 @@ from ..geometry import ConvGeometry, Correlation
 from ..problem import Problem, homogeneous, problem_of, widened
 from ..results import Bound
 from ..rounding import less, matrix_allowance, rounded_down, rounded_up, unit
-from ..spectrum import over_grid
-from ..symbol import frequency_grid, symbol_blocks
+from ..spectrum import over_blocks
+from ..symbol import FrequencyGrid, symbol_blocks
 from .tori import holding_tori
 
 ASSUMES = "zero, no or circular padding, at the geometry's input size"
@@ -70,7 +70,7 @@ def delattre2023_of(problem: Problem, steps: int = 6, sizes: int = 1) -> Bound:
     xp = namespace(kernel)
     wide = widened(problem).kernel
     norm = xp.min(xp.stack([_largest(wide, torus, steps, problem.compute) for torus in tori]))
-    rows, columns = frequency_grid(tori[0]).block_shape
+    rows, columns = tori[0].block_shape
     slack, off = matrix_allowance(wide, rows, columns), widened(problem).symbol_error()
     upper = rounded_up(norm * slack + off, 1.0, kernel)
     lower = None
@@ -82,12 +82,12 @@ def delattre2023_of(problem: Problem, steps: int = 6, sizes: int = 1) -> Bound:
 
 def _largest(kernel: Array, torus: Correlation, steps: int, compute: Compute) -> Array:
     """The bound on one torus."""
-    xp, grid = namespace(kernel), frequency_grid(torus)
+    xp = namespace(kernel)
 
-    def task(start: int, stop: int) -> Array:
-        return xp.max(gram_iteration(symbol_blocks(kernel, torus, grid, start, stop), steps))
+    def task(part: FrequencyGrid) -> Array:
+        return xp.max(gram_iteration(symbol_blocks(kernel, torus, part), steps))
 
-    return xp.max(xp.stack(over_grid(task, kernel, torus, grid, compute)))
+    return xp.max(xp.stack(over_blocks(task, kernel, torus, compute)))
 
 
 def gram_iteration(blocks: Array, steps: int) -> Array:

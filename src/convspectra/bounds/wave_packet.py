@@ -111,7 +111,7 @@ def packet(problem: Problem) -> NumpyArray:
     torus = enclosing_tori(correlation, 1)[0]
     grid = frequency_grid(torus)
     alone, torus_group = of_group(in_numpy(problem).kernel, torus, top.group)
-    block = symbol_blocks(alone, torus_group, grid, top.frequency, top.frequency + 1)[0, 0]
+    block = symbol_blocks(alone, torus_group, grid.at(slice(top.frequency, top.frequency + 1)))[0, 0]
     vector = np.linalg.svd(block, full_matrices=False)[2][0].conj()
     x = input_wave(vector, grid, torus_group, grid.index[top.frequency])
     for axis, n in enumerate(correlation.input_shape):

@@ -29,8 +29,8 @@ from ..compute import DEFAULT, Compute
 from ..functions import rank_with_taps
 from ..geometry import ConvGeometry, Correlation
 from ..guarantee import Guarantee, Target, target_from
-from ..spectrum import over_grid
-from ..symbol import frequency_grid, polyphase, symbol_blocks
+from ..spectrum import over_blocks
+from ..symbol import FrequencyGrid, frequency_grid, polyphase, symbol_blocks
 
 _CALL = 50_000
 """Multiplications that take as long as the calls for one shift."""
@@ -155,21 +155,20 @@ def by_autocorrelation(kernel: Array, correlation: Correlation) -> Array:
 
 def by_frequencies(kernel: Array, correlation: Correlation, compute: Compute) -> Array:
     """The penalty from the Gram matrices of the symbol's blocks."""
-    grid = frequency_grid(correlation)
 
-    def task(start: int, stop: int) -> Array:
-        gram = smaller_gram(symbol_blocks(kernel, correlation, grid, start, stop))
+    def task(part: FrequencyGrid) -> Array:
+        gram = smaller_gram(symbol_blocks(kernel, correlation, part))
         xp = namespace(gram)
         rest = gram - like(np.eye(gram.shape[-1]), gram, gram.dtype)
         squares = xp.sum(xp.real(rest) ** 2 + xp.imag(rest) ** 2, axis=(1, 2, 3))
-        return xp.sum(like(grid.multiplicity[start:stop], squares, squares.dtype) * squares)
+        return xp.sum(like(part.multiplicity, squares, squares.dtype) * squares)
 
-    return sum(over_grid(task, kernel, correlation, grid, compute)) + _zeros(correlation)
+    return sum(over_blocks(task, kernel, correlation, compute)) + _zeros(correlation)
 
 
 def _zeros(correlation: Correlation) -> float:
     """What singular values add that are zero because no tap reads their input."""
-    missing = min(frequency_grid(correlation).block_shape) - rank_with_taps(correlation)
+    missing = min(correlation.block_shape) - rank_with_taps(correlation)
     return float(correlation.points * correlation.groups * missing)
 
 
@@ -196,4 +195,4 @@ def _products_of_frequencies(correlation: Correlation) -> int:
     rows, columns = correlation.group_shape
     width = columns * len(polyphase(correlation))
     symbol = rows * columns * math.prod(correlation.kernel_size)
-    return 4 * len(frequency_grid(correlation).index) * (symbol + rows * width * min(rows, width))
+    return 4 * len(frequency_grid(correlation)) * (symbol + rows * width * min(rows, width))

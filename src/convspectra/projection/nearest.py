@@ -124,7 +124,7 @@ def projected(
 ) -> Projection:
     """`project` of a target."""
     torus, (rows, columns) = target.torus, target.torus.group_shape
-    shape = (len(frequency_grid(torus).index), torus.groups, rows, columns * len(polyphase(torus)))
+    shape = (len(frequency_grid(torus)), torus.groups, rows, columns * len(polyphase(torus)))
     if dual is not None and tuple(dual.shape) != shape:
         raise InputError(
             f"dual must come from a call with the same geometry, {shape}; got shape {dual.shape}"

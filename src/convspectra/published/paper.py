@@ -42,7 +42,7 @@ def singular_values(kernel: Array, input_shape: Sequence[int]) -> Array:
     spectrum = _singular_values(kernel, _geometry(input_shape))
     xp = namespace(spectrum.values)
     grid = spectrum.grid
-    rows = grid.spread(np.arange(len(grid.index))).reshape(-1)
+    rows = grid.spread(np.arange(len(grid))).reshape(-1)
     everywhere = xp.take(spectrum.values, like(rows, spectrum.values), axis=0)
     return xp.reshape(everywhere, (*grid.shape, -1))
 
