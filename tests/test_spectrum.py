@@ -238,8 +238,8 @@ def test_memory_bounds_the_blocks_in_flight(monkeypatch):
     sizes = []
     genuine = module.symbol_blocks
 
-    def recording(kernel, correlation, grid, start, stop):
-        blocks = genuine(kernel, correlation, grid, start, stop)
+    def recording(kernel, correlation, grid):
+        blocks = genuine(kernel, correlation, grid)
         sizes.append(blocks.nbytes)
         return blocks
 
