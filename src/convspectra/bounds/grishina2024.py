@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
 import numpy as np
 
-from .._compat import Array, is_concrete, like, namespace, to_numpy
+from .._compat import Array, is_concrete, like, to_numpy
 from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
 from ..problem import Problem, homogeneous, problem_of, scaled, widened
 from ..results import Bound
-from ..rounding import less, matrix_allowance, rounded_down, rounded_up
+from ..rounding import less, rounded_down
 from .reshaped_kernel import effective_kernel
 from .tori import refuse_repeated_inputs
-from .unfoldings import plain_kernel, unfolding_norm
+from .unfoldings import plain_kernel, subsets, unfolding_upper
 
 ASSUMES = "circular, zero or no padding; upper: any input size"
 
@@ -84,9 +83,8 @@ def grishina2024_of(problem: Problem, starts: int = 1, sweeps: int = 30) -> Boun
     refuse_repeated_inputs("grishina2024", correlation)
     wide = widened(problem).kernel
     plain = plain_kernel(wide, correlation)
-    taps = math.prod(plain.shape[3:])
-    slack = matrix_allowance(plain, plain.shape[1], plain.shape[2] * taps)
-    upper = rounded_up(_least_unfolding(plain) * math.sqrt(taps), slack, kernel)
+    # Not all axes in the rows: that is a vector, whose norm is no less than that of any other unfolding.
+    upper = unfolding_upper(problem, plain, subsets(plain, 2, all_of_them=False))
     lower = None
     if is_concrete(kernel):
         seen = to_numpy(effective_kernel(wide, correlation))
@@ -126,14 +124,6 @@ def tensor_norm_estimate(
     plain = to_numpy(plain_kernel(widened(inside).kernel, inside.correlation))
     found = _alternating(plain, starts, sweeps, seed)
     return float(power) * math.sqrt(math.prod(plain.shape[3:])) * found
-
-
-def _least_unfolding(plain: Array) -> Array:
-    """The least norm of all unfoldings, the largest over the groups."""
-    xp = namespace(plain)
-    axes = [axis for axis in range(2, plain.ndim) if plain.shape[axis] > 1]
-    sets = itertools.chain.from_iterable(itertools.combinations(axes, n) for n in range(max(1, len(axes))))
-    return xp.min(xp.stack([unfolding_norm(plain, to_rows) for to_rows in sets]))
 
 
 def _alternating(tensor: np.ndarray[Any, Any], starts: int, sweeps: int, seed: int = 0) -> float:

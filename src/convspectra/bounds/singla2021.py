@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-
-from .._compat import Array, namespace
+from .._compat import Array
 from ..compute import DEFAULT, Compute
 from ..geometry import ConvGeometry
 from ..problem import Problem, homogeneous, problem_of, widened
 from ..results import Bound
-from ..rounding import matrix_allowance, rounded_up
 from .tori import refuse_repeated_inputs
-from .unfoldings import plain_kernel, unfolding_norm
+from .unfoldings import plain_kernel, subsets, unfolding_upper
 
 ASSUMES = "any input size; circular, zero or no padding"
 
@@ -63,15 +59,7 @@ def singla2021(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFA
 
 def singla2021_of(problem: Problem) -> Bound:
     """`singla2021` of a problem whose entries are in range."""
-    kernel, correlation = problem.kernel, problem.correlation
-    refuse_repeated_inputs("singla2021", correlation)
-    wide = widened(problem).kernel
-    plain = plain_kernel(wide, correlation)
-    axes = [axis for axis in range(3, plain.ndim) if plain.shape[axis] > 1]
-    sets = itertools.chain.from_iterable(itertools.combinations(axes, n) for n in range(len(axes) + 1))
-    xp = namespace(plain)
-    least = xp.min(xp.stack([unfolding_norm(plain, to_rows) for to_rows in sets]))
-    taps = math.prod(plain.shape[3:])
-    slack = matrix_allowance(plain, plain.shape[1], plain.shape[2] * taps)
-    upper = rounded_up(least * math.sqrt(taps), slack, kernel)
+    refuse_repeated_inputs("singla2021", problem.correlation)
+    plain = plain_kernel(widened(problem).kernel, problem.correlation)
+    upper = unfolding_upper(problem, plain, subsets(plain, 3, all_of_them=True))
     return Bound(None, upper, method="singla2021", assumes=ASSUMES)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 
 from .._compat import Array, like, namespace
 from .._solvers import array_api
 from ..geometry import Correlation
+from ..problem import Problem
+from ..rounding import matrix_allowance, rounded_up
 
 
 def plain_kernel(kernel: Array, correlation: Correlation) -> Array:
@@ -38,6 +41,21 @@ def plain_kernel(kernel: Array, correlation: Correlation) -> Array:
     order = [0, 1, 2, *(4 + 2 * axis for axis in range(axes)), *(3 + 2 * axis for axis in range(axes))]
     split = xp.permute_dims(xp.reshape(kernel, tuple(shape)), tuple(order))
     return xp.reshape(split, (*shape[:2], shape[2] * math.prod(components), *sizes))
+
+
+def unfolding_upper(problem: Problem, plain: Array, to_rows: Iterable[Collection[int]]) -> Array:
+    """`sqrt(q_1 ... q_D)` times the least norm of these unfoldings of a plain kernel."""
+    xp, taps = namespace(plain), math.prod(plain.shape[3:])
+    least = xp.min(xp.stack([unfolding_norm(plain, axes) for axes in to_rows]))
+    slack = matrix_allowance(plain, plain.shape[1], plain.shape[2] * taps)
+    return rounded_up(least * math.sqrt(taps), slack, problem.kernel)
+
+
+def subsets(plain: Array, first: int, all_of_them: bool) -> Iterator[tuple[int, ...]]:
+    """Sets of the axes from the first one on that have more than one entry; all of them together or not."""
+    axes = [axis for axis in range(first, plain.ndim) if plain.shape[axis] > 1]
+    most = len(axes) if all_of_them else max(0, len(axes) - 1)
+    return itertools.chain.from_iterable(itertools.combinations(axes, n) for n in range(most + 1))
 
 
 def unfolding_norm(tensor: Array, to_rows: Collection[int]) -> Array:

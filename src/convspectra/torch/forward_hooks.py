@@ -57,14 +57,14 @@ class Watch:
     """The hooks on a model, and what they learn.
 
     Attributes:
-        pairing: None where nobody asked for batch norms.
+        pairing: empty where nobody asked for batch norms.
     """
 
     def __init__(
         self, model: nn.Module, layers: list[Layer], pairs: bool, sizes: bool, own_padding: bool
     ) -> None:
         self.model = model
-        self.pairing = Pairing() if pairs else None
+        self.pairing = Pairing()
         self._hooks: list[RemovableHandle] = []
         self._removed = False
         self._pairing_hooks: list[RemovableHandle] = []
@@ -73,8 +73,8 @@ class Watch:
         self._rehearsing = False
         if sizes:
             self._watch_sizes(layers)
-        if self.pairing:
-            self._watch_pairs(layers, self.pairing)
+        if pairs:
+            self._watch_pairs(layers)
         for layer in layers:
             layer.compared = Compared(layer.module, own_padding)
             layer.compared.attach(layer.module)
@@ -87,7 +87,7 @@ class Watch:
 
     def norms_after(self, layer: str) -> list[str]:
         """The batch norms that follow a layer, by name."""
-        return self.pairing.norms.get(layer, []) if self.pairing else []
+        return self.pairing.norms.get(layer, [])
 
     def module(self, name: str) -> nn.Module:
         return next(part for part, found in names_of(self.model).items() if found == name)
@@ -109,8 +109,7 @@ class Watch:
         for handle in self._pairing_hooks:
             handle.remove()
         self._pairing_hooks = []
-        if self.pairing:
-            self.pairing.returned.clear()
+        self.pairing.returned.clear()
 
     def remove(self) -> None:
         self.end_pairing()
@@ -137,16 +136,15 @@ class Watch:
                 if not self._removed:
                     layer.compared.attach(layer.module)
 
-    def _watch_pairs(self, layers: list[Layer], pairing: Pairing) -> None:
-        hooks = [
-            layer.module.register_forward_hook(partial(pairing.after_layer, layer.name)) for layer in layers
-        ]
+    def _watch_pairs(self, layers: list[Layer]) -> None:
+        after, before = self.pairing.after_layer, self.pairing.before_norm
+        hooks = [layer.module.register_forward_hook(partial(after, layer.name)) for layer in layers]
         hooks += [
-            part.register_forward_pre_hook(partial(pairing.before_norm, name))
+            part.register_forward_pre_hook(partial(before, name))
             for part, name in names_of(self.model).items()
             if isinstance(part, BATCH_NORMS)
         ]
-        self._pairing_hooks = [*hooks, self.model.register_forward_hook(pairing.after_pass)]
+        self._pairing_hooks = [*hooks, self.model.register_forward_hook(self.pairing.after_pass)]
 
     def _before_compiled(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A forward pre-hook of a compiled module: what its own hooks will not see, seen beforehand."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -191,7 +192,7 @@ class SpectralClip:
             "method": self.limits.method,
             "guarantee": self.limits.guarantee,
             "sizes": {layer.name: list(layer.seen.sizes) for layer in self.layers if layer.seen},
-            "batch_norms": dict(self._watch.pairing.norms) if self._watch.pairing else {},
+            "batch_norms": dict(self._watch.pairing.norms),
             "duals": dict(self._duals),
         }
 
@@ -219,7 +220,7 @@ class SpectralClip:
             seen = layers[name].seen
             if seen is not None:
                 seen.sizes = [tuple(size) for size in sizes]
-        if self._watch.pairing:
+        if self.limits.fold_batch_norm:
             self._watch.pairing.norms = {name: list(norms) for name, norms in state["batch_norms"].items()}
         same = (state["method"], state["guarantee"]) == (self.limits.method, self.limits.guarantee)
         self._duals = {name: (tuple(size), dual) for name, (size, dual) in state["duals"].items() if same}
@@ -280,9 +281,8 @@ class SpectralClip:
             InputError: on all of them, if a weight of one is not finite.
         """
         sizes = {layer.name: layer.seen.sizes if layer.seen else [] for layer in self.layers}
-        norms = self._watch.pairing.norms if self._watch.pairing else {}
         shown = {layer.name: layer.compared.shown for layer in self.layers if layer.compared}
-        mine = (not_finite(self.layers), sizes, norms, self.log is not None, shown)
+        mine = (not_finite(self.layers), sizes, self._watch.pairing.norms, self.log is not None, shown)
         everyone = sharing.gathered(mine) if processes > 1 else [mine]
         for rank, (problem, their_sizes, *_) in enumerate(everyone):
             if problem:
@@ -292,21 +292,20 @@ class SpectralClip:
                     f"process {rank} holds other layers: give SpectralClip the same model, include and "
                     "exclude on all of them, or share_work=False"
                 )
-        for layer in self.layers:
-            if layer.seen and processes > 1:
+        _, every_sizes, every_norms, logs, every_shown = zip(*everyone, strict=True)
+        for layer in self.layers if processes > 1 else []:
+            if layer.seen:
                 layer.seen.sizes = []
-                for theirs in everyone:
-                    for size in theirs[1][layer.name]:
-                        layer.seen.add(size)
-            if layer.compared and processes > 1:
-                layer.compared.learn(theirs[4][layer.name] for theirs in everyone)
-        if self._watch.pairing and processes > 1:
-            found = {name for theirs in everyone for name in theirs[2]}
+                for size in chain.from_iterable(theirs[layer.name] for theirs in every_sizes):
+                    layer.seen.add(size)
+            if layer.compared:
+                layer.compared.learn(theirs[layer.name] for theirs in every_shown)
+        if processes > 1:
             self._watch.pairing.norms = {
-                name: list(dict.fromkeys(norm for theirs in everyone for norm in theirs[2].get(name, [])))
-                for name in sorted(found)
+                name: list(dict.fromkeys(chain.from_iterable(theirs.get(name, []) for theirs in every_norms)))
+                for name in sorted(set().union(*every_norms))
             }
-        return any(theirs[3] for theirs in everyone)
+        return any(logs)
 
     def _computed(self, jobs: list[Job], processes: int, measure: bool) -> list[Constrained]:
         """Each job's result; the work of one process is that of all, with the others' broadcast."""

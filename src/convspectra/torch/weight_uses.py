@@ -109,10 +109,7 @@ class Weight:
     """One weight with all layers that use it.
 
     Attributes:
-        status: `"held"`, or why it is left alone: `"frozen"` takes no gradient, `"computed"` from other
-            parameters (parametrizations, weight norm, pruning), `"never run"`, `"not compared"` (other code
-            than PyTorch's own runs, and no input showed what it computes), `"computes something else"` than
-            weight and geometry say, `"replaced"` by another module.
+        status: as in `LayerRecord`.
     """
 
     layers: list[Layer]
