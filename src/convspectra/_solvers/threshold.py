@@ -16,6 +16,8 @@ from . import array_api, choice, native, products
 from .choice import Engine
 from .native import Lowered, NumpyArray
 
+Places = NumpyArray | slice
+
 _MAX_SAMPLE_BLOCKS = 16
 """Frequencies whose values are found first: one filling of the lanes."""
 
@@ -30,12 +32,13 @@ def lowered(engine: Engine, blocks: Array, level: float, mostly_outside: bool = 
     flat = xp.reshape(blocks, (-1, *shape[-2:]))
     if engine == "native":
         taken = to_numpy(flat)
+
+        def finished(places: Places) -> Lowered:
+            some = taken[places]
+            return _finished(native.lowered_of_blocks(some, level), lambda: some, level)
+
         found = _outside_only(
-            mostly_outside,
-            lambda: native.singular_values_of_blocks(taken)[0][:, 0],
-            lambda places: native.lowered_of_blocks(taken[places], level),
-            lambda places: taken[places],
-            level,
+            finished, None if mostly_outside else native.singular_values_of_blocks(taken)[0][:, 0], level
         )
     elif products.pay(flat):
         found = products.lowered(flat, level)
@@ -59,13 +62,12 @@ def lowered_symbol(
 
     They lie in this thread's workspace, until its next call.
     """
-    return _outside_only(
-        mostly_outside,
-        lambda: _largest(prepared, grid),
-        lambda places: native.lowered(prepared, grid.at(places), level),
-        lambda places: blocks(grid.at(places)),
-        level,
-    )
+
+    def finished(places: Places) -> Lowered:
+        part = grid.at(places)
+        return _finished(native.lowered(prepared, part, level), lambda: blocks(part), level)
+
+    return _outside_only(finished, None if mostly_outside else _largest(prepared, grid), level)
 
 
 def is_mostly_outside(prepared: native.NativeTaps, grid: FrequencyGrid, level: float) -> bool:
@@ -79,20 +81,14 @@ def _largest(prepared: native.NativeTaps, grid: FrequencyGrid) -> NumpyArray:
     return np.asarray(native.singular_values(prepared, grid)[..., 0])
 
 
-def _outside_only(
-    mostly_outside: bool,
-    largest: Callable[[], NumpyArray],
-    lower: Callable[[NumpyArray | slice], Lowered],
-    blocks: Callable[[NumpyArray | slice], NumpyArray],
-    level: float,
-) -> Lowered:
-    """`lower` of all places, or, unless most are outside, of those that are."""
-    if mostly_outside:
-        return _finished(lower(slice(None)), slice(None), blocks, level)
-    tops = largest().astype(np.float64)
+def _outside_only(lower: Callable[[Places], Lowered], largest: NumpyArray | None, level: float) -> Lowered:
+    """`lower` of all places, or, where the largest values are known, of those that are outside."""
+    if largest is None:
+        return lower(slice(None))
+    tops = largest.astype(np.float64)
     outside = ~(tops <= level)  # NaN is outside
     places = np.flatnonzero(outside.reshape(len(tops), -1).any(axis=1))
-    some = _finished(lower(places), places, blocks, level)
+    some = lower(places)
     if len(places) == len(tops):
         return some
     whole = np.zeros((len(tops), *some.blocks.shape[1:]), dtype=some.blocks.dtype)
@@ -101,16 +97,11 @@ def _outside_only(
     return Lowered(whole, sums, tops)
 
 
-def _finished(
-    found: Lowered,
-    places: NumpyArray | slice,
-    blocks: Callable[[NumpyArray | slice], NumpyArray],
-    level: float,
-) -> Lowered:
+def _finished(found: Lowered, blocks: Callable[[], NumpyArray], level: float) -> Lowered:
     """What the core's iteration did not finish, by LAPACK; NaN stays NaN."""
     missing = np.isnan(found.sums)
     if missing.any():
-        given = blocks(places)[missing]
+        given = blocks()[missing]
         for part, repaired in zip(found, lowered_by_gram(given, level), strict=True):
             part[missing] = repaired
     return found
