@@ -202,8 +202,8 @@ def excess(
     mostly = ready.engine == "native" and threshold.is_mostly_outside(ready.source, grid, level)
     task = partial(_excess, ready, correlation, level, mostly, squares)
     parts = over_grid(task, ready, correlation, compute, makes_blocks=True)
-    adjoint = _back(_sum([part[0] for part in parts]), kernel)
-    total = _sum([part[1] for part in parts]) if squares else None
+    adjoint = _back(sum([part[0] for part in parts]), kernel)
+    total = sum([part[1] for part in parts]) if squares else None
     top = namespace(parts[0][2]).max(namespace(parts[0][2]).stack([part[2] for part in parts]))
     top = in_range_again(_back(top, kernel), power)
     moved = _over_scale(adjoint, correlation) * power
@@ -251,7 +251,7 @@ def adjoint_of_function(
         return adjoint, xp.sum(weights * (new if value is None else value(sigma)))
 
     parts = over_blocks(task, kernel, correlation, compute)
-    adjoint, number = (_sum([part[i] for part in parts]) for i in range(2))
+    adjoint, number = (sum([part[i] for part in parts]) for i in range(2))
     return _back(adjoint, given), _back(number, given)
 
 
@@ -272,7 +272,7 @@ def _derivative(
         moved = frechet(left, sigma, right, level, function, symbol_blocks(direction, correlation, part))
         return symbol_adjoint(moved, correlation, part)
 
-    return _back(_sum(over_blocks(task, kernel, correlation, compute)), given)
+    return _back(sum(over_blocks(task, kernel, correlation, compute)), given)
 
 
 def frechet(
@@ -330,13 +330,6 @@ def _join(left: Array, values: Array, right: Array) -> Array:
 
 def _over_scale(adjoint: Array, correlation: Correlation) -> Array:
     return adjoint / like(tap_scale(correlation), adjoint, adjoint.dtype)
-
-
-def _sum(parts: list[Array]) -> Array:
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = whole + part
-    return whole
 
 
 def lower(level: float, sigma: Array) -> Array:

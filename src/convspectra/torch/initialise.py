@@ -14,6 +14,7 @@ from ..checks import check_limit, check_word
 from ..constrain import Limits, Use
 from ..errors import InputError
 from ..guarantee import Guarantee
+from .orthogonal import orthonormal_factor
 from .tensors import norm_of_tensor
 from .weight_uses import promised_geometry
 
@@ -127,9 +128,8 @@ def _orthonormal(rows: int, columns: int, generator: torch.Generator | None) -> 
     tall = torch.randn(
         max(rows, columns), min(rows, columns), dtype=torch.float64, generator=generator, device=device
     )
-    q, r = torch.linalg.qr(tall.cpu())
-    signed: torch.Tensor = q * torch.where(r.diagonal() < 0, -1.0, 1.0)
-    return signed if rows >= columns else signed.T
+    q, _ = orthonormal_factor(tall.cpu())
+    return q if rows >= columns else q.T
 
 
 def _taps_read_once(layer: _ConvNd) -> list[tuple[int, ...]]:

@@ -78,7 +78,7 @@ class Orthogonal(nn.Module):
         wide = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
         taps = wide.reshape(self.groups, rows, columns, -1).movedim(-1, 0)
         tall = taps if rows >= columns else taps.mT
-        q, dependent = _orthonormal_factor(tall)
+        q, dependent = orthonormal_factor(tall)
         tall = torch.where(dependent[..., None, None], q, tall)
         taps = tall if rows >= columns else tall.mT
         return taps.movedim(0, -1).reshape(weight.shape).to(weight.dtype)
@@ -106,15 +106,15 @@ def _orthogonal_taps(taps: torch.Tensor) -> torch.Tensor:
 
 
 def _with_orthonormal_columns(matrix: torch.Tensor) -> torch.Tensor:
-    q, dependent = _orthonormal_factor(matrix)
+    q, dependent = orthonormal_factor(matrix)
     if torch.compiler.is_compiling() or bool(dependent.any()):
         # Without a derivative there, which would be NaN.
         alone = torch.where(dependent[..., None, None], q.detach(), matrix)
-        q, _ = _orthonormal_factor(alone)
+        q, _ = orthonormal_factor(alone)
     return q
 
 
-def _orthonormal_factor(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def orthonormal_factor(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The Q of tall matrices, and which of them have columns that depend on each other."""
     q, r = torch.linalg.qr(matrix)
     diagonal = r.diagonal(dim1=-2, dim2=-1)
