@@ -15,7 +15,7 @@ from convspectra import penalties
 from convspectra._compat import to_numpy
 from convspectra.compute import DEFAULT
 from convspectra.operators.reference import dense_operator
-from convspectra.penalties.gram import by_autocorrelation, by_frequencies
+from convspectra.penalties.orthonormal import by_autocorrelation, by_frequencies
 from strategies import layers, prepare
 
 # Arguments, and the value from all singular values of the operator.
@@ -78,7 +78,7 @@ def test_both_ways_to_orthogonality_agree(layer):
 
 
 def test_the_cheaper_way_to_orthogonality_is_taken(monkeypatch):
-    module = importlib.import_module("convspectra.penalties.gram")
+    module = importlib.import_module("convspectra.penalties.orthonormal")
     taken = []
     monkeypatch.setattr(module, "by_autocorrelation", lambda *_: taken.append("shifts"))
     monkeypatch.setattr(module, "by_frequencies", lambda *_: taken.append("frequencies"))

@@ -16,7 +16,7 @@ of the operator: they are here to compare with.
 """
 
 from .extremes import condition_number, norm, squared_norm
-from .gram import orthogonality
+from .orthonormal import orthogonality
 from .reshaped import (
     reshaped_condition_number,
     reshaped_hinge,

@@ -17,7 +17,7 @@ from ..geometry import ConvGeometry
 from ..guarantee import Target, target_of
 from ..problem import problem_of
 from ..projection.matrix_clip import as_pointwise
-from . import extremes, gram, sums
+from . import extremes, orthonormal, sums
 
 
 def reshaped_norm(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:
@@ -98,7 +98,7 @@ def reshaped_orthogonality(kernel: Array, geometry: ConvGeometry, *, compute: Co
     References:
         Cisse, Bojanowski, Grave, Dauphin and Usunier (2017), who add half of it.
     """
-    return gram.orthogonality_of(_reshaped(kernel, geometry, compute))
+    return orthonormal.orthogonality_of(_reshaped(kernel, geometry, compute))
 
 
 def reshaped_nuclear_norm(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:

@@ -41,7 +41,7 @@ def orthogonality(
 ) -> Array:
     """`sum (sigma^2 - 1)^2`: zero where the operator has orthonormal rows or columns.
 
-    By matrix products only (see `penalties/gram.py`), no decomposition. A polynomial of the
+    By matrix products only (see `penalties/orthonormal.py`), no decomposition. A polynomial of the
     kernel: its derivatives of all orders exist everywhere, and are the library's own.
 
     Arguments:
