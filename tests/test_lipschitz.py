@@ -270,6 +270,66 @@ def test_the_bound_is_above_jacobians_and_quotients(name, tmp_path):
         assert quotient <= upper * (1 + 1e-12)
 
 
+def branching(path, condition, *, open_size=False):
+    """A network of which one branch scales by 2 what the other scales by 5."""
+    net = Net(dtype=np.float32)
+    if open_size:
+        net.inputs[0].type.tensor_type.shape.dim[2].ClearField("dim_value")
+    x = net.add("Neg", "x")
+    kind = helper.make_tensor_value_info("out", net.kind, None)
+    names = {
+        name: net.constant(np.float32(value)) for name, value in (("then_branch", 2), ("else_branch", 5))
+    }
+    branches = {
+        name: helper.make_graph([helper.make_node("Mul", [x, factor], ["out"])], name, [], [kind])
+        for name, factor in names.items()
+    }
+    choice = net.constant(condition) if not open_size else condition(net)
+    y = net.add("If", choice, **branches)
+    factors = {
+        name: helper.make_graph([helper.make_node("Identity", [factor], ["out"])], name, [], [kind])
+        for name, factor in names.items()
+    }
+    return net.save(path, net.add("Mul", net.add("Relu", y), net.add("If", choice, **factors)))
+
+
+def height_above_4(net):
+    height = net.add("Gather", net.add("Shape", "x"), np.array(2))
+    return net.add("Greater", height, np.array(4))
+
+
+@pytest.mark.parametrize("condition", [True, False, height_above_4])
+def test_an_if_of_a_known_condition_is_its_branch(condition, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    torch = pytest.importorskip("torch")
+    from convspectra.lipschitz.jacobian import Derivative
+
+    computed = callable(condition)
+    path = branching(tmp_path / "m.onnx", condition if computed else np.array(condition), open_size=computed)
+    graph = read_graph(path, input_shape=SHAPE[1:] if computed else None)
+    report = lipschitz(graph)
+    assert (
+        [one.name for one in report.outputs]
+        == list(graph.outputs)
+        == ["mul4_0" if not computed else "mul7_0"]
+    )
+    assert report.joint.upper == pytest.approx(4.0 if condition else 25.0)
+    x = rng(2).standard_normal(SHAPE).astype(np.float32)
+    (expected,) = runtime.InferenceSession(path).run(None, {"x": x})
+    derivative = Derivative(graph, folded(graph, graph.outputs))
+    (found,) = derivative.values((torch.from_numpy(x.astype(np.float64)),), graph.outputs)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+
+
+def test_an_if_of_an_unknown_condition_is_refused(tmp_path):
+    def positive(net):
+        return net.add("Greater", net.add("ReduceMean", "x", keepdims=0), np.array(0.0))
+
+    path = branching(tmp_path / "m.onnx", positive, open_size=True)
+    with pytest.raises(InputError, match="depends on Greater"):
+        lipschitz(read_graph(path, input_shape=SHAPE[1:]))
+
+
 @pytest.mark.parametrize("name", [*LINEAR, *OTHERS, *ONLY_READ])
 def test_the_graph_is_read_right(name, tmp_path):
     """Its values again in PyTorch are those of onnxruntime, which is another program."""

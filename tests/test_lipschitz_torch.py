@@ -128,6 +128,7 @@ NETS = {
             0, 2, 1, 3
         )
     ),
+    "constant between": function(lambda net, x: torch.cat([x, torch.ones(1, 2, 6, 5), 2 * x], 1)),
     "split": function(lambda net, x: torch.cat([one * 2 for one in x.chunk(2, 1)], 1)),
     "stack": function(lambda net, x: torch.stack(x.unbind(1), -1).sum(1)),
     "view": function(lambda net, x: x.transpose(1, 2).reshape(1, -1).unsqueeze(-1).expand(1, 120, 2)),

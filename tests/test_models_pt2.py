@@ -211,6 +211,16 @@ def test_operators_that_are_not_of_tensors_are_refused(target, entries, tmp_path
     refused(write(tmp_path / "m.pt2", changed(entries, change)), "no operator of PyTorch", tmp_path)
 
 
+def test_an_operator_that_others_have_added_is_one_node_that_is_not_read(entries, tmp_path):
+    def change(program):
+        program["graph_module"]["graph"]["nodes"][-1]["target"] = "torch.ops.own.relu.default"
+
+    path = write(tmp_path / "m.pt2", changed(entries, change))
+    assert [layer.name for layer in read_model(path).layers] == ["0"]
+    with pytest.raises(InputError, match="depends on relu 'relu': an operator from outside of PyTorch's own"):
+        lipschitz(read_graph(path))
+
+
 def test_names_that_would_become_source_are_refused(entries, tmp_path):
     name = f"x=open({str(tmp_path / 'marker')!r},'w')"
 

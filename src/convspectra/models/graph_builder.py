@@ -29,6 +29,7 @@ from .operations import (
     output_shape,
     positions_in,
 )
+from .reading import first_line
 from .records import Unread
 
 LARGEST = 2**27
@@ -54,9 +55,8 @@ def translating() -> Iterator[None]:
     except InputError as error:
         raise UnsupportedError(str(error)) from None
     except Exception as error:  # noqa: BLE001  # attributes that are missing, or of any type and shape
-        line = (str(error).strip().splitlines() or [""])[0]
         raise UnsupportedError(
-            f"it contradicts its operator or its inputs: {type(error).__name__}: {line}"
+            f"it contradicts its operator or its inputs: {type(error).__name__}: {first_line(error)}"
         ) from None
 
 

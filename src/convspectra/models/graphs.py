@@ -14,7 +14,7 @@ from . import input_shapes
 from .graph_builder import LARGEST
 from .input_shapes import InputShape
 from .operations import Graph, Move, Node, OpenShape, Refused, complete
-from .reading import reading
+from .reading import first_line, reading
 from .sniff import Format, format_of
 
 
@@ -107,8 +107,7 @@ def _moving_fault(move: Move) -> str:
     try:
         _ = move.index
     except Exception as error:  # noqa: BLE001  # whatever an operator makes of amounts of any type and value
-        line = (str(error).strip().splitlines() or [""])[0]
-        return f"contradicts its operator or its inputs: {type(error).__name__}: {line}"
+        return f"contradicts its operator or its inputs: {type(error).__name__}: {first_line(error)}"
     return ""
 
 

@@ -12,7 +12,7 @@ from ..errors import InputError, ModelError
 from . import sniff
 from .formats.pytorch.reader import as_array, load, require_torch, state_dicts
 from .formats.safetensors import reader as safetensors
-from .reading import reading
+from .reading import first_line, reading
 from .records import Model, Unread
 from .weights import plain_names
 
@@ -41,8 +41,7 @@ def build(name: str) -> Any:
             found = getattr(found, part)
         made = found if isinstance(found, torch.nn.Module) else found()  # type: ignore[operator]
     except Exception as error:  # noqa: BLE001  # whatever a user's code raises
-        line = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(f"module={name!r}: {type(error).__name__}: {line}") from None
+        raise InputError(f"module={name!r}: {type(error).__name__}: {first_line(error)}") from None
     if not isinstance(made, torch.nn.Module):
         raise InputError(f"module={name!r} must return a torch.nn.Module; got {type(made).__name__}")
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from ..errors import GeometryError, InputError
 from ..geometry import ConvGeometry
 from . import batch_norm
 from .names import Names
+from .reading import first_line
 from .records import ConvLayer, Model
+from .weights import linear, stated_convolution
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _FUNCTIONAL = {
@@ -90,10 +93,9 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], *, name: str | None =
         with torch.no_grad(), watcher.functional:
             module(example)
     except Exception as error:  # noqa: BLE001  # whatever a user's forward raises
-        line = (str(error).strip().splitlines() or [""])[0]
         raise InputError(
             f"{type(module).__name__} failed on an input of shape {tuple(example.shape)}: "
-            f"{type(error).__name__}: {line}; give the input_shape it takes"
+            f"{type(error).__name__}: {first_line(error)}; give the input_shape it takes"
         ) from None
     finally:
         watcher.detach()
@@ -183,20 +185,14 @@ class _Watcher:
     def layer(self, part: Any, size: tuple[int, ...] | None, name: str) -> ConvLayer:
         kernel = part.weight.detach().cpu()
         kernel = kernel.float() if kernel.dtype == torch.bfloat16 else kernel
-        is_linear = isinstance(part, nn.Linear)
         geometry = None if size is None else geometry_of(part, size)
-        axes = kernel.ndim - 2
+        reason = "" if geometry else "the forward pass never ran this layer"
+        name, source = name or type(part).__name__, "traced module"
+        if isinstance(part, nn.Linear):
+            return replace(linear(name, kernel.numpy(), source), geometry=geometry, reason=reason)
         transposed = isinstance(part, _ConvTransposeNd)
-        return ConvLayer(
-            name=name or type(part).__name__,
-            kind="linear" if is_linear else f"conv{'_transpose' if transposed else ''}{axes}d",
-            kernel=kernel.numpy()[..., None] if is_linear else kernel.numpy(),
-            layout="OIW" if is_linear else ("IO" if transposed else "OI") + "DHW"[-axes:],
-            geometry=geometry,
-            batch_norm_scale=_scale(self.norms.get(part)),
-            source="traced module",
-            reason="" if geometry else "the forward pass never ran this layer",
-        )
+        layer = stated_convolution(name, kernel.numpy(), transposed, geometry, source, reason)
+        return replace(layer, batch_norm_scale=_scale(self.norms.get(part)))
 
     def other(self) -> Counter[str]:
         """Leaf modules that are no convolution, by class."""

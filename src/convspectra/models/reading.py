@@ -9,6 +9,11 @@ from pathlib import Path
 from ..errors import GeometryError, InputError, KernelError, ModelError
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, without what follows in further lines."""
+    return next(iter(str(error).strip().splitlines()), "")
+
+
 @contextmanager
 def reading(path: Path, kind: str = "model") -> Iterator[None]:
     """Inside it, any error about the file at `path` leaves as a `ModelError` of file, format and cause.

@@ -177,6 +177,27 @@ def convolution(
     )
 
 
+def stated_convolution(
+    name: str,
+    kernel: NumpyArray,
+    transposed: bool,
+    geometry: ConvGeometry | None,
+    source: str,
+    reason: str = "",
+) -> ConvLayer:
+    """A convolution as graphs and modules have it, its kernel with the taps behind."""
+    axes = kernel.ndim - 2
+    return ConvLayer(
+        name=name,
+        kind=f"conv{'_transpose' if transposed else ''}{axes}d",
+        kernel=kernel,
+        layout=("IO" if transposed else "OI") + "DHW"[-axes:],
+        geometry=geometry,
+        source=source,
+        reason=reason,
+    )
+
+
 def linear(name: str, matrix: NumpyArray, source: str, layout: str = "OIW") -> ConvLayer:
     """A linear layer of shape (out, in), or (in, out), as a 1x1 convolution on one point."""
     geometry = ConvGeometry((1,), layout=layout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ....errors import GeometryError
@@ -16,30 +17,30 @@ PAD_MODES: dict[str, PaddingMode] = {
 
 
 def stated_geometry(
-    transposed: bool,
-    found: dict[str, Any],
-    size: list[int],
-    taps: tuple[int, ...],
-    pads: tuple[tuple[int, int], ...],
-    mode: PaddingMode = "zeros",
+    transposed: bool, found: dict[str, Any], size: list[int], taps: tuple[int, ...]
 ) -> ConvGeometry:
     """The geometry of a Conv or ConvTranspose with these attributes, at an input size.
 
     Raises:
         GeometryError: something that `ConvGeometry` cannot hold.
     """
-    axes = len(taps)
-    options: dict[str, Any] = {
-        "stride": found.get("strides", [1] * axes),
-        "dilation": found.get("dilations", [1] * axes),
-        "groups": found.get("group", 1),
-        "transposed": transposed,
-        "padding_mode": mode,
-    }
-    if options["transposed"]:
-        return _transposed_geometry(size, taps, found, pads, options)
-    padding = auto_pads(found.get("auto_pad", "NOTSET"), size, taps, options) or pads
-    return ConvGeometry(size, padding=padding, **options)
+    stride, dilation = (found.get(name, [1] * len(taps)) for name in ("strides", "dilations"))
+    word, pads = found.get("auto_pad", "NOTSET"), pad_pairs(found.get("pads"), len(taps))
+    extra: Any = 0
+    if transposed:
+        extra = found.get("output_padding", [0] * len(size))
+        pads = _transposed_pads(word, size, taps, stride, dilation, extra, found.get("output_shape")) or pads
+    else:
+        pads = auto_pads(word, size, taps, stride, dilation) or pads
+    return ConvGeometry(
+        size,
+        stride=stride,
+        dilation=dilation,
+        groups=found.get("group", 1),
+        transposed=transposed,
+        padding=pads,
+        output_padding=extra,
+    )
 
 
 def pad_pairs(pads: list[int] | None, axes: int) -> tuple[tuple[int, int], ...]:
@@ -49,13 +50,13 @@ def pad_pairs(pads: list[int] | None, axes: int) -> tuple[tuple[int, int], ...]:
 
 
 def auto_pads(
-    word: str, size: list[int], taps: tuple[int, ...], options: dict[str, Any]
+    word: str, size: Sequence[int], taps: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> tuple[tuple[int, int], ...] | None:
     """The pads that `auto_pad` stands for; None where the explicit ones count."""
     if word in ("NOTSET", ""):
         return None
     pairs = []
-    for n, k, s, d in zip(size, taps, options["stride"], options["dilation"], strict=True):
+    for n, k, s, d in zip(size, taps, stride, dilation, strict=True):
         outputs = -(-n // s)
         total = max((outputs - 1) * s + d * (k - 1) + 1 - n, 0) if word != "VALID" else 0
         less, more = total // 2, total - total // 2
@@ -63,30 +64,26 @@ def auto_pads(
     return tuple(pairs)
 
 
-def _transposed_geometry(
-    size: list[int],
-    taps: tuple[int, ...],
-    found: dict[str, Any],
-    pads: tuple[tuple[int, int], ...],
-    options: dict[str, Any],
-) -> ConvGeometry:
-    """ConvTranspose: `output_shape` or `auto_pad` decide the pads, as the operator's text says."""
-    extra = found.get("output_padding", [0] * len(size))
-    word = found.get("auto_pad", "NOTSET")
-    wanted = found.get("output_shape")
+def _transposed_pads(
+    word: str,
+    size: Sequence[int],
+    taps: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    extra: Sequence[int],
+    wanted: Sequence[int] | None,
+) -> tuple[tuple[int, int], ...] | None:
+    """Those of a ConvTranspose: `output_shape` or `auto_pad` decide, as the operator's text says."""
     if wanted is None and word in ("SAME_UPPER", "SAME_LOWER"):
-        wanted = [n * s for n, s in zip(size, options["stride"], strict=True)]
-    if wanted is not None:
-        pairs = []
-        for n, k, s, d, e, out in zip(
-            size, taps, options["stride"], options["dilation"], extra, wanted[-len(size) :], strict=True
-        ):
-            total = (n - 1) * s + e + d * (k - 1) + 1 - out
-            if total < 0:
-                raise GeometryError(f"output_shape {wanted} is larger than the kernel reaches")
-            less, more = total // 2, total - total // 2
-            pairs.append((less, more) if word == "SAME_UPPER" else (more, less))
-        pads = tuple(pairs)
-    elif word == "VALID":
-        pads = ((0, 0),) * len(size)
-    return ConvGeometry(size, padding=pads, output_padding=extra, **options)
+        wanted = [n * s for n, s in zip(size, stride, strict=True)]
+    if wanted is None:
+        return ((0, 0),) * len(size) if word == "VALID" else None
+    pairs = []
+    sides = zip(size, taps, stride, dilation, extra, wanted[-len(size) :], strict=True)
+    for n, k, s, d, e, out in sides:
+        total = (n - 1) * s + e + d * (k - 1) + 1 - out
+        if total < 0:
+            raise GeometryError(f"output_shape {wanted} is larger than the kernel reaches")
+        less, more = total // 2, total - total // 2
+        pairs.append((less, more) if word == "SAME_UPPER" else (more, less))
+    return tuple(pairs)

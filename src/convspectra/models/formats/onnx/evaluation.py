@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...budget import Budget
+from ...reading import first_line
 from . import store as tensors
 
 Array = np.ndarray[Any, Any]
@@ -65,9 +66,8 @@ def evaluate(node: Any, inputs: Sequence[Array | None], opset: int, budget: Budg
     except Exception as error:
         if type(error).__module__.startswith("convspectra"):
             raise
-        line = (str(error).strip().splitlines() or [""])[0]
         raise NotConstantError(
-            f"made by {label}, which contradicts its operator or its inputs: {line}"
+            f"made by {label}, which contradicts its operator or its inputs: {first_line(error)}"
         ) from None
 
 

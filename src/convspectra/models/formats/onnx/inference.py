@@ -97,10 +97,10 @@ class Inference:
         for place, node in enumerate(graph.node):
             self.values.store.budget.evaluate("the sizes in its graph")
             bodies, read = tensors.subgraphs(node), [name for name in node.input if name]
+            found = self._of_bodies(place, node, bodies, scope) if bodies else self._of_operator(node, scope)
             depends = bodies or any(scope.depends(name) or not scope.is_made(name) for name in read)
             if depends and not self._is_known_size(node, scope):
-                scope.dependent.update(node.output)
-            found = self._of_bodies(place, node, bodies, scope) if bodies else self._of_operator(node, scope)
+                scope.dependent.update(name for name in node.output if not scope.is_fixed(name))
             for name, kind in zip_longest(node.output, found[: len(node.output)]):
                 scope.types[name] = _filled(kind, stated.get(name))
         return scope
@@ -140,12 +140,25 @@ class Inference:
                 states, lists = read[: len(read) - count], read[len(read) - count :]
                 slices = [_slice(kind, axis) for kind, axis in zip_longest(lists, axes[:count], fillvalue=0)]
                 return self._repeated(place, bodies[0], scope, [], states, slices)
-        scopes = scope.inner[place] = [self.scope(body, scope) for body in bodies]
-        outputs = [
-            [one.types.get(value.name) for value in body.output]
-            for one, body in zip(scopes, bodies, strict=True)
-        ]
-        return [_agreed(kinds) for kinds in zip(*outputs, strict=False)] if node.op_type == "If" else []
+        inner = scope.inner[place] = [(body, self.scope(body, scope)) for body in bodies]
+        if node.op_type != "If":
+            return []
+        branch = self._branch(node, scope)
+        runs = [(body, one) for body, one in inner if branch in (None, body)]
+        outputs = [[(value.name, one) for value in body.output] for body, one in runs]
+        if branch is not None:
+            scope.chosen.update(zip(node.output, outputs[0], strict=False))
+        kinds = [[one.type_of(name) for name, one in made] for made in outputs]
+        return [_agreed(those) for those in zip(*kinds, strict=False)]
+
+    def _branch(self, node: Any, scope: Scope) -> Any:
+        """The branch of an If that runs, None where the input of the network may decide."""
+        given = node.input[0] if node.input else ""
+        value = None if not given or scope.depends(given) else self.values.get(given, scope)
+        if value is None or value.size != 1:
+            return None
+        word = "then_branch" if value.reshape(()) else "else_branch"
+        return next((one.g for one in node.attribute if one.name == word), None)
 
     def _repeated(
         self, place: int, body: Any, scope: Scope, first: list[Any], states: list[Any], slices: list[Any]
@@ -159,7 +172,7 @@ class Inference:
             made = [inner.types.get(one.name) for one in body.output][len(first) // 2 :]
             kept = [_agreed(pair) for pair in zip(states, made, strict=False)]
             if kept == states[: len(kept)]:
-                scope.inner[place] = [inner]
+                scope.inner[place] = [(body, inner)]
                 return [*kept, *map(_list, made[len(kept) :])]
             states = kept
 

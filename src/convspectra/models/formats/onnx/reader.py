@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 
 from ....errors import GeometryError, ModelError
-from ....geometry import ConvGeometry
 from ...budget import Budget
 from ...graph_builder import Builder, UnsupportedError, translating
 from ...input_shapes import InputShape
 from ...names import layer_name, says_weight
-from ...operations import Graph, StoredLayer
+from ...operations import Graph, Move, StoredLayer
+from ...reading import first_line
 from ...records import ConvLayer, Unread
+from ...step import Step, Tensor
+from ...weights import linear, stated_convolution
 from . import inference, kernels, operators
 from . import store as tensors
-from .conv_geometry import pad_pairs, stated_geometry
+from .conv_geometry import stated_geometry
 from .evaluation import NotConstantError
 from .scope import Scope, Values
-from .step import Step
 
 Array = np.ndarray[Any, Any]
 
@@ -103,13 +104,16 @@ class Reader:
             self.made.add(self._key(name, scope))
         for place, node in enumerate(graph.node):
             made = []
-            for inner, within in zip(tensors.subgraphs(node), scope.inner.get(place, ()), strict=False):
-                read = [self._key(name, scope) for name in node.input]
+            read = [self._key(name, scope) for name in node.input]
+            for inner, within in scope.inner.get(place, ()):
                 for one in inner.input:
                     self.builder.refuse(one.name, node.op_type, IN_A_BODY, read, self._key(one.name, within))
                 self._graph(inner, within)
                 made += [self._key(one.name, within) for one in inner.output]
-            self._node(node, scope, made)
+            if any(name in scope.chosen for name in node.output):
+                self._chosen(node, scope)
+            else:
+                self._node(node, scope, made)
 
     def _key(self, name: str, scope: Scope) -> str:
         """The name of a tensor in the graph that is made, where each has its own; "" for none."""
@@ -121,6 +125,31 @@ class Reader:
             if name in home.dependent:
                 self.builder.add_input(key, None if sizes is None else tuple(sizes))
         return home.keys.get(name, "")
+
+    def _chosen(self, node: Any, scope: Scope) -> None:
+        """What an If makes whose branch is known: what that branch makes."""
+        for name in filter(None, node.output):
+            key, inside = self._key(name, scope), self._key(*scope.chosen[name])
+            self._make(key, node)
+            if self.builder.depends(key):
+                label = kernels.label(node)
+                try:
+                    self.builder.add(label, "If", Move(self.builder.sizes(inside)), [inside], key)
+                except UnsupportedError as error:
+                    self.builder.refuse(label, "If", str(error), [inside], key)
+
+    def _make(self, key: str, node: Any) -> None:
+        """Note that a node makes a tensor.
+
+        Raises:
+            ModelError: another node makes it as well.
+        """
+        if key in self.made:
+            operator = tensors.operator(node)
+            raise ModelError(
+                f"{self.store.path}: {operator} {kernels.label(node)!r} makes {key!r} a second time"
+            )
+        self.made.add(key)
 
     def _output(self, name: str, scope: Scope) -> str:
         key = self._key(name, scope)
@@ -140,11 +169,7 @@ class Reader:
         outputs = [self._key(name, scope) for name in node.output]
         missing = next((name for name in read if name and name not in self.made), None)
         for key in filter(None, outputs):
-            if key in self.made:
-                raise ModelError(
-                    f"{self.store.path}: {operator} {kernels.label(node)!r} makes {key!r} a second time"
-                )
-            self.made.add(key)
+            self._make(key, node)
         if any(outputs) and not any(map(self.builder.depends, outputs)) and self._is_evaluated(node, scope):
             return
         layer = self._layer(node, scope)
@@ -164,8 +189,8 @@ class Reader:
                 rule = operators.TABLE.get(operator)
                 if rule is None:
                     raise UnsupportedError(operators.reason(node))
-                found = tensors.attributes(node)
-                rule(Step(self.builder, node, label, found, self.opset, read, outputs, layer))
+                found = arguments(node, read, self.opset)
+                rule(Step(self.builder, label, operator, found, outputs, layer, (node, self.opset)))
         except UnsupportedError as error:
             for key in outputs:
                 if key and key not in self.builder.producers:
@@ -197,8 +222,7 @@ class Reader:
         except ModelError:
             raise
         except Exception as error:  # noqa: BLE001  # attributes and tensors of any type and shape
-            line = (str(error).strip().splitlines() or [""])[0]
-            reason = f"it contradicts its operator or its inputs: {type(error).__name__}: {line}"
+            reason = f"it contradicts its operator or its inputs: {type(error).__name__}: {first_line(error)}"
         return Unread(f"{node.op_type} {kernels.label(node)}", None, reason)
 
     def _has_weights(self, node: Any, scope: Scope) -> bool:
@@ -206,13 +230,13 @@ class Reader:
         found = [self.values.get(name, scope) for name in node.input if name]
         return any(value is not None and value.ndim >= 2 for value in found)
 
-    def _stored(self, node: Any, known: kernels.Weights, scope: Scope, **facts: Any) -> StoredLayer:
-        """A layer by its weights."""
+    def _stored(self, node: Any, known: kernels.Weights, scope: Scope, layer: ConvLayer) -> StoredLayer:
+        """A layer, named by its weights."""
         weight = node.input[known.weight]
         stored, tensor = kernels.stored_in(weight, scope)
         name = kernels.plain_name(weight if says_weight(weight) else stored, node)
         integers = known.quantised or (tensor is not None and tensors.is_integer(tensor))
-        return StoredLayer(ConvLayer(name=name, source="graph", **facts), weight, integers)
+        return StoredLayer(replace(layer, name=name), weight, integers)
 
     def _linear(self, node: Any, known: kernels.Weights, scope: Scope) -> StoredLayer | None:
         """A linear layer as a 1x1 convolution on one point; None where not one factor alone is constant."""
@@ -228,9 +252,8 @@ class Reader:
         if matrix.ndim != 2:
             raise NotConstantError(f"of shape {matrix.shape}; a matrix is read")
         out_in, alpha = out_in_of(node, place, matrix)
-        kernel = np.ascontiguousarray(out_in if alpha == 1 else out_in.astype(np.float64) * alpha)[..., None]
-        facts = {"kind": "linear", "kernel": kernel, "layout": "OIW", "geometry": ConvGeometry((1,))}
-        return self._stored(node, known, scope, **facts)
+        scaled = np.ascontiguousarray(out_in if alpha == 1 else out_in.astype(np.float64) * alpha)
+        return self._stored(node, known, scope, linear("", scaled, "graph"))
 
     def _convolution(self, node: Any, known: kernels.Weights, scope: Scope) -> StoredLayer:
         """A convolution or a transposed one, with what its own attributes say."""
@@ -239,24 +262,40 @@ class Reader:
         if axes not in (1, 2, 3):
             raise NotConstantError(f"of shape {kernel.shape}; kernels with 1 to 3 spatial axes are read")
         geometry, reason = None, UNKNOWN_SIZE
-        size, found = (scope.sizes(node.input[0]) or [])[2:], tensors.attributes(node)
-        if len(size) == axes and None not in size:
-            pads = pad_pairs(found.get("pads"), axes)
-            known_size = [n for n in size if n is not None]
+        size = [n for n in (scope.sizes(node.input[0]) or [])[2:] if n is not None]
+        if len(size) == axes == len(scope.sizes(node.input[0]) or []) - 2:
             try:
-                geometry, reason = stated_geometry(transposed, found, known_size, kernel.shape[2:], pads), ""
+                found = tensors.attributes(node)
+                geometry, reason = stated_geometry(transposed, found, size, kernel.shape[2:]), ""
             except GeometryError as error:
                 reason = str(error)
-        return self._stored(
-            node,
-            known,
-            scope,
-            kind=f"{known.kind}{axes}d",
-            kernel=kernel,
-            layout=("IO" if transposed else "OI") + "DHW"[-axes:],
-            geometry=geometry,
-            reason=reason,
-        )
+        layer = stated_convolution("", kernel, transposed, geometry, "graph", reason)
+        return self._stored(node, known, scope, layer)
+
+
+def arguments(node: Any, inputs: list[str], opset: int) -> dict[str, Any]:
+    """A node's inputs and attributes by the names of its operator's definition, inputs first.
+
+    Raises:
+        UnsupportedError: there are more inputs than it has, or one is missing.
+    """
+    import onnx
+
+    found: dict[str, Any] = {}
+    formal = list(onnx.defs.get_schema(node.op_type, opset, "").inputs)
+    options = onnx.defs.OpSchema.FormalParameterOption
+    for place, one in enumerate(formal):
+        if one.option == options.Variadic:
+            found[one.name] = list(map(Tensor, inputs[place:]))
+            break
+        given = inputs[place] if place < len(inputs) else ""
+        if not given and one.option == options.Single:
+            raise UnsupportedError(f"it has no {one.name}")
+        found[one.name] = Tensor(given) if given else None
+    else:
+        if len(inputs) > len(formal):
+            raise UnsupportedError(f"it has {len(inputs)} inputs, and its operator {len(formal)}")
+    return found | {name: value for name, value in tensors.attributes(node).items() if name not in found}
 
 
 class _Constants(dict[str, Array]):

@@ -23,7 +23,8 @@ class Scope:
     Attributes:
         types: of all values, as far as they are known.
         dependent: names of what may change with the input of the network.
-        inner: the scopes of the graphs inside its nodes, by the node's place.
+        inner: the graphs inside its nodes, and their scopes, by the node's place.
+        chosen: of what an If makes whose branch is known, what that branch makes, and its scope.
         keys: the tensors' names in the graph that is made of the whole, where each has its own.
     """
 
@@ -37,7 +38,8 @@ class Scope:
     outputs: set[str] = field(default_factory=set)
     dependent: set[str] = field(default_factory=set)
     values: dict[str, Array | NotConstantError] = field(default_factory=dict)
-    inner: dict[int, list[Scope]] = field(default_factory=dict)
+    inner: dict[int, list[tuple[Any, Scope]]] = field(default_factory=dict)
+    chosen: dict[str, tuple[str, Scope]] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
@@ -71,6 +73,10 @@ class Scope:
     def depends(self, name: str) -> bool:
         """Whether a tensor may change with the input of the network."""
         return any(name in one.dependent for one in self.around())
+
+    def is_fixed(self, name: str) -> bool:
+        """Whether an If makes a tensor, by a known branch, of what does not depend on the input."""
+        return name in self.chosen and not self.chosen[name][1].depends(self.chosen[name][0])
 
     def is_made(self, name: str) -> bool:
         """Whether a tensor is an input or constant, or a node before makes it."""
@@ -128,13 +134,13 @@ class Values:
         while steps:
             one, home = steps[-1]
             key = (id(home), one)
-            needed = None if one in home.values else next(path[key], None)
-            if needed is None:
+            read = None if one in home.values else next(path[key], None)
+            if read is None:
                 home.values.setdefault(one, self._value(one, home))
                 del path[key]
                 steps.pop()
                 continue
-            inner = home.home(needed) or home
+            needed, inner = read[0], read[1].home(read[0]) or read[1]
             if (id(inner), needed) in path:
                 home.values[one] = NotConstantError("part of a cycle")
             elif isinstance(inner.values.get(needed), NotConstantError):
@@ -147,16 +153,18 @@ class Values:
             raise NotConstantError(str(found))
         return found
 
-    def _needed(self, name: str, home: Scope) -> Iterator[str]:
-        """What a value is made of, in the order in which it is looked at."""
+    def _needed(self, name: str, home: Scope) -> Iterator[tuple[str, Scope]]:
+        """What a value is made of and where that is seen, in the order in which it is looked at."""
+        if name in home.chosen:
+            return iter([home.chosen[name]])
         node = home.producers.get(name)
         if name in home.constants or name in home.sparse or node is None or not _is_evaluated(node):
             return iter(())
         if self._known_size(node, home) is not None:
             return iter(())
         if node.op_type == "Gather" and self._listed(node.input[0], home) is not None:
-            return iter(node.input[1:2])
-        return iter([one for one in node.input if one])
+            return iter([(one, home) for one in node.input[1:2]])
+        return iter([(one, home) for one in node.input if one])
 
     def _value(self, name: str, home: Scope) -> Array | NotConstantError:
         """A value whose parts are known, or why there is none."""
@@ -179,6 +187,9 @@ class Values:
             return known
         if node.op_type == "Gather" and self._listed(node.input[0], home) is not None:
             return self._part_of_shape(node, home)
+        if name in home.chosen:
+            made_by, inside = home.chosen[name]
+            return (inside.home(made_by) or inside).values[made_by]
         inputs: list[Array | None] = []
         for one in node.input:
             read = (home.home(one) or home).values.get(one) if one else None

@@ -8,16 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ...graph_builder import (
-    UnsupportedError,
-    average_matrix,
-    interpolation_matrix,
-    pool_outputs,
-    reduction,
-)
+from ... import rules
+from ...graph_builder import UnsupportedError, interpolation_matrix
 from ...operations import Array, AxisMatrices, MaxPool, Move, positions_in
+from ...step import Step
 from .conv_geometry import PAD_MODES, auto_pads, pad_pairs
-from .step import Step
 
 _LONGEST = 2**24
 """More points than any network has along one axis."""
@@ -26,40 +21,26 @@ _LONGEST = 2**24
 def pool(step: Step) -> None:
     """MaxPool and AveragePool: sizes as the operators' text says."""
     found, size = step.found, step.shape[2:]
-    axes, taps = len(size), found["kernel_shape"]
-    if found.get("storage_order", 0) or len([name for name in step.node.output if name]) > 1:
+    axes, taps = len(size), tuple(found["kernel_shape"])
+    if found.get("storage_order", 0) or any(step.outputs[1:]):
         raise UnsupportedError("positions of maxima are no function with a constant")
-    stride, dilation = found.get("strides", [1] * axes), found.get("dilations", [1] * axes)
-    options = {"stride": stride, "dilation": dilation}
+    stride, dilation = (tuple(found.get(name, [1] * axes)) for name in ("strides", "dilations"))
     word = found.get("auto_pad", "NOTSET")
-    automatic = auto_pads(word, list(size), taps, options)
-    pads = automatic or pad_pairs(found.get("pads"), axes)
-    outputs = tuple(
-        pool_outputs(n, d * (k - 1) + 1, s, pad, bool(found.get("ceil_mode", 0)))
-        for n, k, s, d, pad in zip(size, taps, stride, dilation, pads, strict=True)
+    pads = auto_pads(word, list(size), taps, stride, dilation) or pad_pairs(found.get("pads"), axes)
+    rules.pool(
+        step,
+        taps,
+        stride,
+        dilation,
+        pads,
+        ceil=bool(found.get("ceil_mode", 0)),
+        average=step.word == "AveragePool",
+        counted=bool(found.get("count_include_pad", 0)),
     )
-    before = tuple(pad[0] for pad in pads)
-    if step.node.op_type == "MaxPool":
-        step.emit(MaxPool(tuple(taps), tuple(stride), tuple(dilation), before, outputs))
-        return
-    counted = bool(found.get("count_include_pad", 0))
-    matrices = {
-        2 + i: average_matrix(
-            size[i],
-            taps[i],
-            stride[i],
-            before[i],
-            outputs[i],
-            end=size[i] + pads[i][1] if counted else None,
-            dilation=dilation[i],
-        )
-        for i in range(axes)
-    }
-    step.emit(AxisMatrices(matrices))
 
 
 def global_average(step: Step) -> None:
-    step.emit(reduction(step.shape, range(2, len(step.shape)), mean=True))
+    rules.reduce(step, range(2, len(step.shape)), mean=True, keep=True)
 
 
 def global_max(step: Step) -> None:
@@ -68,28 +49,18 @@ def global_max(step: Step) -> None:
 
 
 def reduce(step: Step) -> None:
-    axes = step.found.get("axes")
-    if axes is None:
-        given = step.optional(1, "axes")
-        axes = None if given is None else given.reshape(-1).tolist()
+    given = step.optional("axes")
+    axes = None if given is None else given.reshape(-1).tolist()
     if not axes and step.found.get("noop_with_empty_axes", 0):
-        step.emit(Move(step.sizes))
+        rules.identity(step)
         return
-    axes = [axis % len(step.shape) for axis in axes] if axes else list(range(len(step.shape)))
-    operation = reduction(step.shape, axes, mean=step.node.op_type == "ReduceMean")
-    if step.found.get("keepdims", 1):
-        step.emit(operation)
-        return
-    kept = step.between(operation)
-    rest = tuple(n for axis, n in enumerate(step.shape) if axis not in axes)
-    step.emit(Move(rest, lambda: positions_in(rest)), kept)
+    rules.reduce(step, axes, mean=step.word == "ReduceMean", keep=bool(step.found.get("keepdims", 1)))
 
 
 def pad(step: Step) -> None:
-    amounts = step.found.get("pads")
-    given = np.asarray(amounts) if amounts is not None else step.constant(1, "amounts")
-    value, some = step.optional(2, "value"), step.optional(3, "axes")
-    fill = step.found.get("value", 0.0) if value is None else value.reshape(())
+    given, some = step.constant("pads"), step.optional("axes")
+    value = step.optional("value" if "value" in step.found else "constant_value")
+    fill = 0.0 if value is None else float(value.reshape(()))
     sizes, mode = step.sizes, step.found.get("mode", "constant")
     axes = range(len(sizes)) if some is None else [int(axis) % len(sizes) for axis in some]
     sides = np.zeros((len(sizes), 2), dtype=int)
@@ -106,16 +77,16 @@ def pad(step: Step) -> None:
 
     shape = tuple(None if n is None else n + sum(pair) for n, pair in zip(sizes, pads, strict=True))
     is_padding = sides.min() >= 0 and (mode != "constant" or fill == 0)
-    step.emit(Move(shape, positions, float(fill), (PAD_MODES[mode], pads) if is_padding else None))
+    step.emit(Move(shape, positions, fill, (PAD_MODES[mode], pads) if is_padding else None))
 
 
 def resize(step: Step) -> None:
     found, shape = step.found, step.shape
-    old = step.node.op_type == "Upsample" or step.opset < 11
+    old = step.word == "Upsample" or step.given[1] < 11
     mode = found.get("mode", "nearest")
     rule = "asymmetric" if old else found.get("coordinate_transformation_mode", "half_pixel")
     positions = {}
-    scales, sizes = _resize_amounts(step, old)
+    scales, sizes = _resize_amounts(step)
     for axis, n in enumerate(shape):
         scale = float(scales[axis]) if scales is not None else int(sizes[axis]) / n
         outputs = int(sizes[axis]) if sizes is not None else math.floor(n * scale + 1e-9)
@@ -147,16 +118,14 @@ def resize(step: Step) -> None:
     step.emit(Move(made, taken))
 
 
-def _resize_amounts(step: Step, old: bool) -> tuple[Any, Any]:
+def _resize_amounts(step: Step) -> tuple[Any, Any]:
     """Factors and sizes for each axis; one of them None."""
     if "axes" in step.found or "keep_aspect_ratio_policy" in step.found:
         raise UnsupportedError("resizing of some axes, or that keeps the aspect")
-    if "scales" in step.found:
-        return step.found["scales"], None
-    scales = step.optional(1 if old else 2, "factor")
+    scales = step.optional("scales")
     if scales is not None and scales.size:
         return scales.reshape(-1), None
-    return None, step.constant(3, "size").reshape(-1)
+    return None, step.constant("sizes").reshape(-1)
 
 
 def _coordinates(rule: str, at: Array, scale: float, n: int, outputs: int) -> Array:

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections import ChainMap
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ....geometry import PaddingMode
-from ... import batch_norm, refusals
+from ... import refusals, rules
 from ...graph_builder import UnsupportedError
 from ...operations import (
-    Affine,
     AxisMatrices,
-    Concat,
-    Convolution,
     Move,
-    Operation,
     Pointwise,
     Softmax,
-    StoredLayer,
     positions_in,
 )
-from ...records import ConvLayer
+from ...step import Step, Tensor
 from . import aten_windows as windows
 from .aten_layers import CONVOLUTIONS
-from .aten_step import Parts, Step, Tensor
 from .parts import check_parts
 
 PAD_MODES: dict[str, PaddingMode] = {
@@ -41,24 +36,8 @@ LOOPS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 """Operators that take as many steps as an axis is long, whatever its size."""
 
 
-def _layer(step: Step) -> ConvLayer:
-    """The layer that the node is."""
-    if not isinstance(step.layer, StoredLayer):
-        raise UnsupportedError(step.layer.reason if step.layer else "its weights are no matrix")
-    return step.layer.layer
-
-
-def _convolution(step: Step) -> None:
-    layer = _layer(step)
-    if len(step.sizes) != layer.kernel.ndim:
-        raise UnsupportedError(f"an input of shape {step.sizes} without a batch")
-    if layer.geometry is None:
-        raise UnsupportedError(layer.reason)
-    step.emit(Convolution(layer.kernel, layer.geometry, step.optional("bias")))
-
-
 def _linear(step: Step) -> None:
-    matrix = _layer(step).kernel[..., 0]
+    matrix = rules.layer(step).kernel[..., 0]
     step.emit(AxisMatrices({len(step.sizes) - 1: matrix}, step.optional("bias"), weights=True))
 
 
@@ -68,31 +47,17 @@ def _addmm(step: Step) -> None:
     given = step.found["mat1"]
     if not step.builder.depends(given):
         raise UnsupportedError("a constant times what depends on the input of the network")
-    matrix, shift = _layer(step).kernel[..., 0], step.optional("self")
+    matrix, shift = rules.layer(step).kernel[..., 0], step.optional("self")
     step.emit(AxisMatrices({1: matrix}, shift, weights=True), given)
 
 
-def _matmul(step: Step) -> None:
-    left, right = step.found["self"], step.found["mat2" if "mat2" in step.found else "other"]
-    if step.builder.depends(left) and step.builder.depends(right):
-        raise UnsupportedError(refusals.PRODUCT)
-    given = left if step.builder.depends(left) else right
-    rank = len(step.builder.sizes(given))
-    if rank < 2:
-        raise UnsupportedError("a product with a vector that depends on the input of the network")
-    axis = rank - 1 if given == left else rank - 2
-    step.emit(AxisMatrices({axis: _layer(step).kernel[..., 0]}, weights=True), given)
-
-
-def _batch_norm(step: Step) -> Parts:
+def _batch_norm(step: Step) -> None:
     if step.found.get("training", False):
         raise UnsupportedError(refusals.TRAINING)
-    mean, variance = (step.constant(f"running_{what}") for what in ("mean", "var"))
-    gamma, beta = step.optional("weight"), step.optional("bias")
-    return [step.emit(batch_norm.affine(gamma, beta, mean, variance, step.found["eps"], len(step.sizes)))]
+    rules.batch_norm(step, ("weight", "bias", "running_mean", "running_var"), step.found["eps"])
 
 
-def _arithmetic(word: str) -> Callable[[Step], None]:
+def _arithmetic(word: str) -> rules.Rule:
     def rule(step: Step) -> None:
         if step.found.get("rounding_mode") is not None:
             raise UnsupportedError("a division that rounds jumps")
@@ -102,7 +67,9 @@ def _arithmetic(word: str) -> Callable[[Step], None]:
         factor = float(step.found.get("alpha", 1))
         if factor != 1:
             names[1] = _scaled(step, names[1], factor)
-        step.builder.arithmetic(step.label, step.word, "sub" if word == "rsub" else word, names, step.output)
+        step.builder.arithmetic(
+            step.label, step.word, "sub" if word == "rsub" else word, names, step.outputs[0]
+        )
 
     return rule
 
@@ -112,13 +79,13 @@ def _operand(step: Step, place: str) -> str:
     given = step.found[place]
     if isinstance(given, Tensor):
         return given
-    name = step.builder.tensors.unique(f"{step.output}/{place}")
+    name = step.builder.tensors.unique(f"{step.outputs[0]}/{place}")
     step.builder.constants[name] = np.asarray(given, dtype=np.float64)
     return name
 
 
 def _scaled(step: Step, name: str, factor: float) -> str:
-    made = step.builder.tensors.unique(f"{step.output}/scaled")
+    made = step.builder.tensors.unique(f"{step.outputs[0]}/scaled")
     if step.builder.depends(name):
         return step.builder.affine(step.label, step.word, np.asarray(factor), np.zeros(()), name, made)
     step.builder.constants[made] = step.builder.constants[name].astype(np.float64) * factor
@@ -126,27 +93,18 @@ def _scaled(step: Step, name: str, factor: float) -> str:
 
 
 def _concat(step: Step) -> None:
-    names: list[str] = list(step.found["tensors"])
-    rank = len(next(step.builder.sizes(name) for name in names if step.builder.depends(name)))
+    rules.concat(step, step.found["tensors"], step.found["dim"])
+
+
+def _stack(step: Step) -> None:
+    names: list[str] = step.found["tensors"]
     if not all(map(step.builder.depends, names)):
-        raise UnsupportedError("constants put together with what depends on the input of the network")
-    if step.word == "stack":
-        axis = step.found["dim"] % (rank + 1)
-        shape = step.builder.shape(names[0])
-        longer = (*shape[:axis], 1, *shape[axis:])
-        names = [step.between(Move(longer, lambda: positions_in(longer)), name) for name in names]
-    else:
-        axis = step.found["dim"] % rank
-    step.builder.add(step.label, step.word, Concat(axis), names, step.output)
-
-
-def _pointwise(function: str, **parameters: str) -> Callable[[Step], None]:
-    """A function whose parameters are arguments of the operator, or numbers as text."""
-
-    def rule(step: Step) -> None:
-        step.emit(Pointwise(function, {name: float(step.found[key]) for name, key in parameters.items()}))
-
-    return rule
+        raise UnsupportedError("constants stacked with what depends on the input of the network")
+    shape = step.builder.shape(names[0])
+    axis = step.found["dim"] % (len(shape) + 1)
+    longer = (*shape[:axis], 1, *shape[axis:])
+    names = [step.between(Move(longer, lambda: positions_in(longer)), name) for name in names]
+    rules.concat(step, names, axis)
 
 
 def _elu(step: Step) -> None:
@@ -155,36 +113,16 @@ def _elu(step: Step) -> None:
     step.emit(Pointwise("elu", {"alpha": float(step.found["alpha"])}))
 
 
-def _selu(step: Step) -> None:
-    step.emit(Pointwise("selu", {"alpha": 1.6732632423543772, "gamma": 1.0507009873554805}))
-
-
 def _prelu(step: Step) -> None:
     slope = step.constant("weight").astype(np.float64).reshape(-1)
     rank = len(step.shape)
     step.emit(Pointwise("prelu", {"slope": slope.reshape((1, -1, *[1] * (rank - 2))[:rank])}))
 
 
-def _gelu(step: Step) -> None:
-    step.emit(Pointwise("gelu_tanh" if step.found["approximate"] == "tanh" else "gelu"))
-
-
 def _softplus(step: Step) -> None:
     if step.found["beta"] * 1.0 <= 0 or step.found["threshold"] < 20:
         raise UnsupportedError("with a threshold below 20 it jumps by more than rounding")
     step.emit(Pointwise("softplus", {"beta": float(step.found["beta"])}))
-
-
-def _clip(step: Step) -> None:
-    names = ("min_val", "max_val") if "min_val" in step.found else ("min", "max")
-    low, high = (step.optional(name) if name in step.found else None for name in names)
-    if any(one is not None and one.size != 1 for one in (low, high)):
-        raise UnsupportedError("ends that are no single numbers")
-    limits = {
-        "low": -math.inf if low is None else float(low.reshape(())),
-        "high": math.inf if high is None else float(high.reshape(())),
-    }
-    step.emit(Pointwise("clip", limits))
 
 
 def _threshold(step: Step) -> None:
@@ -197,11 +135,11 @@ def _softmax(step: Step) -> None:
     step.emit(Softmax(step.found["dim"] % len(step.shape), "log" in step.word))
 
 
-def _moved(step: Step) -> Parts:
+def _moved(step: Step) -> None:
     """Operators that only move entries: by what PyTorch makes of their positions."""
     import torch
 
-    source, sizes = step.source, step.shape
+    (call, tensors), source, sizes = step.given, step.source, step.shape
     found = dict(step.found)
     fill, padding = 0.0, None
     mode = found.get("mode", "constant" if step.word == "constant_pad_nd" else "")
@@ -211,40 +149,31 @@ def _moved(step: Step) -> Parts:
         # PyTorch lists the last axis first.
         pairs = [tuple(found["pad"][i : i + 2]) for i in range(0, len(found["pad"]), 2)][::-1]
         padding = (PAD_MODES[mode], ((0, 0),) * (len(sizes) - len(pairs)) + tuple(pairs))
-    arguments = {
-        name: _SOURCE if one == source and isinstance(one, Tensor) else valued(one, step.tensors)
-        for name, one in found.items()
-    }
+    check_parts(call, sizes, found)
 
-    check_parts(step.node, sizes, found)
-
-    def called(tensor: Any) -> list[Any]:
-        schema = step.node.target._schema.arguments
-        given = {name: tensor if value is _SOURCE else value for name, value in arguments.items()}
-        made = step.node.target(
-            *(given[one.name] for one in schema if not one.kwarg_only),
-            **{one.name: given[one.name] for one in schema if one.kwarg_only},
-        )
-        return list(made) if isinstance(made, (list, tuple)) else [made]
+    def moved_of(tensor: Any) -> list[Any]:
+        held = ChainMap({source: tensor}, tensors)
+        return called(call.operator, {name: valued(one, held) for name, one in found.items()})
 
     @functools.cache
     def moved() -> list[Any]:
         # In float64, which holds every position exactly and which every operator takes.
-        return called(torch.from_numpy(positions_in(sizes).astype(np.float64)))
+        return moved_of(torch.from_numpy(positions_in(sizes).astype(np.float64)))
 
-    shapes = [tuple(one.shape) for one in called(torch.empty(sizes, dtype=torch.float64, device="meta"))]
-    returns = step.node.target._schema.returns
-    several = len(returns) > 1 or str(returns[0].type) == "List[Tensor]"
-    return [
-        step.emit(
-            Move(shape, functools.partial(lambda place: moved()[place].numpy(), place), fill, padding),
-            output=f"{step.output}/{place}" if several else step.output,
-        )
-        for place, shape in enumerate(shapes)
-    ]
+    made = moved_of(torch.empty(sizes, dtype=torch.float64, device="meta"))
+    for place, (output, one) in enumerate(zip(step.outputs, made, strict=False)):
+        positions = functools.partial(lambda place: moved()[place].numpy(), place)
+        step.emit(Move(tuple(one.shape), positions, fill, padding), output=output)
 
 
-_SOURCE = object()
+def called(operator: Any, found: Mapping[str, Any]) -> list[Any]:
+    """What an operator makes of arguments by name."""
+    schema = operator._schema.arguments
+    made = operator(
+        *(found[one.name] for one in schema if not one.kwarg_only),
+        **{one.name: found[one.name] for one in schema if one.kwarg_only},
+    )
+    return list(made) if isinstance(made, (list, tuple)) else [made]
 
 
 def valued(argument: Any, tensors: Mapping[str, Any]) -> Any:
@@ -264,42 +193,39 @@ def _identity(step: Step) -> None:
     dtype = step.found.get("dtype")
     if dtype is not None and not dtype.is_floating_point:
         raise UnsupportedError("a cast to whole numbers jumps")
-    step.emit(Move(step.sizes))
+    rules.identity(step)
 
 
-def _negative(step: Step) -> None:
-    ones = np.ones((1,) * len(step.shape))
-    step.emit(Affine(-ones, 0 * ones))
-
-
-TABLE: dict[str, Callable[[Step], Parts]] = {
-    **dict.fromkeys(CONVOLUTIONS, _convolution),
+TABLE: dict[str, rules.Rule] = {
+    **dict.fromkeys(CONVOLUTIONS, rules.convolution("bias")),
     "linear": _linear,
     "addmm": _addmm,
-    **dict.fromkeys(("matmul", "mm"), _matmul),
+    "matmul": rules.matmul("self", "other"),
+    "mm": rules.matmul("self", "mat2"),
     **dict.fromkeys(("batch_norm", "_native_batch_norm_legit_no_training"), _batch_norm),
     **{word: _arithmetic(word) for word in ("add", "sub", "mul", "div", "rsub")},
-    "neg": _negative,
-    **dict.fromkeys(("cat", "stack"), _concat),
-    **{word: _pointwise(word) for word in ("relu", "sigmoid", "tanh", "silu", "mish", "hardswish")},
-    **{word: _pointwise(word) for word in ("abs", "sin", "cos", "atan", "erf")},
-    "log_sigmoid": _pointwise("logsigmoid"),
-    "leaky_relu": _pointwise("leaky_relu", alpha="negative_slope"),
+    "neg": rules.negative,
+    "cat": _concat,
+    "stack": _stack,
+    **{word: rules.pointwise(word) for word in ("relu", "sigmoid", "tanh", "silu", "mish", "hardswish")},
+    **{word: rules.pointwise(word) for word in ("abs", "sin", "cos", "atan", "erf")},
+    "log_sigmoid": rules.pointwise("logsigmoid"),
+    "leaky_relu": rules.pointwise("leaky_relu", alpha="negative_slope"),
     "elu": _elu,
-    "celu": _pointwise("celu", alpha="alpha"),
-    "selu": _selu,
+    "celu": rules.pointwise("celu", alpha="alpha"),
+    "selu": rules.pointwise("selu", alpha=1.6732632423543772, gamma=1.0507009873554805),
     "prelu": _prelu,
-    "gelu": _gelu,
+    "gelu": rules.gelu,
     "softplus": _softplus,
-    "hardsigmoid": lambda step: _emitted(step, Pointwise("hardsigmoid", {"alpha": 1 / 6, "beta": 0.5})),
-    "relu6": lambda step: _emitted(step, Pointwise("clip", {"low": 0.0, "high": 6.0})),
-    **dict.fromkeys(("hardtanh", "clamp", "clamp_min", "clamp_max"), _clip),
+    "hardsigmoid": rules.pointwise("hardsigmoid", alpha=1 / 6, beta=0.5),
+    "relu6": rules.pointwise("clip", low=0.0, high=6.0),
+    **dict.fromkeys(("hardtanh", "clamp", "clamp_min", "clamp_max"), rules.clip),
     "threshold": _threshold,
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax"), _softmax),
     **dict.fromkeys(
-        (f"max_pool{n}d{indices}" for n in (1, 2, 3) for indices in ("", "_with_indices")), windows.max_pool
+        (f"max_pool{n}d{indices}" for n in (1, 2, 3) for indices in ("", "_with_indices")), windows.pool
     ),
-    **dict.fromkeys((f"avg_pool{n}d" for n in (1, 2, 3)), windows.average_pool),
+    **dict.fromkeys((f"avg_pool{n}d" for n in (1, 2, 3)), windows.pool),
     **dict.fromkeys((f"adaptive_avg_pool{n}d" for n in (1, 2, 3)), windows.adaptive),
     **dict.fromkeys((f"_adaptive_avg_pool{n}d" for n in (2, 3)), windows.adaptive),
     **dict.fromkeys((f"adaptive_max_pool{n}d" for n in (1, 2, 3)), windows.adaptive),
@@ -330,10 +256,6 @@ TABLE: dict[str, Callable[[Step], Parts]] = {
         _moved,
     ),
 }
-
-
-def _emitted(step: Step, operation: Operation) -> None:
-    step.emit(operation)
 
 
 REASONS = {

@@ -9,10 +9,15 @@ from ....geometry import ConvGeometry
 from ...graph_builder import Builder
 from ...operations import Array, StoredLayer, complete
 from ...records import ConvLayer, Unread
-from ...weights import linear
-from .aten_step import spread
+from ...weights import linear, stated_convolution
 
 CONVOLUTIONS = ("convolution", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)))
+
+
+def spread(values: Any, axes: int) -> tuple[int, ...]:
+    """One value an axis: PyTorch keeps a list of one for all."""
+    listed = tuple(values) if isinstance(values, (list, tuple)) else (values,)
+    return listed * axes if len(listed) == 1 else listed
 
 
 def layer_of(word: str, found: dict[str, Any], builder: Builder, name: str) -> StoredLayer | Unread | None:
@@ -62,12 +67,4 @@ def _convolution_layer(
         )
     except GeometryError as error:
         reason = str(error)
-    return ConvLayer(
-        name=name,
-        kind=f"conv{'_transpose' if transposed else ''}{axes}d",
-        kernel=kernel,
-        layout=("IO" if transposed else "OI") + "DHW"[-axes:],
-        geometry=geometry,
-        source="graph",
-        reason=reason,
-    )
+    return stated_convolution(name, kernel, transposed, geometry, "graph", reason)

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ....errors import ModelError
+from .program import Call
 
 
-def check_parts(node: Any, shape: tuple[int, ...], found: Mapping[str, Any]) -> None:
+def check_parts(call: Call, shape: tuple[int, ...], found: Mapping[str, Any]) -> None:
     """Compare before the parts are made; nothing for operators that make no list.
 
     Arguments:
@@ -22,14 +23,13 @@ def check_parts(node: Any, shape: tuple[int, ...], found: Mapping[str, Any]) -> 
     Raises:
         ModelError: a list has another number of parts than its sizes make.
     """
-    schema = node.target._schema
+    schema = call.operator._schema
     counts = [str(one.type) for one in schema.arguments if one.name in ("split_size", "chunks", "sections")]
     if [str(one.type) for one in schema.returns] != ["List[Tensor]"]:
         return
     if counts not in (["int"], ["SymInt"]) and "unbind" not in schema.name:
         return  # the number of parts is that of a list in the file
-    value = node.meta.get("val")
-    declared = len(value) if isinstance(value, (list, tuple)) else 1
+    declared = len(call.outputs)
     axis, step, chunks = found.get("dim", 0), found.get("split_size", 1), found.get("chunks")
     if "sections" in found:
         made = found["sections"]
@@ -44,5 +44,5 @@ def check_parts(node: Any, shape: tuple[int, ...], found: Mapping[str, Any]) -> 
     # An axis without entries is split into one part, and an axis of one part need not be a list.
     if max(made, 1) != max(declared, 1):
         raise ModelError(
-            f"{node.name!r} declares {declared:,} parts where an input of shape {shape} makes {made:,}"
+            f"{call.name!r} declares {declared:,} parts where an input of shape {shape} makes {made:,}"
         )

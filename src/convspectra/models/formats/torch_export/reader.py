@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import logging
-import operator
+import io
+import math
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ....errors import InputError, ModelError
+from ....errors import InputError
 from ...graph_builder import LARGEST, Builder, UnsupportedError, translating
 from ...names import layer_name
-from ...operations import Array, Graph, Move, StoredLayer
+from ...operations import Array, Graph, StoredLayer
+from ...reading import first_line
 from ...records import Unread
+from ...step import Step, Tensor
 from ..pytorch.reader import as_array, require_torch
 from ..safetensors.reader import digest
-from . import archive, aten
+from . import aten
 from .aten_layers import layer_of
-from .aten_step import Step, Tensor
 from .parts import check_parts
+from .program import Body, Call, Program, load, read, tensors_in
 
 
 def read_graph(path: Path, *, input_shape: Any = None) -> Graph:
     """The nodes of a program saved by `torch.export.save`, at the sizes it was exported with.
 
-    PyTorch is given an archive written anew, of the graph and the tensors alone (`archive`): what its loader
-    would unpickle, import or make Python source of is refused or left out. Nothing is traced again.
+    PyTorch's loader is not used (`program` says why), and nothing is traced again.
 
     Arguments:
         path: the `.pt2` file.
@@ -42,7 +44,8 @@ def read_graph(path: Path, *, input_shape: Any = None) -> Graph:
         ModelError: no exported program, a damaged one, or one with pickled objects.
         InputError: PyTorch is not installed.
     """
-    return _graph(load_program(path), path.name, path)
+    require_torch()
+    return _graph(load(path), path.name, path)
 
 
 def trace_graph(module: Any, input_shape: tuple[int, ...], *, name: str, path: Path | None = None) -> Graph:
@@ -56,63 +59,40 @@ def trace_graph(module: Any, input_shape: tuple[int, ...], *, name: str, path: P
     floating = [one for one in module.parameters() if one.is_floating_point()]
     dtype = floating[0].dtype if floating else torch.float32
     device = floating[0].device if floating else torch.device("cpu")
+    saved = io.BytesIO()
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of the exporter about itself
             example = torch.zeros((1, *input_shape), dtype=dtype, device=device)
             # Nothing is decomposed, but what writes into its input becomes what returns a new tensor.
             program = torch.export.export(module.eval(), (example,)).run_decompositions({})
+            torch.export.save(program, saved)
     except Exception as error:  # noqa: BLE001  # whatever a user's code raises, or the exporter about it
-        line = (str(error).strip().splitlines() or [""])[0]
         shown = ",".join(map(str, input_shape))
         raise InputError(
-            f"torch.export cannot trace {name} at input_shape {shown}: {type(error).__name__}: {line}"
+            f"torch.export cannot trace {name} at input_shape {shown}: {type(error).__name__}: "
+            f"{first_line(error)}"
         ) from None
     finally:
         for part, mode in training.items():
             part.training = mode
-    return _graph(program, name, path)
+    return _graph(read(saved), name, path)
 
 
-def load_program(path: Path) -> Any:
-    """The `ExportedProgram` in a file: its graph and its tensors, all else left out, so that no code runs.
-
-    Raises: as `read`.
-    """
+def _graph(program: Program, name: str, path: Path | None) -> Graph:
     torch = require_torch()
-    checked = archive.checked(path)
-    log = logging.getLogger("torch.export")
-    causes: list[Any] = []
-
-    def keep_cause(record: logging.LogRecord) -> bool:
-        causes.extend(record.exc_info[1:2] if record.exc_info else ())
-        return False  # nothing is printed: what is raised below says it
-
-    try:
-        log.addFilter(keep_cause)
-        program = torch.export.load(checked)
-    except Exception as error:  # noqa: BLE001  # the loader raises whatever its parts raise
-        cause = causes[-1] if causes else error
-        line = (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
-        raise ModelError(f"{path} is not an exported program that this PyTorch reads: {line}") from cause
-    finally:
-        log.removeFilter(keep_cause)
-    return program
-
-
-def _graph(program: Any, name: str, path: Path | None) -> Graph:
-    torch = require_torch()
-    reader = _Reader(program, name)
+    reader = _Reader(program)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of operators about themselves
-        outputs = reader.run(program.graph_module, None)
+        outputs = reader.run(program.body, None)
+    builder = reader.builder
     return Graph(
         name=name,
         format="torch.export",
         inputs=reader.inputs,
-        outputs=tuple(dict.fromkeys(one for one in outputs if one in reader.builder.dependent)),
-        nodes=tuple(reader.builder.nodes),
-        shapes=reader.builder.shapes,
+        outputs=tuple(dict.fromkeys(one.key for one in outputs if builder.depends(one.key))),
+        nodes=tuple(builder.nodes),
+        shapes=builder.shapes,
         operators=reader.operators,
         unfit=reader.unfit,
         path=None if path is None else str(path),
@@ -120,123 +100,120 @@ def _graph(program: Any, name: str, path: Path | None) -> Graph:
     )
 
 
+@dataclass(eq=False)
+class _Value:
+    """A tensor of a program.
+
+    Attributes:
+        key: its name in the graph that is built; after something wrote into it, that of what was written.
+        body: the graph that it belongs to.
+        last: the place of the last node there that reads it, -1 for none.
+        sharing: all tensors that share its memory, itself among them.
+    """
+
+    key: str
+    body: Body | None = None
+    last: float = -1
+    sharing: list[_Value] = field(default_factory=list)
+
+    def share(self, other: _Value) -> None:
+        """Note that it has the memory of another."""
+        self.sharing = other.sharing
+        self.sharing.append(self)
+
+    def is_read_after(self, place: int, body: Body | None) -> bool:
+        """Whether something behind a node reads it; nodes of other graphs count as behind."""
+        return self.last >= 0 and (self.body is not body or self.last > place)
+
+
 class _Reader:
     """One pass over the nodes of a program and of the graphs that it calls.
 
     Attributes:
-        keys: of each node, the name of its tensor in the graph that is made; after something wrote into a
-            tensor, that of what was written.
-        storage: of each node, all nodes whose tensors share its memory.
         tensors: those that do not depend on the input, by key.
+        origins: of keys, the parameter that it is.
     """
 
-    def __init__(self, program: Any, label: str) -> None:
-        signature = program.graph_signature
-        self.label = label
-        self.stored = {
-            **signature.inputs_to_parameters,
-            **signature.inputs_to_buffers,
-            **signature.inputs_to_lifted_tensor_constants,
-        }
-        self.user_outputs = set(signature.user_outputs)
-        self.state = {**program.state_dict, **program.constants}
+    def __init__(self, program: Program) -> None:
+        self.program = program
         self.tensors: dict[str, Any] = {}
-        self.origins: dict[str, str] = {}  # of keys: the parameter that it is
+        self.origins: dict[str, str] = {}
         self.builder = Builder(_Constants(self.tensors, self.origins))
-        self.keys: dict[Any, str] = {}
-        self.storage: dict[Any, list[Any]] = {}
-        self.parts: dict[Any, list[str]] = {}
-        self.graphs: dict[Any, Any] = {}
         self.inputs: dict[str, Any] = {}
         self.unfit: dict[str, str] = {}
         self.operators: Counter[str] = Counter()
 
-    def run(self, module: Any, arguments: list[Any] | None) -> list[str]:
+    def run(self, body: Body, given: list[_Value] | None) -> list[_Value]:
         """Take all nodes of a graph, given what it is called with if another calls it; its outputs."""
-        for node in module.graph.nodes:
-            if node.op == "placeholder":
-                self.placeholder(node, arguments)
-            elif node.op == "get_attr":
-                self.graphs[node] = getattr(module, node.target)
-            elif node.op == "call_function":
-                self.call(node)
-            elif node.op == "output":
-                made = node.args[0] if isinstance(node.args[0], (list, tuple)) else node.args
-                if arguments is None:
-                    made = [one for one in made if getattr(one, "name", "") in self.user_outputs]
-                return [self.keys.get(one, "") for one in made]
-        return []
+        last: dict[str, float] = {}
+        for place, call in enumerate(body.calls):
+            last.update(dict.fromkeys(call.reads, place))
+        last.update(dict.fromkeys(body.outputs, math.inf))
+        known: dict[str, _Value] = {}
+        for place, name in enumerate(body.inputs):
+            value = known[name] = _Value("", body, last.get(name, -1))
+            if given is None:
+                value.share(value)
+                self.input(name, value, body)
+            elif place < len(given):
+                value.key = given[place].key
+                value.share(given[place])
+        for place, call in enumerate(body.calls):
+            made = []
+            for name in call.outputs or [call.name]:
+                value = _Value(self.builder.tensors.unique(name or call.name), body, last.get(name, -1))
+                value.share(value)
+                made.append(value)
+                if name in body.shapes:
+                    self.builder.shapes[value.key] = body.shapes[name]
+            self.call(call, place, known, made)
+            known.update(zip(call.outputs, made, strict=False))
+        return [known[name] if name else _Value("") for name in body.outputs]
 
-    def placeholder(self, node: Any, arguments: list[Any] | None) -> None:
-        if arguments is not None:
-            source = arguments.pop(0) if arguments else None
-            self.keys[node] = self.keys.get(source, "")
-            self.share(node, source)
+    def input(self, name: str, value: _Value, body: Body) -> None:
+        """What the program is given, or one of its own tensors."""
+        key = value.key = self.builder.tensors.unique(name)
+        if name in self.program.stored:
+            origin = self.program.stored[name]
+            if origin not in self.program.tensors:
+                raise InputError(f"the program lacks its weight {origin!r}")
+            self.tensors[key], self.origins[key] = self.program.tensors[origin], origin
             return
-        key = self.name(node)
-        self.share(node, None)
-        if node.name in self.stored:
-            found = self.state.get(self.stored[node.name])
-            if found is None:
-                raise InputError(f"{self.label}: the program lacks its weight {self.stored[node.name]!r}")
-            self.tensors[key], self.origins[key] = found.detach().cpu(), str(self.stored[node.name])
-            return
-        shape = _shape(node)
+        shape = body.shapes.get(name)
         self.inputs[key] = shape or ()
         self.builder.add_input(key, shape)
-        value = node.meta.get("val")
-        if not hasattr(value, "dtype") or not value.dtype.is_floating_point:
+        if name not in body.dtypes or not body.dtypes[name].is_floating_point:
             self.unfit[key] = f"input {key!r} must be a floating-point tensor for a Lipschitz constant"
         elif shape is None or None in shape:
-            self.unfit[key] = (
-                f"the size {tuple(value.shape)} of input {key!r} is dynamic: export it with fixed ones"
-            )
+            shown = "[" + ", ".join("?" if size is None else str(size) for size in shape or ()) + "]"
+            self.unfit[key] = f"the size {shown} of input {key!r} is dynamic: export it with fixed ones"
 
-    def name(self, node: Any) -> str:
-        key = self.keys[node] = self.builder.tensors.unique(str(node.name))
-        return key
-
-    def share(self, node: Any, source: Any) -> None:
-        """Note that a node's tensor has the memory of another's; of its own if that is None."""
-        self.storage[node] = self.storage.get(source, [])
-        self.storage[node].append(node)
-
-    def label_of(self, node: Any) -> str:
-        """By its first weight where it has one: `layer1.0.conv1`."""
-        for one in node.all_input_nodes:
-            origin = self.origins.get(self.keys.get(one, ""))
-            if origin is not None:
-                return layer_name(origin, origin.rpartition(".")[0] or str(node.name))
-        return str(node.name)
-
-    def call(self, node: Any) -> None:
-        word = str(getattr(node.target, "_opname", getattr(node.target, "__name__", node.target)))
-        mutable = getattr(getattr(node.target, "_schema", None), "is_mutable", False)
-        word = word.removesuffix("_") if mutable else word
-        reads = [self.keys.get(one, "") for one in node.all_input_nodes]
-        key = self.name(node)
-        if (shape := _shape(node)) is not None:
-            self.builder.shapes[key] = shape
-        if node.target is not operator.getitem:
-            self.operators[word] += 1
+    def call(self, call: Call, place: int, known: Mapping[str, _Value], made: list[_Value]) -> None:
+        """One node, which makes these tensors."""
+        builder = self.builder
+        mutable = call.operator is not None and call.operator._schema.is_mutable
+        word = call.word.removesuffix("_") if mutable else call.word
+        reads = [known[name] for name in call.reads]
+        keys = [value.key for value in reads]
+        outputs = [value.key for value in made]
+        self.operators[word] += 1
+        label = self.label(keys, call)
         layer: StoredLayer | Unread | None = None
-        written: list[Any] = []
+        written: list[_Value] = []
+        reason = "an output without a proven constant"
         try:
             with translating():
-                if node.target is operator.getitem:
-                    self.part(node, key)
+                if any(isinstance(value, Body) for _, value in call.arguments):
+                    self.enter(call, known, made)
                     return
-                bodies = [self.graphs[one] for one in node.args if one in self.graphs]
-                if bodies:
-                    self.enter(node, bodies, word)
-                    return
-                if getattr(node.target, "namespace", "") != "aten":
+                if call.operator is None:
                     raise UnsupportedError("an operator from outside of PyTorch's own")
-                found = self.arguments(node)
-                layer = layer_of(word, found, self.builder, self.label_of(node))
-                written = self.write(node, found)
-                if not any(one in self.builder.dependent for one in reads):
-                    self.fold(node, key, word, found)
+                found = {one.name: one.default_value for one in call.operator._schema.arguments}
+                found |= {name: _keyed(value, known) for name, value in call.arguments}
+                layer = layer_of(word, found, builder, label)
+                written = self.write(call, place, known, made, found.get("train"))
+                if not any(map(builder.depends, keys)):
+                    self.fold(call, word, found, outputs)
                     return
                 rule = aten.TABLE.get(word)
                 if rule is None:
@@ -244,93 +221,73 @@ class _Reader:
                         aten.REASONS.get(word, "an operator without a proven constant here")
                     )
                 shown = "batch_norm" if "batch_norm" in word else word
-                step = Step(self.builder, node, key, self.label_of(node), shown, found, self.tensors, layer)
-                self.parts[node] = rule(step) or [key]
+                rule(Step(builder, label, shown, found, outputs, layer, (call, self.tensors)))
         except UnsupportedError as error:
-            self.keys.update(dict.fromkeys(written, key))
-            if key not in self.builder.producers:
-                read = [*reads, *list(self.inputs)[:1]] if not set(reads) & self.builder.dependent else reads
-                self.builder.refuse(self.label_of(node), word, str(error), read, key, layer)
+            reason = str(error)
+            for value in written:
+                value.key = outputs[0]
+        read = keys if any(map(builder.depends, keys)) else [*keys, *list(self.inputs)[:1]]
+        for key in outputs:
+            if key not in builder.producers:
+                builder.refuse(label, word, reason, read, key, layer)
+                layer = None
 
-    def arguments(self, node: Any) -> dict[str, Any]:
-        """A node's arguments by the names of its operator's schema, defaults filled in, tensors by key."""
-        from torch.fx.node import map_arg
+    def label(self, keys: list[str], call: Call) -> str:
+        """By its first weight where it has one: `layer1.0.conv1`."""
+        origin = next((self.origins[key] for key in keys if key in self.origins), None)
+        return call.name if origin is None else layer_name(origin, origin.rpartition(".")[0] or call.name)
 
-        found = {argument.name: argument.default_value for argument in node.target._schema.arguments}
-        found.update(zip(found, node.args, strict=False))
-        found.update(node.kwargs)
-        return {name: map_arg(value, lambda one: Tensor(self.keys[one])) for name, value in found.items()}
-
-    def write(self, node: Any, found: Mapping[str, Any]) -> list[Any]:
-        """Note which tensors a node's output is a view of, and which it writes into.
+    def write(
+        self, call: Call, place: int, known: Mapping[str, _Value], made: list[_Value], train: Any
+    ) -> list[_Value]:
+        """Note which tensors a node's outputs are views of, and which it writes into.
 
         Returns:
-            All nodes that share memory with what is written: unknown from here on if the node is refused.
+            All that share memory with what is written: unknown from here on if the node is refused.
 
         Raises:
             UnsupportedError: weights are written, or others that share the memory are read later.
         """
-        schema = node.target._schema.arguments
-        given = dict(zip((one.name for one in schema), node.args, strict=False)) | dict(node.kwargs)
-        self.share(node, None)
-        shared: list[Any] = []
-        for argument in schema if found.get("train") is not False else ():
-            value = given.get(argument.name)
-            if argument.alias_info is None:
-                continue
-            for source in value if isinstance(value, (list, tuple)) else [value]:
-                if source not in self.storage:
-                    continue
-                if argument.alias_info.is_write:
-                    shared += [one for one in self.storage[source] if one is not node]
-                    self.overwrite(node, source)
-                self.share(node, source)
+        schema = call.operator._schema.arguments if train is not False else ()
+        aliased = {one.name: one.alias_info for one in schema}
+        shared: list[_Value] = []
+        for name, value in call.arguments:
+            for source in tensors_in(value) if aliased.get(name) is not None else ():
+                if aliased[name].is_write:
+                    shared += known[source].sharing
+                    depends = any(self.builder.depends(known[one].key) for one in call.reads)
+                    self.overwrite(known[source], made[0], place, depends)
+                for one in made:
+                    one.share(known[source])
         return shared
 
-    def overwrite(self, node: Any, source: Any) -> None:
-        old, new = self.keys[source], self.keys[node]
-        others = [one for one in self.storage[source] if self.keys[one] != old]
-        depends = any(self.keys[one] in self.builder.dependent for one in node.all_input_nodes)
+    def overwrite(self, source: _Value, new: _Value, place: int, depends: bool) -> None:
+        old = source.key
+        others = [one for one in source.sharing if one.key != old]
         if old in self.tensors and not depends and old not in self.origins:
             return  # a constant is written where it lies, and its views with it
-        for one in self.storage[source]:
-            if self.keys[one] == old:
-                self.keys[one] = new
-        if old in self.origins or any(_is_read_after(one, node) for one in others):
+        for one in source.sharing:
+            one.key = new.key if one.key == old else one.key
+        if old in self.origins or any(one.is_read_after(place, new.body) for one in others):
             for one in others:
-                self.keys[one] = new
+                one.key = new.key
             raise UnsupportedError("it writes into a tensor of which other views are read later")
 
-    def enter(self, node: Any, bodies: list[Any], word: str) -> None:
+    def enter(self, call: Call, known: Mapping[str, _Value], made: list[_Value]) -> None:
         """A graph that is called as it stands; the branches of a choice, which is refused behind them."""
-        first = next(place for place, one in enumerate(node.args) if one in self.graphs)
-        rest = [one for one in node.args[first:] if one not in self.graphs]
-        if len(bodies) == 1 and word.startswith("wrap_with"):
-            self.parts[node] = self.run(bodies[0], rest)
+        values = [value for _, value in call.arguments]
+        bodies = [value for value in values if isinstance(value, Body)]
+        operands = [known[name] for name in tensors_in(values[values.index(bodies[0]) :])]
+        if len(bodies) == 1 and call.word.startswith("wrap_with"):
+            for value, inner in zip(made, self.run(bodies[0], operands), strict=False):
+                value.key = inner.key
+                value.share(inner)
             return
         for body in bodies:
-            operands = [*rest[0]] if len(rest) == 1 and isinstance(rest[0], (list, tuple)) else rest
-            self.run(body, list(operands))
+            self.run(body, operands)
         raise UnsupportedError("which of its graphs runs, and how often, may depend on the input")
 
-    def part(self, node: Any, key: str) -> None:
-        """One of several outputs."""
-        source, place = node.args
-        self.share(node, source)
-        made = self.tensors.get(self.keys[source])
-        if isinstance(made, (list, tuple)):
-            self.tensors[key] = made[place]
-            return
-        parts = self.parts.get(source)
-        if parts is None or place >= len(parts) or not parts[place]:
-            raise UnsupportedError("an output without a proven constant")
-        if parts[place] in self.tensors:
-            self.tensors[key] = self.tensors[parts[place]]
-            return
-        move = Move(self.builder.sizes(parts[place]))
-        self.builder.add(key, "getitem", move, [parts[place]], key)
-
-    def fold(self, node: Any, key: str, word: str, found: Mapping[str, Any]) -> None:
+    def fold(self, call: Call, word: str, found: Mapping[str, Any], outputs: list[str]) -> None:
         """Work out what does not depend on the input; its sizes first, before memory is taken."""
         from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -340,20 +297,15 @@ class _Reader:
             raise UnsupportedError("it runs step by step")
         values = {name: aten.valued(value, self.tensors) for name, value in found.items()}
         if (shape := getattr(values.get("self"), "shape", None)) is not None:
-            check_parts(node, tuple(shape), values)
-        schema = node.target._schema.arguments
-        places = [values[one.name] for one in schema if not one.kwarg_only]
-        words = {one.name: values[one.name] for one in schema if one.kwarg_only}
+            check_parts(call, tuple(shape), values)
         try:
             with FakeTensorMode(allow_non_fake_inputs=True):
-                made = node.target(*places, **words)
-            for one in made if isinstance(made, (list, tuple)) else [made]:
-                if hasattr(one, "numel") and one.numel() > LARGEST:
-                    raise UnsupportedError(f"it makes a constant of more than {LARGEST} entries")
-            self.tensors[key] = node.target(*places, **words)
+                made = aten.called(call.operator, values)
+            if any(hasattr(one, "numel") and one.numel() > LARGEST for one in made):
+                raise UnsupportedError(f"it makes a constant of more than {LARGEST} entries")
+            self.tensors.update(zip(outputs, aten.called(call.operator, values), strict=False))
         except (RuntimeError, TypeError, ValueError, KeyError) as error:
-            line = (str(error).strip().splitlines() or [""])[0]
-            raise UnsupportedError(f"it cannot be computed from constants: {line}") from None
+            raise UnsupportedError(f"it cannot be computed from constants: {first_line(error)}") from None
 
 
 class _Constants(dict[str, Array]):
@@ -370,12 +322,8 @@ class _Constants(dict[str, Array]):
         return array if key in self.kept else np.array(array)
 
 
-def _shape(node: Any) -> tuple[int | None, ...] | None:
-    """The sizes that a program states of a node, None for those that are dynamic."""
-    shape = getattr(node.meta.get("val"), "shape", None)
-    return None if shape is None else tuple(size if type(size) is int else None for size in shape)
-
-
-def _is_read_after(one: Any, node: Any) -> bool:
-    """Whether something behind a node reads another's tensor; nodes of other graphs count as behind."""
-    return any(user.graph is not node.graph or node < user for user in one.users)
+def _keyed(value: Any, known: Mapping[str, _Value]) -> Any:
+    """An argument with the tensors in it by their keys."""
+    if isinstance(value, list):
+        return [_keyed(one, known) for one in value]
+    return Tensor(known[value].key) if isinstance(value, Tensor) else value
