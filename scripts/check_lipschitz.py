@@ -23,7 +23,7 @@ def graph_of(path: Path) -> Graph:
         return read_graph(path)
     from convspectra_experiments.networks.published import load_published
 
-    return read_graph(module=load_published(path), input_shape=(3, 32, 32))
+    return read_graph(module=load_published(path), sample_shape=(3, 32, 32))
 
 
 def main() -> int:

@@ -80,7 +80,7 @@ def run(kind: str, folder: Path, files: Files, *, whole: bool, graph: bool, clip
     if graph:
         read_graph(path)
         return
-    model = read_model(path, input_shape=None if kind in ("onnx", "external", "pt2") else (2, 6, 6))
+    model = read_model(path, sample_shape=None if kind in ("onnx", "external", "pt2") else (2, 6, 6))
     if whole:
         analyze(model)
     if clip:

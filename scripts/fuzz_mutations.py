@@ -93,7 +93,7 @@ def seeds(folder: Path) -> dict[str, Files]:
 
     stored = save(weights)
     toml = (
-        b'input_shape = [2, 6, 6]\n[layers."a"]\nstride = 2\npadding = [1, 1]\ndilation = 1\n'
+        b'sample_shape = [2, 6, 6]\n[layers."a"]\nstride = 2\npadding = [1, 1]\ndilation = 1\n'
         b'[layers."b*"]\ngroups = 1\npadding_mode = "circular"\ntransposed = false\ninput_shape = [4, 4]\n'
     )
     found = {

@@ -43,7 +43,7 @@ def mixed_model():
                 "audio", (6, 2, 5), input_shape=(40,), padding=2, kind="conv1d", assumed=("stride", "padding")
             ),
             layer("volume", (3, 2, 3, 3, 3), input_shape=(6, 5, 4), padding=1, kind="conv3d"),
-            layer("unknown", (4, 4, 3, 3), reason="input size unknown: give input_shape"),
+            layer("unknown", (4, 4, 3, 3), reason="input size unknown: give sample_shape"),
             layer("broken", (4, 4, 3, 3), kernel=broken, input_shape=(8, 6), padding=1),
             layer(ODD_NAME, (4, 4, 3, 3), input_shape=(8, 6), padding=1),
             layer("head", (10, 16, 1), input_shape=(1,), kind="linear"),

@@ -110,10 +110,10 @@ def test_messages_name_options_and_leave_names_of_layers_alone():
 
     for said, told in {
         "max_norm must be positive; got -1": "--max-norm must be positive; got -1",
-        "give input_shape= or geometry=": "give --input-shape or --geometry FILE",
+        "give sample_shape= or geometry=": "give --input-shape or --geometry FILE",
         "raise max_seconds or give module=": "raise --max-seconds or give --model package.module:factory",
         "guarantee='any_size' holds it": "--guarantee any_size holds it",
-        "layer 'input_shape' of geometry a.max_norm, output of layers": None,
+        "layer 'sample_shape' of geometry a.max_norm, output of layers": None,
         "'module=x' and net.module=1": None,
     }.items():
         assert in_options(said) == (told or said)

@@ -306,7 +306,7 @@ def test_an_if_of_a_known_condition_is_its_branch(condition, tmp_path):
 
     computed = callable(condition)
     path = branching(tmp_path / "m.onnx", condition if computed else np.array(condition), open_size=computed)
-    graph = read_graph(path, input_shape=SHAPE[1:] if computed else None)
+    graph = read_graph(path, sample_shape=SHAPE[1:] if computed else None)
     report = lipschitz(graph)
     assert (
         [one.name for one in report.outputs]
@@ -327,7 +327,7 @@ def test_an_if_of_an_unknown_condition_is_refused(tmp_path):
 
     path = branching(tmp_path / "m.onnx", positive, open_size=True)
     with pytest.raises(InputError, match="depends on Greater"):
-        lipschitz(read_graph(path, input_shape=SHAPE[1:]))
+        lipschitz(read_graph(path, sample_shape=SHAPE[1:]))
 
 
 @pytest.mark.parametrize("name", [*LINEAR, *OTHERS, *ONLY_READ])
@@ -536,9 +536,9 @@ def test_hostile_graphs(tmp_path):
     says("makes 'a' a second time", net, "a")
     net = Net(shape=("N", 4, "H", 5))
     net.add("Relu", "x")
-    says(r"the size of input 'x' \[1, 4, 'H', 5\] is open: give input_shape", net, "relu0_0")
-    assert lipschitz(read_graph(path, input_shape=(4, 6, 5))).inputs == {"x": (1, 4, 6, 5)}
-    says("contradicts the graph", net, "relu0_0", input_shape=(3, 6, 5))
+    says(r"the size of input 'x' \[1, 4, 'H', 5\] is open: give sample_shape", net, "relu0_0")
+    assert lipschitz(read_graph(path, sample_shape=(4, 6, 5))).inputs == {"x": (1, 4, 6, 5)}
+    says("contradicts the graph", net, "relu0_0", sample_shape=(3, 6, 5))
     net = Net(dtype=np.int64)
     net.add("Relu", "x")
     says("must hold floating point", net, "relu0_0")

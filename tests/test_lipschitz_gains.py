@@ -69,7 +69,7 @@ def length(vector):
 
 def test_gains_and_margins_of_a_classifier_by_hand():
     net, inputs, labels = classifier(), points(6, (2, 5)), np.array([0, 3, 2, 2, 1, 0])
-    graph = read_graph(module=net, input_shape=(2, 5))
+    graph = read_graph(module=net, sample_shape=(2, 5))
     report = lipschitz(graph, inputs=inputs, labels=labels, points=2, iterations=2)
     first, last = matrices(net)
     forward, backward, margins = [[], []], [[], []], []
@@ -104,7 +104,7 @@ def test_a_gain_reaches_the_norm_where_the_signal_is_its_singular_vector():
     net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 2)).double()
     with torch.no_grad():
         net[0].weight.copy_(torch.diag(torch.tensor([4.0, 2.0, 1.0])))
-    graph = read_graph(module=net, input_shape=(3, 3))
+    graph = read_graph(module=net, sample_shape=(3, 3))
     (layer, _) = lipschitz(graph, inputs=np.tile([2.5, 0, 0], (1, 3, 1)), iterations=1).gains.layers
     assert layer.forward.median == pytest.approx(4)
     assert layer.upper == pytest.approx(4)
@@ -117,7 +117,7 @@ def test_the_gradient_is_that_of_all_branches_and_the_adjoint_that_of_the_layer(
         first=nn.Conv1d(2, 2, 3, padding=1),
         last=nn.Linear(10, 3),
     ).double()
-    graph, inputs, labels = read_graph(module=net, input_shape=(2, 5)), points(1, (2, 5)), np.array([1])
+    graph, inputs, labels = read_graph(module=net, sample_shape=(2, 5)), points(1, (2, 5)), np.array([1])
     (layer, _) = lipschitz(graph, inputs=inputs, labels=labels, iterations=1).gains.layers
     kernel = net.first.weight.detach().numpy()
     matrix = dense_operator(kernel, ConvGeometry(5, padding=1))
@@ -137,7 +137,9 @@ def test_batch_norm_belongs_to_the_layer_and_the_bias_does_not():
     norm.running_mean.fill_(7.0)
     net = nn.Sequential(nn.Conv1d(2, 3, 3), norm).double().eval()
     inputs = points(1, (2, 5))
-    (layer,) = lipschitz(read_graph(module=net, input_shape=(2, 5)), inputs=inputs, iterations=1).gains.layers
+    (layer,) = lipschitz(
+        read_graph(module=net, sample_shape=(2, 5)), inputs=inputs, iterations=1
+    ).gains.layers
     difference = (net(torch.from_numpy(inputs)) - net(torch.zeros(1, 2, 5).double())).detach().numpy()
     assert layer.forward.median == pytest.approx(length(difference) / length(inputs))
 
@@ -146,13 +148,13 @@ def test_what_is_zero_has_no_gain_and_is_counted(tmp_path):
     net = classifier()
     with torch.no_grad():
         net[0].bias.fill_(-1e3)
-    report = lipschitz(read_graph(module=net, input_shape=(2, 5)), points=3, iterations=1)
+    report = lipschitz(read_graph(module=net, sample_shape=(2, 5)), points=3, iterations=1)
     dead, last = report.gains.layers
     assert as_tuple(dead.backward) == (0, 3, None, None, None)
     assert as_tuple(last.forward) == (0, 3, None, None, None)
     assert dead.forward.count == last.backward.count == 3
     inputs = np.concatenate([points(2, (2, 5)), np.zeros((1, 2, 5))])
-    (first, _) = lipschitz(read_graph(module=net, input_shape=(2, 5)), inputs=inputs).gains.layers
+    (first, _) = lipschitz(read_graph(module=net, sample_shape=(2, 5)), inputs=inputs).gains.layers
     assert (first.forward.count, first.forward.left_out) == (2, 1)
     pytest.importorskip("matplotlib", reason="could not import 'matplotlib'")
     from convspectra.report.lipschitz_pictures import write_pictures
@@ -162,7 +164,7 @@ def test_what_is_zero_has_no_gain_and_is_counted(tmp_path):
 
 
 def test_directions_are_drawn_anew_for_each_point_and_by_the_seed():
-    graph = read_graph(module=classifier(), input_shape=(2, 5))
+    graph = read_graph(module=classifier(), sample_shape=(2, 5))
     derivative = Derivative(graph, folded(graph, graph.outputs))
     layers = lipschitz(graph).complexity.layers
     same = [(torch.ones(1, 2, 5, dtype=torch.float64),)] * 2
@@ -177,7 +179,7 @@ def test_directions_are_drawn_anew_for_each_point_and_by_the_seed():
 
 def test_tiny_and_huge_signals_have_gains():
     net = nn.Linear(3, 2).double()
-    graph = read_graph(module=net, input_shape=(4, 3))
+    graph = read_graph(module=net, sample_shape=(4, 3))
     x = points(1, (4, 3))
     found = [
         lipschitz(graph, inputs=scale * x, iterations=1).gains.layers[0].forward
@@ -199,7 +201,7 @@ def test_which_functions_are_zero_at_zero():
 
 def test_text_and_json():
     net = classifier()
-    graph = read_graph(module=net, input_shape=(2, 5))
+    graph = read_graph(module=net, sample_shape=(2, 5))
     report = lipschitz(graph, inputs=points(4, (2, 5)), labels=np.array([0, 1, 2, 3]), iterations=1)
     file = io.BytesIO()
     json_file.write(report, file)
@@ -277,7 +279,7 @@ def test_nothing_to_draw_is_an_error(tmp_path):
     pytest.importorskip("matplotlib", reason="could not import 'matplotlib'")
     from convspectra.report.lipschitz_pictures import write_pictures
 
-    report = lipschitz(read_graph(module=nn.ReLU(), input_shape=SHAPE), points=1)
+    report = lipschitz(read_graph(module=nn.ReLU(), sample_shape=SHAPE), points=1)
     with pytest.raises(InputError, match="has no gains to draw"):
         write_pictures(report, tmp_path, "png")
 
@@ -287,7 +289,7 @@ def test_the_gains_of_a_published_residual_network():
     from convspectra_experiments.networks.published import load_published
 
     module = load_published(Path(DATA) / "models" / "resnet20-12fca82f.th")
-    graph = read_graph(module=module, input_shape=(3, 32, 32))
+    graph = read_graph(module=module, sample_shape=(3, 32, 32))
     report = lipschitz(graph, points=2, iterations=1)
     assert len(report.gains.layers) == 20
     assert report.complexity.status == "analogue"

@@ -160,7 +160,7 @@ def network(name):
     """A module and its graph: tracing is what takes longest."""
     torch.manual_seed(0)
     module = NETS[name]().double().eval()
-    return module, read_graph(module=module, input_shape=SHAPE)
+    return module, read_graph(module=module, sample_shape=SHAPE)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -207,7 +207,7 @@ def test_the_bound_of_something_linear_is_its_norm(name):
         module = nn.Sequential(nn.Flatten(), nn.Linear(120, 7), trained(nn.BatchNorm1d(7))).double().eval()
     else:
         module = NETS[name]().double().eval()
-    upper = lipschitz(read_graph(module=module, input_shape=SHAPE)).joint.upper
+    upper = lipschitz(read_graph(module=module, sample_shape=SHAPE)).joint.upper
     assert upper == pytest.approx(dense_norm(module, points(1)[0]), rel=1e-9)
 
 
@@ -232,15 +232,15 @@ REFUSED = {
 def test_what_has_no_constant_is_refused_by_name(name):
     module = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), REFUSED[name], nn.ReLU())
     with pytest.raises(InputError, match=rf"depends on .*{name}.*; outputs=.(conv2d|view). has a bound$"):
-        lipschitz(read_graph(module=module, input_shape=SHAPE))
-    assert lipschitz(read_graph(module=module, input_shape=SHAPE), outputs=["conv2d"]).joint.upper > 0
+        lipschitz(read_graph(module=module, sample_shape=SHAPE))
+    assert lipschitz(read_graph(module=module, sample_shape=SHAPE), outputs=["conv2d"]).joint.upper > 0
 
 
 @pytest.mark.parametrize("beta", [0.5, 3])
 def test_a_gate_of_another_softplus_is_no_mish(beta):
     module = Function(lambda net, x: x * F.softplus(x, beta=beta).tanh())
     with pytest.raises(InputError, match="a product of two tensors"):
-        lipschitz(read_graph(module=module, input_shape=SHAPE))
+        lipschitz(read_graph(module=module, sample_shape=SHAPE))
 
 
 def small():
@@ -254,7 +254,7 @@ def test_one_network_in_both_formats_and_by_name(tmp_path, monkeypatch):
     program = torch.export.export(module, (torch.zeros(1, *SHAPE),))
     torch.export.save(program, tmp_path / "small.pt2")
     saved = lipschitz(read_graph(tmp_path / "small.pt2"))
-    assert saved.joint.upper == lipschitz(read_graph(module=module, input_shape=SHAPE)).joint.upper
+    assert saved.joint.upper == lipschitz(read_graph(module=module, sample_shape=SHAPE)).joint.upper
     assert [node.name for node in saved.nodes if node.constant != 1] == ["0", "3"]
     torch.save(module.state_dict(), tmp_path / "small.pt")
     with pytest.raises(ModelError, match=r"holds weights \(pytorch\) and no graph"):
@@ -280,7 +280,7 @@ def test_one_network_in_both_formats_and_by_name(tmp_path, monkeypatch):
 def test_training_modes_are_put_back():
     module = nn.Sequential(nn.Dropout(), nn.Conv2d(4, 3, 3))
     module[1].eval()
-    read_graph(module=module, input_shape=SHAPE)
+    read_graph(module=module, sample_shape=SHAPE)
     assert [part.training for part in module.modules()] == [True, True, False]
 
 
@@ -294,7 +294,7 @@ def test_dynamic_sizes_are_refused(tmp_path):
 
 def test_several_outputs_have_lower_bounds_each():
     module = Function(lambda net, x: (x.mean((2, 3)), x / 10))
-    report = lipschitz(read_graph(module=module, input_shape=SHAPE), points=1, iterations=100)
+    report = lipschitz(read_graph(module=module, sample_shape=SHAPE), points=1, iterations=100)
     assert [one.lower for one in report.outputs] == pytest.approx([1 / math.sqrt(30), 0.1], rel=1e-5)
     assert report.joint.lower == pytest.approx(math.sqrt(0.01 + 1 / 30), rel=1e-5)
     assert report.joint.lower <= report.joint.upper
@@ -303,7 +303,7 @@ def test_several_outputs_have_lower_bounds_each():
 def test_each_step_at_each_point_is_told():
     told = []
     module = Function(lambda net, x: (x.mean((2, 3)), x / 10))
-    graph = read_graph(module=module, input_shape=SHAPE)
+    graph = read_graph(module=module, sample_shape=SHAPE)
     lipschitz(graph, points=2, iterations=5, progress=lambda part, name: told.append((part, name)))
     steps = [part for part, name in told if name.startswith("derivative at point")]
     # Two points, for two outputs and both together.
@@ -316,7 +316,7 @@ def test_a_published_residual_network():
     from convspectra_experiments.networks.published import load_published
 
     module = load_published(Path(DATA) / "models" / "resnet20-12fca82f.th")
-    graph = read_graph(module=module, input_shape=(3, 32, 32))
+    graph = read_graph(module=module, sample_shape=(3, 32, 32))
     report = lipschitz(graph, points=20, iterations=5)
     assert 1 < report.joint.lower <= report.joint.upper < math.inf
     assert sum("conv2d" in node.operator for node in report.nodes) == 19

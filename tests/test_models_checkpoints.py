@@ -145,12 +145,12 @@ class TestCheckpoints:
         first, second, _ = self.trained()
         content = {"model": second.state_dict(), "ema": first.state_dict(), "best": first.state_dict()}
         path = self.save(tmp_path / "m.pth", content)
-        model = read_model(path, module=self.network(7), input_shape=(3, 8, 8))
+        model = read_model(path, module=self.network(7), sample_shape=(3, 8, 8))
         np.testing.assert_array_equal(model.layers[0].kernel, first[0].weight.detach().numpy())
         assert "does not fit" in left(model)["model"]
         assert "fits as well: only 'ema' was loaded" in left(model)["best"]
         with pytest.raises(ModelError, match="none of its 3 state dicts"):
-            read_model(path, module=self.network(7, channels=6), input_shape=(3, 8, 8))
+            read_model(path, module=self.network(7, channels=6), sample_shape=(3, 8, 8))
 
     # ---- parametrised weights
 
@@ -290,12 +290,12 @@ def with_metadata(path, tensors, metadata):
 def test_the_layout_is_that_which_is_stated(axes, name, metadata, assumed, tmp_path):
     stored = np.ascontiguousarray(KERNEL.transpose(axes))
     path = with_metadata(tmp_path / "w.safetensors", {name: stored}, metadata)
-    (found,) = analyze(read_model(path, input_shape=(3, 6, 5))).layers
+    (found,) = analyze(read_model(path, sample_shape=(3, 6, 5))).layers
     assert found.as_padded.lower - 1e-5 <= DENSE <= found.as_padded.upper + 1e-5
     assert ("layout" in found.assumed) == assumed
     report = clip_file(read_model(path), path, tmp_path / "o.safetensors", Limits(0.5))
     assert report.layers[0].status == "changed"
-    (layer,) = read_model(tmp_path / "o.safetensors", input_shape=(3, 6, 5)).layers
+    (layer,) = read_model(tmp_path / "o.safetensors", sample_shape=(3, 6, 5)).layers
     assert np.linalg.norm(dense_operator(layer.kernel, layer.geometry), 2) <= 0.5
 
 
@@ -308,7 +308,7 @@ def test_a_layout_that_looks_like_another_is_said_and_can_be_given(tmp_path):
     geometry.write_text('[layers.a]\nlayout = "OHWI"\n')
     (layer,) = read_model(path, geometry=geometry).layers
     assert (layer.layout, "layout" in layer.assumed) == ("OHWI", False)
-    (layer,) = read_model(path, geometry=geometry, input_shape=(2, 6, 5)).layers
+    (layer,) = read_model(path, geometry=geometry, sample_shape=(2, 6, 5)).layers
     assert layer.geometry.layout == "OHWI"
     assert "layout" not in layer.assumed
     for wrong in ('"OHWD"', '"OHW"', "3"):
@@ -317,7 +317,7 @@ def test_a_layout_that_looks_like_another_is_said_and_can_be_given(tmp_path):
             read_model(path, geometry=geometry)
     depthwise = with_metadata(tmp_path / "d.safetensors", {"a.weight": stored[..., :1].copy()}, None)
     geometry.write_text('[layers.a]\nlayout = "OHWI"\n')
-    (layer,) = read_model(depthwise, geometry=geometry, input_shape=(4, 6, 5)).layers
+    (layer,) = read_model(depthwise, geometry=geometry, sample_shape=(4, 6, 5)).layers
     assert layer.geometry.groups == 4
 
 
@@ -332,7 +332,7 @@ def test_tensors_of_a_kernel_s_shape_are_candidates_that_a_geometry_file_makes_l
     assert not analyze(model).complete
     with pytest.raises(InputError, match=r"'encoder\.conv1_w' was not read.*geometry="):
         clipped(path, 1.0)
-    (tmp_path / "w.toml").write_text('input_shape = [3, 6, 5]\n[layers."filters"]\npadding = 1\n')
+    (tmp_path / "w.toml").write_text('sample_shape = [3, 6, 5]\n[layers."filters"]\npadding = 1\n')
     model = read_model(path)
     assert names(model) == ["filters"]
     assert set(left(model)) == {"encoder.conv1_w"}
@@ -391,7 +391,7 @@ def test_variables_of_any_name_are_kernels_or_candidates(tmp_path):
         "position_embedding": np.ones((1, 3, 2), np.float32),
         "f1/bias": np.ones(4, np.float32),
     }
-    model = read_model(bundle(tmp_path, variables), input_shape=(3, 6, 5))
+    model = read_model(bundle(tmp_path, variables), sample_shape=(3, 6, 5))
     assert set(names(model)) == {"f1", "conv1/f1", "dense", "dense/kernel/ExponentialMovingAverage"}
     assert set(left(model)) == {"table"}
     assert model.other == {"optimizer slot": 1, "other variable": 2}
@@ -399,7 +399,7 @@ def test_variables_of_any_name_are_kernels_or_candidates(tmp_path):
     assert found["f1"].layout == "HWIO"
     assert "kind" in found["f1"].assumed
     (tmp_path / "f.toml").write_text('[layers."f1"]\npadding = 2\n')
-    given = read_model(tmp_path / "model", geometry=tmp_path / "f.toml", input_shape=(3, 6, 5))
+    given = read_model(tmp_path / "model", geometry=tmp_path / "f.toml", sample_shape=(3, 6, 5))
     assert not {"kind", "padding"} & set(next(layer for layer in given.layers if layer.name == "f1").assumed)
     assert "layout" not in found["f1"].assumed
     assert found["conv1/f1"].geometry.groups == 1  # a depthwise kernel has its channels in the third axis
@@ -428,7 +428,7 @@ def test_a_comparison_without_pairs_is_not_complete(tmp_path):
     first, second = (
         read_model(
             with_metadata(tmp_path / f"{name}.safetensors", {f"{name}.weight": KERNEL}, {"format": "pt"}),
-            input_shape=(3, 6, 5),
+            sample_shape=(3, 6, 5),
         )
         for name in "ab"
     )
@@ -488,7 +488,7 @@ def test_a_module_computes_what_its_file_does_not_say(tmp_path):
     net = torch.nn.Sequential(orthogonal(torch.nn.Conv2d(3, 4, 3)))
     path = tmp_path / "w.pth"
     torch.save(net.state_dict(), path)
-    model = read_model(path, module=net, input_shape=(3, 8, 8))
+    model = read_model(path, module=net, sample_shape=(3, 8, 8))
     assert not model.unread
     (found,) = analyze(model).layers
     assert found.torus.norm == pytest.approx(1, abs=1e-5)
@@ -537,7 +537,7 @@ def test_an_empty_axis_fails_alone(tmp_path):
     tensors = {"a.weight": np.ones((4, 3, 0, 3), "float32"), "b.weight": np.ones((4, 3, 3, 3), "float32")}
     path = safetensors_file(tmp_path / "w.safetensors", tensors)
     for size in (None, (3, 6, 6)):
-        report = analyze(read_model(path, input_shape=size))
+        report = analyze(read_model(path, sample_shape=size))
         assert [layer.status for layer in report.layers] == ["failed", "ok" if size else "skipped"]
         assert "no empty axis" in report.layers[0].reason
 

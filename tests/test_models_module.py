@@ -123,12 +123,12 @@ def test_weights_of_a_file_are_loaded_into_the_module(tmp_path):
     module = Residual()
     torch.save({"state_dict": {f"module.{k}": v for k, v in module.state_dict().items()}}, tmp_path / "w.pth")
     other = Residual()
-    model = read_model(tmp_path / "w.pth", module=other, input_shape=(3, 8, 8))
+    model = read_model(tmp_path / "w.pth", module=other, sample_shape=(3, 8, 8))
     np.testing.assert_array_equal(model.layers[0].kernel, module.stem.weight.detach().numpy())
     assert model.name == "w.pth"
     torch.save({"stem.weight": torch.ones(4, 3, 3, 3)}, tmp_path / "few.pth")
     with pytest.raises(ModelError, match=r"does not fit the module: .*norm\.weight"):
-        read_model(tmp_path / "few.pth", module=Residual(), input_shape=(3, 8, 8))
+        read_model(tmp_path / "few.pth", module=Residual(), sample_shape=(3, 8, 8))
 
 
 def test_factories_by_name(tmp_path, monkeypatch):
@@ -141,7 +141,7 @@ def test_factories_by_name(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    model = read_model(module="factories_for_a_test:good", input_shape=(3, 6, 6))
+    model = read_model(module="factories_for_a_test:good", sample_shape=(3, 6, 6))
     assert len(model.layers) == 1
     for name, words in (
         ("factories_for_a_test", "package.module:factory"),
@@ -153,9 +153,9 @@ def test_factories_by_name(tmp_path, monkeypatch):
         ("a/folder/file.py:f", "by the name of a module and not of a file: a.folder.file:f"),
     ):
         with pytest.raises(InputError, match=words) as error:
-            read_model(module=name, input_shape=(3, 6, 6))
+            read_model(module=name, sample_shape=(3, 6, 6))
         assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="give its input_shape"):
+    with pytest.raises(InputError, match="give its sample_shape"):
         read_model(module="factories_for_a_test:good")
 
 

@@ -197,7 +197,7 @@ def test_shared_weights_have_one_row_a_use_and_a_note(tmp_path):
     assert "same weights" in model.notes[0]
 
 
-def test_open_sizes_need_an_input_shape(tmp_path):
+def test_open_sizes_need_a_sample_shape(tmp_path):
     path = save(
         tmp_path / "m.onnx",
         [node("Conv", ["x", "w"])],
@@ -206,14 +206,14 @@ def test_open_sizes_need_an_input_shape(tmp_path):
     )
     (layer,) = read_model(path).layers
     assert layer.geometry is None
-    assert "input_shape" in layer.reason
-    (layer,) = read_model(path, input_shape=(3, 9, 8)).layers
+    assert "sample_shape" in layer.reason
+    (layer,) = read_model(path, sample_shape=(3, 9, 8)).layers
     assert layer.geometry.input_shape == (9, 8)
     with pytest.raises(InputError, match="fits 0 inputs"):
-        read_model(path, input_shape=(3, 9))
+        read_model(path, sample_shape=(3, 9))
     fixed = save(tmp_path / "f.onnx", [node("Conv", ["x", "w"])], [tensor("w", (4, 3, 3, 3))], [1, 3, 6, 6])
     with pytest.raises(InputError, match="contradicts the graph"):
-        read_model(fixed, input_shape=(3, 9, 9))
+        read_model(fixed, sample_shape=(3, 9, 9))
 
 
 def test_sizes_behind_computed_padding_are_worked_out(tmp_path):
@@ -285,7 +285,7 @@ def test_an_input_too_small_for_a_valid_convolution_fails_there(tmp_path):
         [tensor("w", (4, 3, 5, 5))],
         [1, 3, "height", "width"],
     )
-    (layer,) = analyze(read_model(path, input_shape=(3, 3, 3))).layers
+    (layer,) = analyze(read_model(path, sample_shape=(3, 3, 3))).layers
     assert layer.status == "failed"
     assert "no output point" in layer.reason
 
@@ -319,8 +319,8 @@ def two_inputs(tmp_path, first, second):
     return path
 
 
-def sizes(path, input_shape=None):
-    model = read_model(path, input_shape=input_shape)
+def sizes(path, sample_shape=None):
+    model = read_model(path, sample_shape=sample_shape)
     return [None if layer.geometry is None else layer.geometry.input_shape for layer in model.layers]
 
 
@@ -340,9 +340,9 @@ def test_what_a_graph_leaves_open_is_unknown_behind_it_too(size, stated, tmp_pat
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
     assert sizes(path) == [None, None]
     assert sizes(path, (3, 17, 13)) == [(17, 13), (8, 6)]
-    with pytest.raises(InputError, match=r"is open: give input_shape"):
+    with pytest.raises(InputError, match=r"is open: give sample_shape"):
         read_graph(path)
-    assert read_graph(path, input_shape=(3, 17, 13)).shapes["y"] == (1, 2, 6, 4)
+    assert read_graph(path, sample_shape=(3, 17, 13)).shapes["y"] == (1, 2, 6, 4)
 
 
 def test_sizes_stated_behind_an_input_of_another_size_are_dropped(tmp_path):
@@ -360,17 +360,17 @@ def test_shapes_go_to_the_inputs_that_they_are_meant_for(tmp_path):
     with pytest.raises(
         InputError, match=r"fits 2 inputs .* NAME=SHAPE.* a \[n, 3, h, w\], b \[n, 3, h2, w2\]"
     ):
-        read_model(path, input_shape=(3, 8, 8))
+        read_model(path, sample_shape=(3, 8, 8))
     assert sizes(path, {"b": (3, 7, 9)}) == [None, (7, 9)]
     assert sizes(path, {"b": (3, 7, 9), "a": (3, 8, 5)}) == [(8, 5), (7, 9)]
-    assert read_graph(path, input_shape={"b": (3, 7, 9), "a": (3, 8, 5)}).shapes["z"] == (1, 2, 5, 7)
+    assert read_graph(path, sample_shape={"b": (3, 7, 9), "a": (3, 8, 5)}).shapes["z"] == (1, 2, 5, 7)
     with pytest.raises(InputError, match="no input 'c'; its inputs are: a"):
-        read_model(path, input_shape={"c": (3, 7, 9)})
-    with pytest.raises(InputError, match="leave out the batch, its first axis: input_shape a=3,8,8"):
-        read_model(path, input_shape={"a": (1, 3, 8, 8)})
+        read_model(path, sample_shape={"c": (3, 7, 9)})
+    with pytest.raises(InputError, match="leave out the batch, its first axis: sample_shape a=3,8,8"):
+        read_model(path, sample_shape={"a": (1, 3, 8, 8)})
     other = two_inputs(tmp_path, ["n", 3, "h", "w"], ["n", "t", 3, "h2", "w2"])
     with pytest.raises(InputError, match="fits 2 inputs"):  # the batch of a, or the t of b
-        read_model(other, input_shape=(1, 3, 8, 8))
+        read_model(other, sample_shape=(1, 3, 8, 8))
     assert sizes(other, (3, 8, 8))[0] == (8, 8)
 
 
@@ -380,19 +380,19 @@ def test_inputs_without_channels_have_sizes_too(tmp_path):
     path = save(tmp_path / "m.onnx", nodes, [axes, tensor("w", (4, 1, 8))], ["batch", "sequence"])
     assert sizes(path) == [None]
     assert sizes(path, (40,)) == [(40,)]
-    runs_as(path, read_model(path, input_shape=(40,)).layers[0], [1, 40])
-    with pytest.raises(InputError, match=r"leave out the batch, its first axis: input_shape 40$"):
-        read_model(path, input_shape=(1, 40))
+    runs_as(path, read_model(path, sample_shape=(40,)).layers[0], [1, 40])
+    with pytest.raises(InputError, match=r"leave out the batch, its first axis: sample_shape 40$"):
+        read_model(path, sample_shape=(1, 40))
 
 
 @pytest.mark.parametrize("shape", ["3,8", 5, (), (3, 0), (3, 8.0), (3, True), {"x": "3"}, {"x": ()}])
-def test_input_shapes_that_are_none_are_refused(shape, tmp_path):
+def test_sample_shapes_that_are_none_are_refused(shape, tmp_path):
     path = save(
         tmp_path / "m.onnx", [node("Conv", ["x", "w"])], [tensor("w", (4, 3, 3, 3))], [1, 3, "h", "w"]
     )
     for read in (read_model, read_graph):
-        with pytest.raises(InputError, match=r"^input_shape"):
-            read(path, input_shape=shape)
+        with pytest.raises(InputError, match=r"^sample_shape"):
+            read(path, sample_shape=shape)
 
 
 def test_what_the_command_line_says_of_shapes():
@@ -404,12 +404,12 @@ def test_what_the_command_line_says_of_shapes():
             shapes_of(texts)
 
 
-def test_an_open_graph_beside_weights_takes_their_input_shape(tmp_path):
+def test_an_open_graph_beside_weights_takes_their_sample_shape(tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy")
     weight = tensor("w", (4, 3, 3, 3))
     save(tmp_path / "m.onnx", [node("Conv", ["x", "w"], strides=[2, 2])], [weight], ["n", 3, "h", "w"])
     safetensors.save_file({"stem.weight": numpy_helper.to_array(weight)}, tmp_path / "m.safetensors")
-    (layer,) = read_model(tmp_path / "m.safetensors", input_shape=(3, 9, 7)).layers
+    (layer,) = read_model(tmp_path / "m.safetensors", sample_shape=(3, 9, 7)).layers
     assert (layer.geometry.input_shape, layer.geometry.stride, layer.assumed) == ((9, 7), (2, 2), ())
-    model = read_model(tmp_path / "m.safetensors", input_shape=(5, 9, 7))
+    model = read_model(tmp_path / "m.safetensors", sample_shape=(5, 9, 7))
     assert "contradicts the graph" in model.notes[-1]

@@ -563,7 +563,7 @@ def test_an_operator_of_a_domain_that_is_not_imported_is_named(domain, tmp_path)
     ]
     path = save(tmp_path / "m.onnx", nodes, [KERNEL], outputs=("y", "z"))
     (layer,) = read_model(path).layers
-    assert (layer.geometry, layer.reason) == (None, "input size unknown in the graph: give input_shape")
+    assert (layer.geometry, layer.reason) == (None, "input size unknown in the graph: give sample_shape")
     report = lipschitz(read_graph(path))
     assert report.refused == {"y": f"depends on {domain}::Odd 'odd': an operator from outside of ONNX"}
 

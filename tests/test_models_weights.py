@@ -44,7 +44,7 @@ PLAIN = {
 
 
 def test_what_is_a_kernel_and_what_is_not(tmp_path):
-    model = read_model(safetensors_file(tmp_path / "w.safetensors", state(**PLAIN)), input_shape=(3, 16, 12))
+    model = read_model(safetensors_file(tmp_path / "w.safetensors", state(**PLAIN)), sample_shape=(3, 16, 12))
     found = {layer.name: layer for layer in model.layers}
     assert set(found) == {"stem", "depthwise", "audio", "head"}
     assert found["stem"].geometry.input_shape == (16, 12)
@@ -205,7 +205,7 @@ def with_geometry(tmp_path, text, shapes=None, **options):
 
 def test_a_geometry_file_says_what_the_weights_do_not(tmp_path):
     text = """
-    input_shape = [3, 32, 32]
+    sample_shape = [3, 32, 32]
     [layers."*"]
     padding = 1
     [layers.down]
@@ -240,8 +240,8 @@ def test_a_geometry_file_says_what_the_weights_do_not(tmp_path):
         ('[layers."a"]\ninput_shape = [8]', "'input_shape' must be sizes alone, 2 for this kernel"),
         ('[layers."a"]\ninput_shape = [3, 8, 8]', r"without channels; got \[3, 8, 8\]"),
         ('[layers."a"]\ninput_shape = [0, 8]', "input_shape must be at least 1"),
-        ("layer = 3", "expected 'input_shape' and"),
-        ("input_shape = [3, -1, 8]", "'input_shape' must be a list"),
+        ("layer = 3", "expected 'sample_shape' and"),
+        ("sample_shape = [3, -1, 8]", "'sample_shape' must be a list"),
         ("not toml at all", "not a TOML file"),
         ("[layers]\na = 3", "must be a table"),
     ],
@@ -267,7 +267,7 @@ def test_channels_that_no_layer_takes_or_that_come_last_are_noted(input_shape, r
     path = tmp_path / "weights.pt"
     torch = pytest.importorskip("torch")
     torch.save({"first.weight": torch.ones(8, 3, 3, 3), "second.weight": torch.ones(8, 8, 3, 3)}, path)
-    noted = [note for note in read_model(path, input_shape=input_shape).notes if "channels" in note]
+    noted = [note for note in read_model(path, sample_shape=input_shape).notes if "channels" in note]
     assert len(noted) == (read is not None)
     assert all(f"is read as {read}" in note and "'first' is 8x3x3x3 (OIHW)" in note for note in noted)
 
@@ -373,7 +373,7 @@ def test_a_bundle_gives_kernels_in_their_layout(tmp_path):
     variables["block/depthwise_kernel/.ATTRIBUTES/VARIABLE_VALUE"] = state(a=(3, 3, 4, 2))["a"]
     prefix = bundle(tmp_path, variables)
     for path in (prefix, prefix.with_suffix(".index"), tmp_path, tmp_path / "model.data-00000-of-00001"):
-        model = read_model(path, input_shape=(2, 8, 8))
+        model = read_model(path, sample_shape=(2, 8, 8))
         found = {layer.name: layer for layer in model.layers}
         assert set(found) == {"stem", "head", "block"}
     np.testing.assert_array_equal(found["stem"].kernel, variables["stem/kernel"])

@@ -62,7 +62,7 @@ def plain_singular_values(kernel, geometry):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_spectrum_is_that_of_a_plain_svd(name, dtype):
-    model = read_model(path(name), input_shape=MODELS[name])
+    model = read_model(path(name), sample_shape=MODELS[name])
     report = analyze(model, dtype=dtype)
     tolerance = 1e-5 if dtype == "float32" else 1e-12
     compared = 0
@@ -94,7 +94,7 @@ def test_every_spectrum_is_that_of_a_plain_svd(name, dtype):
 def test_one_network_in_three_files_gives_the_same_kernels_and_numbers():
     onnx = read_model(path("version-RFB-320.onnx"))
     torch = read_model(path("version-RFB-320.pth"))
-    tensorflow = read_model(path("rfb320_variables"), input_shape=(3, 240, 320))
+    tensorflow = read_model(path("rfb320_variables"), sample_shape=(3, 240, 320))
     assert len(onnx.layers) == 52
 
     def canonical(layer):
@@ -141,11 +141,11 @@ CLIPPED = {
 
 @pytest.mark.parametrize("name", CLIPPED)
 def test_a_clipped_model_keeps_the_promise_and_everything_else(name, tmp_path):
-    before = read_model(path(name), input_shape=CLIPPED[name])
+    before = read_model(path(name), sample_shape=CLIPPED[name])
     written = tmp_path / name
     report = clip_file(before, path(name), written, Limits(1.0, guarantee="any_size"))
     assert {layer.status for layer in report.layers} <= {"changed", "inside"}
-    after = read_model(written, input_shape=CLIPPED[name])
+    after = read_model(written, sample_shape=CLIPPED[name])
     for layer in analyze(after).layers:
         norms = [layer.any_size.upper]
         norms += [layer.torus.norm] if layer.torus else []

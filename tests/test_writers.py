@@ -52,9 +52,9 @@ def save(path, nodes, weights, shape, *, kind=FLOAT, opset=21, **options):
 def clipped(path, max_norm, output=None, **options):
     output = output or path.with_stem("clipped")
     layers = options.pop("layers", ())
-    shape = options.pop("input_shape", None)
+    shape = options.pop("sample_shape", None)
     return clip_file(
-        read_model(path, input_shape=shape),
+        read_model(path, sample_shape=shape),
         path,
         output,
         Limits(max_norm, **{"guarantee": "any_size", **options}),
@@ -378,7 +378,7 @@ def test_safetensors_keep_every_byte_but_those_of_the_kernels(dtype, tmp_path):
     assert before[end:] == after[end:]
     assert largest_norms(tmp_path / "clipped.safetensors")[2] <= 0.5
     # Without geometry the promise holds for every stride, dilation and number of groups.
-    assert largest_norms(tmp_path / "clipped.safetensors", input_shape=(3, 8, 8))[0] <= 0.5
+    assert largest_norms(tmp_path / "clipped.safetensors", sample_shape=(3, 8, 8))[0] <= 0.5
 
 
 def test_integer_kernels_are_named_and_left(tmp_path):
@@ -526,9 +526,9 @@ def test_open_sizes_are_held_for_every_geometry_and_that_is_said(tmp_path):
     nodes = [node("Conv", ["x", "w"], group=4, pads=[1] * 4)]
     path = save(tmp_path / "m.onnx", nodes, [tensor("w", (4, 1, 3, 3))], [1, 4, "h", "w"])
     (layer,) = clipped(path, 1.0).layers
-    assert "input_shape" in layer.note
-    assert largest_norms(tmp_path / "clipped.onnx", input_shape=(4, 8, 8))[2] <= 1
-    (known,) = clipped(path, 1.0, input_shape=(4, 8, 8)).layers
+    assert "sample_shape" in layer.note
+    assert largest_norms(tmp_path / "clipped.onnx", sample_shape=(4, 8, 8))[2] <= 1
+    (known,) = clipped(path, 1.0, sample_shape=(4, 8, 8)).layers
     assert known.note == ""
     assert known.relative_change < layer.relative_change
 

@@ -182,7 +182,7 @@ def experiment(
         model={
             "model": model,
             "module": module,
-            "input_shape": shapes_of(input_shape),
+            "sample_shape": shapes_of(input_shape),
             "geometry": geometry,
         },
         changes={key: value for key, value in changes.items() if value is not None},

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..compute import Progress
-from ..models.records import ConvLayer, Model
+from ..models.records import ConvLayer, Model, with_geometry_of
 from .of_model import analyze
 from .reports import LayerReport, Report
 
@@ -107,15 +107,7 @@ def _with_geometry(layer: ConvLayer, known: Mapping[str, ConvLayer]) -> ConvLaye
     bare = layer.geometry is None and not other.assumed
     if not bare and not set(other.assumed) < set(layer.assumed):
         return layer
-    return replace(
-        layer,
-        kind=other.kind,
-        layout=other.layout,
-        geometry=other.geometry,
-        assumed=other.assumed,
-        source=f"{other.source}, of the other model",
-        reason="",
-    )
+    return with_geometry_of(layer, other, f"{other.source}, of the other model")
 
 
 def _pair(

@@ -75,7 +75,7 @@ def lipschitz(
         if inputs is None and not points:
             raise InputError("--png and --svg draw gains at points; give --inputs, or --points 3")
     between = _interval(drawn)
-    graph = read_graph(model, input_shape=shapes_of(input_shape), module=module)
+    graph = read_graph(model, sample_shape=shapes_of(input_shape), module=module)
     with progress_bar() as progress:
         report = measure(
             graph,

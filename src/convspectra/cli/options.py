@@ -15,7 +15,7 @@ from ..compute import Solver
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    from ..models import input_shapes
+    from ..models import sample_shapes
     from ..models.records import Model
 
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Self-contained page.")]
@@ -77,7 +77,7 @@ SolverOption = Annotated[
 ]
 
 _OPTIONS = {
-    "input_shape": "--input-shape",
+    "sample_shape": "--input-shape",
     "geometry": "--geometry",
     "module": "--model",
     "max_norm": "--max-norm",
@@ -105,7 +105,7 @@ _ARGUMENT = re.compile(
 def in_options(message: str) -> str:
     """A message of the library with the names of its arguments as options of the command line.
 
-    >>> in_options("give input_shape=(3, 8, 8), geometry= or module='net:build'")
+    >>> in_options("give sample_shape=(3, 8, 8), geometry= or module='net:build'")
     'give --input-shape 3,8,8, --geometry FILE or --model net:build'
     """
     return _ARGUMENT.sub(_as_option, message)
@@ -139,13 +139,13 @@ def read(
     """`read_model` with what the options give it."""
     from ..models import read_model
 
-    return read_model(model, input_shape=shapes_of(input_shape), geometry=geometry, module=module)
+    return read_model(model, sample_shape=shapes_of(input_shape), geometry=geometry, module=module)
 
 
 _EXAMPLE = "such as 3,224,224, or NAME=3,224,224 for a graph with several inputs"
 
 
-def shapes_of(texts: Sequence[str] | None) -> input_shapes.InputShape | None:
+def shapes_of(texts: Sequence[str] | None) -> sample_shapes.SampleShape | None:
     """What `--input-shape` was given: `["3,224,224"]`, or `["image=3,224,224", "state=128"]`.
 
     Raises:
@@ -156,7 +156,7 @@ def shapes_of(texts: Sequence[str] | None) -> input_shapes.InputShape | None:
     """
     if not texts:
         return None
-    named: dict[str, input_shapes.Sizes] = {}
+    named: dict[str, sample_shapes.Sizes] = {}
     for text in texts:
         name, equals, sizes = text.rpartition("=")
         if not equals and len(texts) > 1:
@@ -171,7 +171,7 @@ def shapes_of(texts: Sequence[str] | None) -> input_shapes.InputShape | None:
     return named.get("", named)
 
 
-def _sizes(text: str, whole: str) -> input_shapes.Sizes:
+def _sizes(text: str, whole: str) -> sample_shapes.Sizes:
     try:
         sizes = tuple(int(part) for part in text.split(","))
     except ValueError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from ..compute import DEFAULT, Compute, Progress
 from ..errors import GeometryError, InputError, KernelError
 from ..models.floats import EPSILON, rounded
 from ..models.names import matching
-from ..models.reading import reading
+from ..models.reading import digest, reading
 from ..models.records import ConvLayer, Model
 from ..models.sniff import Format
 from ..models.writers import (
@@ -77,7 +76,7 @@ def clip_file(
     does not state, anything about padding by reflection or replication.
     """
     kind = writable_format(path)
-    digest = _sha256(path)
+    sha256 = digest(path)
     writer = open_writer(path, kind)
     with reading(path, kind):
         locations, reasons = _located(model, writer)
@@ -93,10 +92,10 @@ def clip_file(
     return ClipReport(
         model=model.name,
         path=str(path),
-        sha256=digest,
+        sha256=sha256,
         format=kind,
         output=str(output),
-        output_sha256=_sha256(output),
+        output_sha256=digest(output),
         limit=limits,
         version=__version__,
         layers=tuple(records),
@@ -296,8 +295,3 @@ def _chosen(model: Model, patterns: Sequence[str]) -> set[str]:
     if not patterns:
         return set(names)
     return {name for pattern in patterns for name in matching(pattern, names, "--layers")}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

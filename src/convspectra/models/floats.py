@@ -32,6 +32,13 @@ def to_bytes(values: NumpyArray, stored: StoredType) -> bytes:
     return values.astype(np.dtype(stored).newbyteorder("<")).tobytes()
 
 
+def from_bytes(data: bytes, kind: str) -> NumpyArray:
+    """The values that were stored as this type of NumPy, or as bfloat16, which become float32."""
+    if kind == "bfloat16":
+        return (np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(data, dtype=kind)
+
+
 def _upper_halves(values: NumpyArray) -> NumpyArray:
     """bfloat16 is the upper half of a float32, rounded to even."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32).astype(np.uint64)

@@ -1,6 +1,6 @@
 """Geometry files: what a bare weight file does not say, written down by the user in TOML.
 
-    input_shape = [3, 32, 32]          # channels and sizes, assumed where nothing else is given
+    sample_shape = [3, 32, 32]         # channels and sizes of one input, assumed where nothing else is given
 
     [layers."features.0"]              # a name, or a pattern such as "layer1.*.conv?"
     input_shape = [32, 32]             # sizes only
@@ -98,11 +98,11 @@ def read(path: Path) -> Mapping[str, Mapping[str, Any]]:
         InputError: it cannot be read, is no TOML, or holds what no geometry has.
     """
     table = load(path)
-    unknown = [key for key in table if key not in ("layers", "input_shape")]
+    unknown = [key for key in table if key not in ("layers", "sample_shape")]
     layers = table.get("layers", {})
     if unknown or not isinstance(layers, dict):
         raise InputError(
-            f"{path}: expected 'input_shape' and [layers.\"name\"] tables at the top; "
+            f"{path}: expected 'sample_shape' and [layers.\"name\"] tables at the top; "
             f"got {unknown or layers!r}"
         )
     for name, fields in layers.items():
@@ -131,18 +131,18 @@ def load(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a TOML file that can be read: {error}") from error
 
 
-def default_input_shape(path: Path) -> tuple[int, ...] | None:
-    """The `input_shape` at the top of a geometry file.
+def default_sample_shape(path: Path) -> tuple[int, ...] | None:
+    """The `sample_shape` at the top of a geometry file.
 
     Raises:
         InputError: it is not a list of positive integers.
     """
-    shape = load(path).get("input_shape")
+    shape = load(path).get("sample_shape")
     if shape is None:
         return None
     if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in shape):
         raise InputError(
-            f"{path}: 'input_shape' must be a list of channels and sizes, all at least 1; got {shape!r}"
+            f"{path}: 'sample_shape' must be a list of channels and sizes, all at least 1; got {shape!r}"
         )
     return tuple(shape)
 

@@ -242,7 +242,7 @@ def axis_matrix(rows: int, columns: int) -> Array:
         UnsupportedError: it would be huge.
     """
     if not 0 <= rows * columns <= LARGEST // 4:
-        raise UnsupportedError(f"a matrix of {rows} x {columns} for one axis; give a smaller input_shape")
+        raise UnsupportedError(f"a matrix of {rows} x {columns} for one axis; give a smaller sample_shape")
     return np.zeros((rows, columns))
 
 

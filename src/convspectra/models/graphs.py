@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, ModelError
-from . import input_shapes
+from . import sample_shapes
 from .graph_builder import LARGEST
-from .input_shapes import InputShape
 from .operations import Graph, Move, Node, OpenShape, Refused, complete
 from .reading import first_line, reading
+from .sample_shapes import SampleShape
 from .sniff import Format, format_of
 
 
 def read_graph(
-    path: str | Path | None = None, *, input_shape: InputShape | None = None, module: Any = None
+    path: str | Path | None = None, *, sample_shape: SampleShape | None = None, module: Any = None
 ) -> Graph:
     """Every operation of a network that somebody else made, between its inputs and its outputs.
 
     Arguments:
         path: an ONNX file or an exported program (`.pt2`), told apart by content; with `module` its weights.
-        input_shape: channels and sizes of one input, without the batch: for graphs with open sizes, and for
+        sample_shape: channels and sizes of one input, without the batch: for graphs with open sizes, and for
             tracing. For a graph with several inputs a dictionary by their names.
         module: a live `torch.nn.Module`, or `"package.module:factory"`; traced by `torch.export`.
 
@@ -34,9 +34,9 @@ def read_graph(
         InputError: an option that contradicts the model, a size that is not fixed, a missing library.
     """
     file = None if path is None else Path(path)
-    input_shape = input_shapes.check(input_shape)
+    sample_shape = sample_shapes.check(sample_shape)
     if module is not None:
-        return _traced(module, input_shapes.of_one_input(input_shape, "module="), file)
+        return _traced(module, sample_shapes.of_one_input(sample_shape, "module="), file)
     if file is None:
         raise InputError("give a model file, or module='package.module:factory'")
     with reading(file):
@@ -44,23 +44,23 @@ def read_graph(
     if kind not in WITH_GRAPH:
         raise ModelError(
             f"{file} holds weights ({kind}) and no graph: give an ONNX or .pt2 file, or name the code with "
-            "module='package.module:factory' and input_shape"
+            "module='package.module:factory' and sample_shape"
         )
     with reading(file, kind):
-        return bounded(stored_graph(file, kind, input_shape))
+        return bounded(stored_graph(file, kind, sample_shape))
 
 
 WITH_GRAPH: tuple[Format, ...] = ("onnx", "torch.export")
-"""Formats whose `formats/<format>/reader.py` has `read_graph(path, input_shape=...)`."""
+"""Formats whose `formats/<format>/reader.py` has `read_graph(path, sample_shape=...)`."""
 
 
-def stored_graph(file: Path, kind: Format, input_shape: InputShape | None) -> Graph:
+def stored_graph(file: Path, kind: Format, sample_shape: SampleShape | None) -> Graph:
     """The graph in a file of a format that holds one, as far as it can be read.
 
     Raises: as `read_graph`; open sizes are none.
     """
     name = f".formats.{kind.replace('.', '_')}.reader"
-    graph: Graph = import_module(name, __package__).read_graph(file, input_shape=input_shape)
+    graph: Graph = import_module(name, __package__).read_graph(file, sample_shape=sample_shape)
     return graph
 
 
@@ -96,7 +96,8 @@ def _bounded(nodes: Sequence[Node], shapes: Mapping[str, OpenShape]) -> Iterator
             room -= made
             if read + made > MOVED_ENTRIES or room < 0:
                 fault = (
-                    f"moves more than {MOVED_ENTRIES} entries, or all such nodes do; give another input_shape"
+                    f"moves more than {MOVED_ENTRIES} entries, or all such nodes do; "
+                    "give another sample_shape"
                 )
             else:
                 fault = _moving_fault(node.operation)
@@ -118,17 +119,12 @@ def _size_fault(shape: OpenShape | None) -> str:
     if 1 <= entries <= LARGEST:
         return ""
     more = f"more than {LARGEST}" if entries else "no"
-    return f"makes a tensor of {more} entries; give another input_shape"
+    return f"makes a tensor of {more} entries; give another sample_shape"
 
 
-def _traced(module: Any, input_shape: tuple[int, ...] | None, file: Path | None) -> Graph:
+def _traced(module: Any, sample_shape: tuple[int, ...] | None, file: Path | None) -> Graph:
     from . import live
     from .formats.torch_export.reader import trace_graph
 
-    label = module if isinstance(module, str) else type(module).__name__
-    made = live.build(module) if isinstance(module, str) else module
-    if input_shape is None:
-        raise InputError(f"module={label} is traced once: give its input_shape=(3, 224, 224) or the like")
-    if file is not None:
-        live.load_into(made, file)
-    return bounded(trace_graph(made, input_shape, name=file.name if file else label, path=file))
+    made, name, _ = live.opened(module, sample_shape, file)
+    return bounded(trace_graph(made, sample_shape or (), name=name, path=file))

@@ -106,20 +106,31 @@ def _state_dicts(path: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def read(module: Any, *, input_shape: tuple[int, ...] | None, path: Path | None) -> Model:
+def read(module: Any, *, sample_shape: tuple[int, ...] | None, path: Path | None) -> Model:
     """Trace a module, or what `package.module:factory` builds, with the weights of `path` if given.
 
     Raises:
-        InputError: no `input_shape`, or the module cannot be built or run.
+        InputError: no `sample_shape`, or the module cannot be built or run.
         ModelError: the weights do not fit.
     """
     require_torch()
     from .modules import trace
 
+    made, name, others = opened(module, sample_shape, path)
+    model: Model = trace(made, sample_shape or (), name=name)
+    return replace(model, unread=(*model.unread, *others))
+
+
+def opened(
+    module: Any, sample_shape: tuple[int, ...] | None, path: Path | None
+) -> tuple[Any, str, list[Unread]]:
+    """A module to be traced, with the weights of `path` if given; its name in reports; what was not loaded.
+
+    Raises: as `read`.
+    """
     label = module if isinstance(module, str) else type(module).__name__
     made = build(module) if isinstance(module, str) else module
-    if input_shape is None:
-        raise InputError(f"module={label} is traced once: give its input_shape=(3, 224, 224) or the like")
+    if sample_shape is None:
+        raise InputError(f"module={label} is traced once: give its sample_shape=(3, 224, 224) or the like")
     others = [] if path is None else load_into(made, path)
-    model: Model = trace(made, input_shape, name=path.name if path else label)
-    return replace(model, unread=(*model.unread, *others))
+    return made, path.name if path else label, others

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -65,14 +67,14 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...]) -> ConvGeometry
     )
 
 
-def trace(module: nn.Module, input_shape: tuple[int, ...], *, name: str | None = None) -> Model:
+def trace(module: nn.Module, sample_shape: tuple[int, ...], *, name: str | None = None) -> Model:
     """Every convolution and linear layer of a module, in the order in which one forward pass runs them.
 
     The pass is of zeros in evaluation mode, without gradients; hooks and training modes are put back.
 
     Arguments:
         module: takes one tensor.
-        input_shape: channels and sizes of one input, without the batch.
+        sample_shape: channels and sizes of one input, without the batch.
         name: what reports call it; default its class.
 
     Returns:
@@ -85,22 +87,18 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], *, name: str | None =
         InputError: the forward pass fails at this shape.
     """
     watcher = _Watcher(module)
-    example = _example(module, input_shape)
-    training = {part: part.training for part in module.modules()}
+    example = example_of(module, sample_shape)
     try:
-        module.eval()
         watcher.attach()
-        with torch.no_grad(), watcher.functional:
+        with evaluating(module), watcher.functional:
             module(example)
     except Exception as error:  # noqa: BLE001  # whatever a user's forward raises
         raise InputError(
             f"{type(module).__name__} failed on an input of shape {tuple(example.shape)}: "
-            f"{type(error).__name__}: {first_line(error)}; give the input_shape it takes"
+            f"{type(error).__name__}: {first_line(error)}; give the sample_shape it takes"
         ) from None
     finally:
         watcher.detach()
-        for part, mode in training.items():
-            part.training = mode
     return Model(
         name=name or type(module).__name__,
         format="module",
@@ -110,11 +108,25 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], *, name: str | None =
     )
 
 
-def _example(module: nn.Module, input_shape: tuple[int, ...]) -> torch.Tensor:
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; each part's training mode is put back."""
+    training = {part: part.training for part in module.modules()}
+    try:
+        module.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in training.items():
+            part.training = mode
+
+
+def example_of(module: nn.Module, sample_shape: tuple[int, ...]) -> torch.Tensor:
+    """Zeros of one sample, of the type and on the device of the module's parameters."""
     floating = [part for part in module.parameters() if part.is_floating_point()]
     dtype = floating[0].dtype if floating else torch.float32
     device = floating[0].device if floating else torch.device("cpu")
-    return torch.zeros((1, *input_shape), dtype=dtype, device=device)
+    return torch.zeros((1, *sample_shape), dtype=dtype, device=device)
 
 
 class _CountFunctional(TorchFunctionMode):

@@ -10,17 +10,17 @@ import numpy as np
 from ..errors import InputError
 from . import geometry_file
 from .graphs import stored_graph
-from .input_shapes import InputShape
 from .layers import model_of
 from .reading import reading
-from .records import ConvLayer, Model
+from .records import ConvLayer, Model, with_geometry_of
+from .sample_shapes import SampleShape
 
 
-def complete(model: Model, path: Path, input_shape: InputShape | None = None) -> Model:
+def complete(model: Model, path: Path, sample_shape: SampleShape | None = None) -> Model:
     """The model with what a file of the same stem beside it says of its layers.
 
     `<stem>.toml` is a geometry file; `<stem>.onnx` gives each layer whose kernel it holds the
-    geometry and batch norm that it has there, at `input_shape` where it leaves its sizes open. Layers that
+    geometry and batch norm that it has there, at `sample_shape` where it leaves its sizes open. Layers that
     are complete already stay as they are.
     """
     if not model.candidates and not any(layer.assumed for layer in model.layers):
@@ -29,7 +29,7 @@ def complete(model: Model, path: Path, input_shape: InputShape | None = None) ->
     if table != path and table.is_file():
         return _from_geometry_file(model, table)
     if graph != path and graph.is_file():
-        return _from_graph(model, graph, input_shape)
+        return _from_graph(model, graph, sample_shape)
     return model
 
 
@@ -38,10 +38,10 @@ def _from_geometry_file(model: Model, neighbour: Path) -> Model:
     return replace(found, notes=(*found.notes, f"geometry from {neighbour.name} beside the model"))
 
 
-def _from_graph(model: Model, neighbour: Path, input_shape: InputShape | None) -> Model:
+def _from_graph(model: Model, neighbour: Path, sample_shape: SampleShape | None) -> Model:
     try:
         with reading(neighbour, "onnx"):
-            graph = model_of(stored_graph(neighbour, "onnx", input_shape))
+            graph = model_of(stored_graph(neighbour, "onnx", sample_shape))
     except InputError as error:
         note = f"{neighbour.name} lies beside the model but cannot be read: {error}"
         return replace(model, notes=(*model.notes, note))
@@ -61,13 +61,5 @@ def _content(layer: ConvLayer) -> tuple[tuple[int, ...], bytes]:
 def _like(layer: ConvLayer, known: ConvLayer | None, neighbour: Path) -> ConvLayer:
     if known is None or not layer.assumed:
         return layer
-    return replace(
-        layer,
-        kind=known.kind,
-        layout=known.layout,
-        geometry=known.geometry,
-        assumed=known.assumed,
-        batch_norm_scale=known.batch_norm_scale,
-        source=f"graph of {neighbour.name}",
-        reason="",
-    )
+    found = with_geometry_of(layer, known, f"graph of {neighbour.name}")
+    return replace(found, batch_norm_scale=known.batch_norm_scale)

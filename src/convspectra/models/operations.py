@@ -88,7 +88,7 @@ def complete(shape: OpenShape) -> Shape:
     """
     sizes = tuple(size for size in shape if size is not None)
     if len(sizes) < len(shape):
-        raise InputError(f"the sizes {shape} that it reads are not all known: give input_shape")
+        raise InputError(f"the sizes {shape} that it reads are not all known: give sample_shape")
     return sizes
 
 

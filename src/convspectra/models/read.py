@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, ModelError
-from . import geometry_file, input_shapes, neighbours
+from . import geometry_file, neighbours, sample_shapes
 from .graphs import WITH_GRAPH, stored_graph
-from .input_shapes import InputShape
 from .layers import model_of
 from .reading import reading
 from .records import Model
+from .sample_shapes import SampleShape
 from .sniff import Format, format_of
 
 MAX_LAYERS = 50_000
@@ -22,7 +22,7 @@ MAX_LAYERS = 50_000
 def read_model(
     path: str | Path | None = None,
     *,
-    input_shape: InputShape | None = None,
+    sample_shape: SampleShape | None = None,
     geometry: str | Path | None = None,
     module: Any = None,
 ) -> Model:
@@ -31,12 +31,12 @@ def read_model(
     Arguments:
         path: an ONNX, safetensors, PyTorch (state dict or exported program) or TensorFlow
             checkpoint file; told apart by content. May be left out when `module` is given.
-        input_shape: channels and sizes of one input, without the batch, such as (3, 224, 224): for
+        sample_shape: channels and sizes of one input, without the batch, such as (3, 224, 224): for
             graphs with open sizes, for tracing, and assumed for bare weights. For a graph with several
             inputs a dictionary by their names, such as {"image": (3, 224, 224), "state": (128,)}.
         geometry: a geometry file (see `geometry_file`) for what the model does not say.
         module: a live `torch.nn.Module`, or `"package.module:factory"`; traced once at
-            `input_shape`, with the weights of `path` if given.
+            `sample_shape`, with the weights of `path` if given.
 
     Returns:
         `Model`. What bare weights do not say comes, in this order, from `module`, from `geometry`,
@@ -47,16 +47,16 @@ def read_model(
         InputError: an option that contradicts the model or itself, or a reader's library is missing.
     """
     file = None if path is None else Path(path)
-    input_shape = input_shapes.check(input_shape)
+    sample_shape = sample_shapes.check(sample_shape)
     own_geometry = None if geometry is None else Path(geometry)
     if own_geometry is not None:
-        input_shape = input_shape or geometry_file.default_input_shape(own_geometry)
+        sample_shape = sample_shape or geometry_file.default_sample_shape(own_geometry)
     if module is not None:
         from .live import read as trace
 
-        model = trace(module, input_shape=input_shapes.of_one_input(input_shape, "module="), path=file)
+        model = trace(module, sample_shape=sample_shapes.of_one_input(sample_shape, "module="), path=file)
     elif file is not None:
-        model = _read_file(file, input_shape)
+        model = _read_file(file, sample_shape)
     else:
         raise InputError("give a model file, or module='package.module:factory'")
     if own_geometry is not None:
@@ -64,13 +64,13 @@ def read_model(
     return model
 
 
-def _read_file(path: Path, input_shape: InputShape | None) -> Model:
+def _read_file(path: Path, sample_shape: SampleShape | None) -> Model:
     with reading(path):
         kind = format_of(path)
     if kind != "onnx":
-        input_shape = input_shapes.of_one_input(input_shape, f"{path} ({kind})")
+        sample_shape = sample_shapes.of_one_input(sample_shape, f"{path} ({kind})")
     with reading(path, kind):
-        model = neighbours.complete(_read(kind, path, input_shape), path, input_shape)
+        model = neighbours.complete(_read(kind, path, sample_shape), path, sample_shape)
         if len(model.layers) > MAX_LAYERS:
             raise ModelError(
                 f"{path} ({kind}) holds {len(model.layers):,} layers; at most {MAX_LAYERS:,} are taken from "
@@ -79,10 +79,10 @@ def _read_file(path: Path, input_shape: InputShape | None) -> Model:
         return model
 
 
-def _read(kind: Format, path: Path, input_shape: InputShape | None) -> Model:
+def _read(kind: Format, path: Path, sample_shape: SampleShape | None) -> Model:
     """What the format's own reader finds; it is imported only now."""
     if kind in WITH_GRAPH:
-        return model_of(stored_graph(path, kind, input_shape))
+        return model_of(stored_graph(path, kind, sample_shape))
     module = import_module(f".formats.{kind}.reader", __package__)
-    model: Model = module.read(path, input_shape=input_shape)
+    model: Model = module.read(path, sample_shape=sample_shape)
     return model

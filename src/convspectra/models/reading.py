@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,12 @@ from ..errors import GeometryError, InputError, KernelError, ModelError
 def first_line(error: BaseException) -> str:
     """What an error says, without what follows in further lines."""
     return next(iter(str(error).strip().splitlines()), "")
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,19 @@ class ConvLayer:
     batch_norm_scale: np.ndarray[Any, Any] | None = None
     source: str = ""
     reason: str = ""
+
+
+def with_geometry_of(layer: ConvLayer, other: ConvLayer, source: str) -> ConvLayer:
+    """The layer as another one with a kernel of its shape runs; `source` says whose geometry that is."""
+    return replace(
+        layer,
+        kind=other.kind,
+        layout=other.layout,
+        geometry=other.geometry,
+        assumed=other.assumed,
+        source=source,
+        reason="",
+    )
 
 
 @dataclass(frozen=True)

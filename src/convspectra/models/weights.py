@@ -19,7 +19,7 @@ NumpyArray = np.ndarray[Any, Any]
 Convention = Literal["pytorch", "mlx", "unstated"]
 """Whose layout the kernels called `weight` have, if the file says so: OIHW, OHWI, or OIHW assumed."""
 
-NO_SIZE = "input size unknown: give input_shape, geometry= or module="
+NO_SIZE = "input size unknown: give sample_shape, geometry= or module="
 ASSUMED = ("input_shape", "stride", "dilation", "groups", "transposed", "padding", "padding_mode")
 BATCH_NORM_NOTE = (
     "a state dict does not say which batch norm follows which convolution; to fold them give module="
@@ -48,7 +48,7 @@ ATTENTION = re.compile(r"(^|[./_])(query|key|value|qkv|out|attention\w*|attn\w*|
 
 def model_of(
     tensors: Mapping[str, NumpyArray],
-    input_shape: tuple[int, ...] | None,
+    sample_shape: tuple[int, ...] | None,
     *,
     convention: Convention,
     unread: Iterable[Unread] = (),
@@ -61,7 +61,7 @@ def model_of(
     `kernel` in that of flax, taps first; of rank 2 it is a linear layer unless its name says that it is an
     embedding. Weight norm, spectral norm and pruning are applied as PyTorch applies them at inference. Other
     float tensors of rank 3 to 5 are candidates, listed as unread. Stride, padding and sizes are not in
-    there: with `input_shape` (channels, sizes) they are assumed to be stride 1 and `same` zero padding at
+    there: with `sample_shape` (channels, sizes) they are assumed to be stride 1 and `same` zero padding at
     that size, and marked; without it a layer has no geometry. A kernel with one input channel is
     taken for a depthwise one, unless the input itself has one channel.
 
@@ -87,7 +87,7 @@ def model_of(
             if found.note:
                 notes.append(f"{base!r}: {found.note}")
             layer_name = names.unique(base or found.name)
-            layers.append(_layer(layer_name, found.array, last, convention, input_shape))
+            layers.append(_layer(layer_name, found.array, last, convention, sample_shape))
         elif (named or _QUANTISED.search(last)) and not real and rank >= 2:
             left.append(
                 Unread(found.name, shape, f"stored as {found.array.dtype}: what scales it is not stated")
@@ -100,7 +100,7 @@ def model_of(
             left.append(Unread(found.name, shape, NO_KERNEL_NAME))
             layout = layout_of(rank, convention if last != "kernel" else "unstated")
             candidates.append(
-                convolution(found.name, found.array, layout, input_shape, assumed=("kind", "layout"))
+                convolution(found.name, found.array, layout, sample_shape, assumed=("kind", "layout"))
             )
         else:
             counts[_kind_of(found.name, found.array)] += 1
@@ -108,7 +108,7 @@ def model_of(
     if counts["batch norm"]:
         notes.append(BATCH_NORM_NOTE)
     notes.extend(_other_layout(layers))
-    notes.extend(_other_channels(layers, input_shape))
+    notes.extend(_other_channels(layers, sample_shape))
     return Model(
         layers=tuple(layers),
         other={kind: count for kind, count in counts.items() if count},
@@ -140,7 +140,7 @@ def convolution(
     name: str,
     kernel: NumpyArray,
     layout: str,
-    input_shape: tuple[int, ...] | None,
+    sample_shape: tuple[int, ...] | None,
     *,
     assumed: tuple[str, ...] = (),
     groups: int | None = None,
@@ -149,7 +149,7 @@ def convolution(
     """A convolution of which only the kernel is known; everything else is assumed, and marked.
 
     Arguments:
-        input_shape: channels and sizes of its input; None for no geometry.
+        sample_shape: channels and sizes of its input; None for no geometry.
         assumed: what is assumed besides the geometry.
         groups: where they are known.
         depthwise: whether one input channel means a group for each channel, where the input has more.
@@ -157,14 +157,14 @@ def convolution(
     axes = kernel.ndim - 2
     into, out = (int(kernel.shape[layout.index(axis)]) for axis in "IO")
     geometry, reason = None, NO_SIZE
-    if input_shape is not None and len(input_shape) != axes + 1:
+    if sample_shape is not None and len(sample_shape) != axes + 1:
         reason = (
-            f"the input shape {input_shape} has {len(input_shape) - 1} spatial axes and this kernel {axes}: "
-            "leave out the batch, if it is in there, or give geometry= or module="
+            f"the sample shape {sample_shape} has {len(sample_shape) - 1} spatial axes and this kernel "
+            f"{axes}: leave out the batch, if it is in there, or give geometry= or module="
         )
-    elif input_shape is not None:
-        count = groups or (out if depthwise and into == 1 and input_shape[0] != 1 else 1)
-        geometry, reason = ConvGeometry(input_shape[1:], groups=count, padding="same", layout=layout), ""
+    elif sample_shape is not None:
+        count = groups or (out if depthwise and into == 1 and sample_shape[0] != 1 else 1)
+        geometry, reason = ConvGeometry(sample_shape[1:], groups=count, padding="same", layout=layout), ""
     return ConvLayer(
         name=name,
         kind=f"conv{axes}d",
@@ -209,14 +209,14 @@ def _layer(
     array: NumpyArray,
     last: str,
     convention: Convention,
-    input_shape: tuple[int, ...] | None,
+    sample_shape: tuple[int, ...] | None,
 ) -> ConvLayer:
     flax = last == "kernel"
     if array.ndim == 2:
         return linear(name, array, "shape of the weight", "IOW" if flax else "OIW")
     layout = f"{'DHW'[-(array.ndim - 2) :]}IO" if flax else layout_of(array.ndim, convention)
     unstated = flax or convention == "unstated"
-    return convolution(name, array, layout, input_shape, assumed=("layout",) if unstated else ())
+    return convolution(name, array, layout, sample_shape, assumed=("layout",) if unstated else ())
 
 
 def _other_layout(layers: Iterable[ConvLayer]) -> list[str]:
@@ -237,24 +237,24 @@ def _other_layout(layers: Iterable[ConvLayer]) -> list[str]:
     ]
 
 
-def _other_channels(layers: Iterable[ConvLayer], input_shape: tuple[int, ...] | None) -> list[str]:
+def _other_channels(layers: Iterable[ConvLayer], sample_shape: tuple[int, ...] | None) -> list[str]:
     """A note where no layer takes the channels of the input, or its last size seems to be the channels."""
     placed = [
         (layer, int(layer.kernel.shape[layer.layout.index("I")]) * layer.geometry.groups)
         for layer in layers
         if layer.kind != "linear" and layer.geometry is not None
     ]
-    if input_shape is None or not placed:
+    if sample_shape is None or not placed:
         return []
-    channels, *sizes = input_shape
+    channels, *sizes = sample_shape
     last = sizes[-1]
     taken = {count for _, count in placed}
-    channels_last = last in taken and last < min(input_shape[:-1])
+    channels_last = last in taken and last < min(sample_shape[:-1])
     if channels in taken and not channels_last:
         return []
     first = placed[0][0]
     return [
-        f"input_shape={input_shape} is read as channels {channels}, sizes {'x'.join(map(str, sizes))}: "
+        f"sample_shape={sample_shape} is read as channels {channels}, sizes {'x'.join(map(str, sizes))}: "
         f"channels come first, without the batch; the kernel of {first.name!r} is "
         f"{'x'.join(map(str, first.kernel.shape))} ({first.layout})"
     ]

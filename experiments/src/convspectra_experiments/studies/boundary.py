@@ -18,8 +18,8 @@ from convspectra.compute import Progress
 from convspectra.errors import InputError
 from convspectra.geometry import ConvGeometry, Correlation
 from convspectra.krylov import bytes_of_all
-from convspectra.models.input_shapes import InputShape
 from convspectra.models.records import ConvLayer
+from convspectra.models.sample_shapes import SampleShape
 
 from ..training.folder import read_json, write_json
 from ..training.run_records import finite, reading
@@ -119,7 +119,7 @@ def boundary_of(
     model: Path | None = None,
     *,
     extent: Extent,
-    input_shape: InputShape | None = None,
+    sample_shape: SampleShape | None = None,
     geometry: Path | None = None,
     module: Any = None,
     progress: Progress | None = None,
@@ -127,14 +127,14 @@ def boundary_of(
     """The distances of some layers of a model, with every kind of padding, over the size of the input.
 
     Arguments:
-        model, input_shape, geometry, module: as for `spectra.spectra_of`.
+        model, sample_shape, geometry, module: as for `spectra.spectra_of`.
         extent: which sizes, how much memory, how many layers.
         progress: called with the share of the layers that are done and a layer's name.
 
     Raises:
         InputError: the model cannot be read, or none of its layers can be taken.
     """
-    found = trained_model(model, input_shape=input_shape, geometry=geometry, module=module)
+    found = trained_model(model, sample_shape=sample_shape, geometry=geometry, module=module)
     taken, left_out = _choice(found.layers, extent)
     if not taken:
         reasons = "; ".join(f"{count}: {reason}" for reason, count in left_out.items())

@@ -19,8 +19,8 @@ from convspectra.analysis import LayerReport, TorusSummary, analyze
 from convspectra.compute import Progress
 from convspectra.errors import InputError
 from convspectra.models import read_model
-from convspectra.models.input_shapes import InputShape
 from convspectra.models.records import ConvLayer, Model
+from convspectra.models.sample_shapes import SampleShape
 from convspectra.results import Spectrum
 
 from ..training.folder import read_json, write_json
@@ -84,7 +84,7 @@ class Spectra:
 def spectra_of(
     model: Path | None = None,
     *,
-    input_shape: InputShape | None = None,
+    sample_shape: SampleShape | None = None,
     geometry: Path | None = None,
     module: Any = None,
     progress: Progress | None = None,
@@ -92,14 +92,14 @@ def spectra_of(
     """The singular values of every convolution of a model whose kernel is larger than 1x1.
 
     Arguments:
-        model, input_shape, geometry, module: as for `models.read_model`; with neither model nor module,
+        model, sample_shape, geometry, module: as for `models.read_model`; with neither model nor module,
             the network that comes with the package.
         progress: called with the share of the work that is done and a layer's name.
 
     Raises:
         InputError: the model cannot be read, or none of its layers has a spectrum.
     """
-    found = trained_model(model, input_shape=input_shape, geometry=geometry, module=module)
+    found = trained_model(model, sample_shape=sample_shape, geometry=geometry, module=module)
     large = tuple(layer for layer in found.layers if _taps(layer) > 1)
     left_out = {"kernel of one tap": len(found.layers) - len(large)}
     report = analyze(replace(found, layers=large), progress=progress)

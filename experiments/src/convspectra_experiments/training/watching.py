@@ -71,7 +71,7 @@ def final_numbers(
     if not settings.attack_radii:
         return found
     attacked = Normalised(model, data.mean, data.deviation).eval()
-    report = lipschitz(read_graph(module=attacked, input_shape=shape))
+    report = lipschitz(read_graph(module=attacked, sample_shape=shape))
     attacked.to(test[0].device)
     some, right = test[0][:ATTACKED].float() / 255, test[1][:ATTACKED]
     bound = report.joint.upper

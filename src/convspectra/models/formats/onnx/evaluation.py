@@ -19,7 +19,7 @@ RUN_TIME = "computed at run time"
 _MOST_PRODUCTS = 2**34
 """Multiplications of one product of constant matrices: some seconds."""
 
-_SMALL = 64
+SMALL = 64
 """Arrays up to here may be amounts and sizes, which inference is given."""
 
 # What exporters make weights and sizes with: no operator with loops, decoders, or random numbers.
@@ -115,7 +115,7 @@ def _entries(node: Any, inputs: Sequence[Array | None], opset: int) -> int:
         name: helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
         for name, value in named.items()
     }
-    small = {name: value for name, value in named.items() if value.size <= _SMALL}
+    small = {name: value for name, value in named.items() if value.size <= SMALL}
     entries = 0
     for kind in outputs_of(node, kinds, small, opset).values():
         dims = kind.tensor_type.shape.dim

@@ -10,9 +10,9 @@ from typing import Any
 
 from ....errors import ModelError
 from ...budget import Budget
-from ...input_shapes import InputShape, assign
+from ...sample_shapes import SampleShape, assign
 from . import store as tensors
-from .evaluation import outputs_of
+from .evaluation import SMALL, outputs_of
 from .scope import Scope, Values, sizes_of
 
 _NESTED_GRAPHS = 8  # each may hold two of the next
@@ -177,10 +177,6 @@ class Inference:
             states = kept
 
 
-_SMALL = 64
-"""Arrays up to here may be amounts and sizes, which inference is given."""
-
-
 def _type(element: int, sizes: Sequence[int | None]) -> Any:
     import onnx
 
@@ -195,7 +191,7 @@ def _is_small(kind: Any) -> bool:
     if not _is_tensor(kind):
         return False
     dims = kind.tensor_type.shape.dim
-    return all(dim.HasField("dim_value") for dim in dims) and math.prod(d.dim_value for d in dims) <= _SMALL
+    return all(dim.HasField("dim_value") for dim in dims) and math.prod(d.dim_value for d in dims) <= SMALL
 
 
 def _filled(kind: Any, stated: Any) -> Any:
@@ -236,14 +232,14 @@ def _list(kind: Any) -> Any:
     return None if sizes is None else _type(kind.tensor_type.elem_type, [None, *sizes])
 
 
-def set_input_shape(graph: Any, input_shape: InputShape | None) -> None:
+def set_sample_shape(graph: Any, sample_shape: SampleShape | None) -> None:
     """Take what the graph does not fix as unknown, open batch sizes as 1, and inputs as asked for.
 
     Sizes that the graph states behind its inputs are dropped where one of those is asked for: they may
     belong to another size.
 
     Raises:
-        InputError: as `input_shapes.assign`.
+        InputError: as `sample_shapes.assign`.
     """
     for part in tensors.graphs(graph):
         for value in (*part.input, *part.value_info, *part.output):
@@ -252,7 +248,7 @@ def set_input_shape(graph: Any, input_shape: InputShape | None) -> None:
                     dim.ClearField("dim_value")
     weights = {tensor.name for tensor in graph.initializer}
     inputs = {value.name: value for value in graph.input if value.name not in weights}
-    asked = assign(input_shape, {name: _axes(value) for name, value in inputs.items()})
+    asked = assign(sample_shape, {name: _axes(value) for name, value in inputs.items()})
     for name, value in inputs.items():
         dims = value.type.tensor_type.shape.dim
         if len(dims) >= 2 and dims[0].dim_value <= 0:

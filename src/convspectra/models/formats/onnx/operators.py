@@ -118,6 +118,12 @@ def _cast(step: Step) -> None:
     rules.identity(step)
 
 
+_POINTWISE = "Relu Sigmoid HardSwish Tanh Softplus Softsign Mish Abs Sin Cos Atan Erf"
+_MOVING = """
+Reshape Flatten Squeeze Unsqueeze Transpose Slice Split Gather GatherElements GatherND Expand Tile
+DepthToSpace SpaceToDepth
+"""
+
 TABLE: dict[str, rules.Rule] = {
     "Conv": rules.convolution("B"),
     "ConvTranspose": rules.convolution("B"),
@@ -129,27 +135,16 @@ TABLE: dict[str, rules.Rule] = {
     "Neg": rules.negative,
     "Pow": _pow,
     "Concat": lambda step: rules.concat(step, step.found["inputs"], step.found["axis"]),
-    "Relu": rules.pointwise("relu"),
+    **{word: rules.pointwise(word.lower()) for word in _POINTWISE.split()},
     "LeakyRelu": rules.pointwise("leaky_relu", alpha=0.01),
     "PRelu": _prelu,
     "Elu": rules.pointwise("elu", alpha=1.0),
     "Celu": rules.pointwise("celu", alpha=1.0),
     "Selu": rules.pointwise("selu", alpha=1.67326319217681884765625, gamma=1.05070102214813232421875),
-    "Sigmoid": rules.pointwise("sigmoid"),
     "HardSigmoid": rules.pointwise("hardsigmoid", alpha=0.2, beta=0.5),
-    "HardSwish": rules.pointwise("hardswish"),
-    "Tanh": rules.pointwise("tanh"),
-    "Softplus": rules.pointwise("softplus"),
-    "Softsign": rules.pointwise("softsign"),
     "Gelu": rules.gelu,
-    "Mish": rules.pointwise("mish"),
     "Swish": rules.pointwise("swish", alpha=1.0),
     "Clip": rules.clip,
-    "Abs": rules.pointwise("abs"),
-    "Sin": rules.pointwise("sin"),
-    "Cos": rules.pointwise("cos"),
-    "Atan": rules.pointwise("atan"),
-    "Erf": rules.pointwise("erf"),
     "Softmax": _softmax,
     "LogSoftmax": _softmax,
     "MaxPool": windows.pool,
@@ -164,13 +159,7 @@ TABLE: dict[str, rules.Rule] = {
     "Pad": windows.pad,
     "Resize": windows.resize,
     "Upsample": windows.resize,
-    **dict.fromkeys(
-        (
-            *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather"),
-            *("GatherElements", "GatherND", "Expand", "Tile", "DepthToSpace", "SpaceToDepth"),
-        ),
-        _moved,
-    ),
+    **dict.fromkeys(_MOVING.split(), _moved),
 }
 
 REASONS = {

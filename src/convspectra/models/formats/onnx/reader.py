@@ -13,11 +13,11 @@ import numpy as np
 from ....errors import GeometryError, ModelError
 from ...budget import Budget
 from ...graph_builder import Builder, UnsupportedError, translating
-from ...input_shapes import InputShape
 from ...names import layer_name, says_weight
 from ...operations import Graph, Move, StoredLayer
 from ...reading import first_line
 from ...records import ConvLayer, Unread
+from ...sample_shapes import SampleShape
 from ...step import Step, Tensor
 from ...weights import linear, stated_convolution
 from . import inference, kernels, operators
@@ -29,18 +29,18 @@ from .scope import Scope, Values
 Array = np.ndarray[Any, Any]
 
 IN_A_BODY = "which of its graphs runs, and how often, may depend on the input"
-UNKNOWN_SIZE = "input size unknown in the graph: give input_shape"
+UNKNOWN_SIZE = "input size unknown in the graph: give sample_shape"
 
 _NAMED_BY_WEIGHT = ("BatchNormalization", "PRelu")
 _FLOATS = ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")
 
 
-def read_graph(path: Path, *, input_shape: InputShape | None = None) -> Graph:
+def read_graph(path: Path, *, sample_shape: SampleShape | None = None) -> Graph:
     """The nodes of an ONNX model, what they compute from constants and known sizes alone worked out.
 
     Arguments:
         path: the `.onnx` file; external data is read only from inside its own folder.
-        input_shape: the sizes of one input, without the batch, or those of several by their names, for
+        sample_shape: the sizes of one input, without the batch, or those of several by their names, for
             graphs that leave them open; an open batch is 1.
 
     Returns:
@@ -51,12 +51,12 @@ def read_graph(path: Path, *, input_shape: InputShape | None = None) -> Graph:
     Raises:
         ModelError: no ONNX model, a truncated one, external data that is missing or outside, or one that
             would cost more than `budget` allows.
-        InputError: `input_shape` contradicts the graph.
+        InputError: `sample_shape` contradicts the graph.
     """
     data = path.read_bytes()
     budget = Budget(path, stored=len(data))
     proto = inference.inlined(tensors.parse(data, path), budget)
-    inference.set_input_shape(proto.graph, input_shape)
+    inference.set_sample_shape(proto.graph, sample_shape)
     graph = Reader(tensors.Store(path, budget), proto).graph
     return replace(graph, sha256=hashlib.sha256(data).hexdigest())
 
@@ -322,7 +322,7 @@ def _unfit(inputs: list[Any]) -> Iterator[tuple[str, str]]:
         word = onnx.TensorProto.DataType.Name(kind.elem_type)
         if not kind.HasField("shape") or not all(dim.dim_value > 0 for dim in kind.shape.dim):
             shown = [dim.dim_value or dim.dim_param or "?" for dim in kind.shape.dim]
-            yield value.name, f"the size of input {value.name!r} {shown} is open: give input_shape"
+            yield value.name, f"the size of input {value.name!r} {shown} is open: give sample_shape"
         elif word not in _FLOATS:
             yield (
                 value.name,

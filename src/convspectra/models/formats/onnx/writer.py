@@ -12,11 +12,12 @@ import numpy as np
 from ....atomic import atomic
 from ...budget import Budget
 from ...floats import STORED_TYPES, StoredType, to_bytes
+from ...names import Names
 from ...records import ConvLayer
 from ...writers import NotWritableError, TensorLocation
 from . import store as tensors
 from .evaluation import run
-from .inference import inlined, set_input_shape
+from .inference import inlined, set_sample_shape
 from .reader import Reader, out_in_of
 from .scope import Scope
 
@@ -29,17 +30,12 @@ _SMALLEST_OUTSIDE = 1024
 _MOVING = frozenset(["Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast"])
 
 
-def open_file(path: Path) -> OnnxWriter:
-    """The writer of an ONNX model, its external data included.
+class OnnxWriter:
+    """An ONNX model, and for each of its layers the tensor that the kernel comes from.
 
     Raises:
         ModelError: no ONNX model, a truncated one, or external data that is missing or outside.
     """
-    return OnnxWriter(path)
-
-
-class OnnxWriter:
-    """An ONNX model, and for each of its layers the tensor that the kernel comes from."""
 
     def __init__(self, path: Path) -> None:
         import onnx
@@ -55,18 +51,13 @@ class OnnxWriter:
         parts = tensors.graphs(whole.graph)
         values = [one for part in parts for one in (*part.input, *part.value_info, *part.output)]
         stated = [deepcopy(value.type) for value in values]
-        set_input_shape(whole.graph, None)  # as for reading: what is open is unknown
+        set_sample_shape(whole.graph, None)  # as for reading: what is open is unknown
         self.reader = Reader(self.store, whole)
         for value, kind in zip(values, stated, strict=True):
             value.type.CopyFrom(kind)
         # Names are unique only within a graph; sub-graphs beside each other may use one twice.
-        self.tensors: dict[str, Any] = {}
-        for tensor in _weights(self.proto.graph):
-            key, count = tensor.name, 1
-            while key in self.tensors:
-                count += 1
-                key = f"{tensor.name}#{count}"
-            self.tensors[key] = tensor
+        names = Names()
+        self.tensors = {names.unique(tensor.name): tensor for tensor in _weights(self.proto.graph)}
 
     def location(self, layer: ConvLayer) -> TensorLocation:
         if layer.name not in self.reader.sources:
@@ -163,6 +154,9 @@ class OnnxWriter:
             return ""
         listed = ", ".join(f"{node.op_type} {node.name or node.output[0]!r}" for node in others[:3])
         return f"{weight!r} is also read by {listed}"
+
+
+open_file = OnnxWriter
 
 
 def _refuse_computed(node: Any, name: str) -> None:

@@ -18,9 +18,9 @@ import numpy as np
 
 from ....errors import InputError, ModelError
 from ...names import Names
+from ...reading import digest, first_line
 from ...records import Model, Unread
 from ...weights import model_of, plain_names
-from ..safetensors.reader import digest
 
 # Entries that a tensor may have beyond those that lie in the file: of expanded, sparse and quantised ones.
 _MOST_REPEATED, _TIMES_STORED = 2**22, 8
@@ -31,13 +31,13 @@ _PACKED = "._packed_params._packed_params"
 _MAX_VALUES, _MAX_DEPTH = 200_000, 64
 
 
-def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
+def read(path: Path, *, sample_shape: tuple[int, ...] | None = None) -> Model:
     """The convolutions and linear layers of a checkpoint that `torch.save` wrote.
 
     Arguments:
         path: `.pt`, `.pth`, `.th`, ...; saved on any device; the state dict may lie deeper, under
             `state_dict`, `model` and the like.
-        input_shape: channels and sizes of one input, assumed for every layer (see `weights`).
+        sample_shape: channels and sizes of one input, assumed for every layer (see `weights`).
 
     Several state dicts in one file are all read, each under the path of its keys (`generator.0`); what
     belongs to an optimizer is counted.
@@ -62,7 +62,7 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
     quantised = [name for name, tensor in tensors.items() if tensor.is_quantized]
     model = model_of(
         arrays,
-        input_shape,
+        sample_shape,
         convention="pytorch",
         unread=unread,
         other={"optimizer state": optimizer},
@@ -143,7 +143,7 @@ def load(path: Path, map_location: Any = "cpu") -> Any:
             raise ModelError(f"{path} holds code ({code}) and was not run; {_ADVICE}") from None
         raise ModelError(f"{path} is not a PyTorch checkpoint, or it is damaged") from None
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error) or type(error).__name__
         if isinstance(error, KeyError):  # the number of an instruction that there is none of, or of an entry
             line = "its bytes are no pickle's"
         if "weights_only" in line:  # PyTorch's own advice is to run what is in the file

@@ -17,18 +17,13 @@ from ...writers import NotWritableError, TensorLocation
 from .reader import as_array, load, named, require_torch, state_dicts, tensors_in
 
 
-def open_file(path: Path) -> PytorchWriter:
-    """The writer of a checkpoint that `torch.save` wrote.
+class PytorchWriter:
+    """A loaded checkpoint, whose tensors are changed where they lie.
 
     Raises:
         ModelError: no checkpoint, a damaged one, or one that holds code.
         InputError: PyTorch is not installed.
     """
-    return PytorchWriter(path)
-
-
-class PytorchWriter:
-    """A loaded checkpoint, whose tensors are changed where they lie."""
 
     def __init__(self, path: Path) -> None:
         self.devices: set[str] = set()
@@ -77,6 +72,9 @@ class PytorchWriter:
         away = sorted(self.devices - {"cpu"})
         if away:
             yield f"tensors saved from {', '.join(away)} are written as tensors of the CPU"
+
+
+open_file = PytorchWriter
 
 
 def _stored(tensor: Any) -> StoredType | None:

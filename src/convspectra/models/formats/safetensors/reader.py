@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,17 +10,19 @@ from typing import Any
 import numpy as np
 
 from ....errors import ModelError
+from ...floats import from_bytes
+from ...reading import digest
 from ...records import Model, Unread
 from ...weights import Convention, model_of, plain_names
 
 
-def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
+def read(path: Path, *, sample_shape: tuple[int, ...] | None = None) -> Model:
     """The convolutions and linear layers among the tensors of a safetensors file.
 
     Arguments:
         path: the file; kernels are in PyTorch's layout (OIHW), or in that of MLX (OHWI) where the metadata
             say `mlx`. Where they say nothing the layout is among the assumed fields.
-        input_shape: channels and sizes of one input, assumed for every layer (see `weights`).
+        sample_shape: channels and sizes of one input, assumed for every layer (see `weights`).
 
     Raises:
         ModelError: no safetensors file, or a damaged one.
@@ -29,7 +30,7 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
     given, unread, metadata = contents(path)
     return model_of(
         {name: given[key] for name, key in plain_names(given).items()},
-        input_shape,
+        sample_shape,
         convention=_CONVENTIONS.get(metadata.get("format", ""), "unstated"),
         unread=unread,
         name=path.name,
@@ -37,12 +38,6 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
         path=path,
         sha256=digest(path),
     )
-
-
-def digest(path: Path) -> str:
-    """sha256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -88,6 +83,7 @@ _DTYPES = {
     "F64": "<f8",
     "F32": "<f4",
     "F16": "<f2",
+    "BF16": "bfloat16",
     "I64": "<i8",
     "I32": "<i4",
     "I16": "<i2",
@@ -98,10 +94,5 @@ _DTYPES = {
 
 
 def _array(entry: Any) -> np.ndarray[Any, Any] | None:
-    shape, data = entry["shape"], entry["data"]
-    if entry["dtype"] == "BF16":
-        # bfloat16 is the upper half of a float32.
-        upper = np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16
-        return upper.view(np.float32).reshape(shape)
-    dtype = _DTYPES.get(entry["dtype"])
-    return None if dtype is None else np.frombuffer(data, dtype=dtype).reshape(shape)
+    kind = _DTYPES.get(entry["dtype"])
+    return None if kind is None else from_bytes(entry["data"], kind).reshape(entry["shape"])

@@ -18,17 +18,12 @@ from . import reader as safetensors
 _TYPES: dict[str, StoredType] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def open_file(path: Path) -> SafetensorsWriter:
-    """The writer of a safetensors file.
+class SafetensorsWriter:
+    """A safetensors file: a header that says where each tensor lies, and bytes.
 
     Raises:
         ModelError: no safetensors file, or a damaged one.
     """
-    return SafetensorsWriter(path)
-
-
-class SafetensorsWriter:
-    """A safetensors file: a header that says where each tensor lies, and bytes."""
 
     def __init__(self, path: Path) -> None:
         self.tensors = safetensors.tensors(path)
@@ -60,3 +55,6 @@ class SafetensorsWriter:
 
     def notes(self) -> Iterator[str]:
         return iter(())
+
+
+open_file = SafetensorsWriter

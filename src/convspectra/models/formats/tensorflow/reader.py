@@ -22,6 +22,7 @@ import numpy as np
 
 from ....errors import ModelError
 from ... import foreign
+from ...floats import from_bytes
 from ...names import Names, layer_name
 from ...records import ConvLayer, Model, Unread
 from ...weights import ATTENTION, NO_KERNEL_NAME, convolution, is_no_kernel, linear
@@ -51,12 +52,12 @@ _COPIES = "_all_variables/"
 _KERNEL = re.compile(r"(^|[/_.])(kernel|weights?|w|filters?|depthwise_kernel|depthwise_weights)(:0)?$", re.I)
 
 
-def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
+def read(path: Path, *, sample_shape: tuple[int, ...] | None = None) -> Model:
     """The kernels among the variables of a checkpoint.
 
     Variables of rank 4 and 5 are kernels whatever they are called, `kind` assumed where the name does not
     say so; of rank 3, candidates. Optimizer slots are counted, not analysed. A checkpoint says neither stride
-    nor padding nor whether a kernel is transposed: with `input_shape` (channels, sizes) stride 1 and `same`
+    nor padding nor whether a kernel is transposed: with `sample_shape` (channels, sizes) stride 1 and `same`
     padding are assumed and marked.
 
     Arguments:
@@ -92,7 +93,7 @@ def read(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Model:
             listed.add(content)
         named = what == "kernel" and bool(_KERNEL.search(name.removesuffix(_AVERAGE)))
         unique = names.unique(layer_name(name, fallback=name) if named else name)
-        layer = _layer(unique, name, array, input_shape, () if named else ("kind",))
+        layer = _layer(unique, name, array, sample_shape, () if named else ("kind",))
         if what == "kernel":
             found["layers"].append(layer)
         else:
@@ -145,7 +146,7 @@ def _layer(
     name: str,
     variable: str,
     kernel: np.ndarray[Any, Any],
-    input_shape: tuple[int, ...] | None,
+    sample_shape: tuple[int, ...] | None,
     assumed: tuple[str, ...],
 ) -> ConvLayer:
     if kernel.ndim == 2:
@@ -157,7 +158,7 @@ def _layer(
         channels, multiplier = kernel.shape[-2:]
         flat = kernel.reshape(*kernel.shape[:-2], 1, channels * multiplier)
         kernel, layout, groups = np.moveaxis(flat, (-1, -2), (0, 1)), "OI" + "DHW"[-axes:], channels
-    return convolution(name, kernel, layout, input_shape, assumed=assumed, groups=groups, depthwise=False)
+    return convolution(name, kernel, layout, sample_shape, assumed=assumed, groups=groups, depthwise=False)
 
 
 def _index_of(path: Path) -> Path:
@@ -206,10 +207,7 @@ def _array(index: Path, name: str, entry: _Entry) -> np.ndarray[Any, Any]:
     with held.open("rb") as file:
         file.seek(entry.offset)
         data = file.read(entry.size)
-    if dtype == "bfloat16":
-        upper = np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16
-        return upper.view(np.float32).reshape(entry.shape)
-    return np.frombuffer(data, dtype=dtype).reshape(entry.shape)
+    return from_bytes(data, dtype).reshape(entry.shape)
 
 
 def _entries(index: Path) -> Iterator[tuple[str, _Entry]]:

@@ -196,6 +196,13 @@ def _identity(step: Step) -> None:
     rules.identity(step)
 
 
+_MOVING = """
+view _unsafe_view reshape permute transpose t numpy_T flatten unflatten squeeze unsqueeze slice select narrow
+split chunk unbind split_with_sizes expand repeat pad constant_pad_nd flip roll index index_select
+tensor_split pixel_shuffle pixel_unshuffle channel_shuffle movedim
+"""
+_MOVING_MAPS = "upsample_nearest _upsample_nearest_exact reflection_pad replication_pad"
+
 TABLE: dict[str, rules.Rule] = {
     **dict.fromkeys(CONVOLUTIONS, rules.convolution("bias")),
     "linear": _linear,
@@ -236,25 +243,8 @@ TABLE: dict[str, rules.Rule] = {
     **dict.fromkeys(
         ("dropout", "clone", "contiguous", "detach", "alias", "to", "_to_copy", "lift_fresh_copy"), _identity
     ),
-    **dict.fromkeys(
-        (
-            *("view", "_unsafe_view", "reshape", "permute", "transpose", "t", "numpy_T", "flatten"),
-            *("unflatten", "squeeze", "unsqueeze", "slice", "select", "narrow", "split", "chunk", "unbind"),
-            *("split_with_sizes", "expand", "repeat", "pad", "constant_pad_nd", "flip", "roll", "index"),
-            *(
-                "index_select",
-                "tensor_split",
-                "pixel_shuffle",
-                "pixel_unshuffle",
-                "channel_shuffle",
-                "movedim",
-            ),
-            *(f"upsample_nearest{n}d" for n in (1, 2, 3)),
-            *(f"_upsample_nearest_exact{n}d" for n in (1, 2, 3)),
-            *(f"{mode}_pad{n}d" for mode in ("reflection", "replication") for n in (1, 2, 3)),
-        ),
-        _moved,
-    ),
+    **dict.fromkeys(_MOVING.split(), _moved),
+    **dict.fromkeys((f"{kind}{n}d" for kind in _MOVING_MAPS.split() for n in (1, 2, 3)), _moved),
 }
 
 

@@ -17,25 +17,24 @@ from ....errors import InputError
 from ...graph_builder import LARGEST, Builder, UnsupportedError, translating
 from ...names import layer_name
 from ...operations import Array, Graph, StoredLayer
-from ...reading import first_line
+from ...reading import digest, first_line
 from ...records import Unread
 from ...step import Step, Tensor
 from ..pytorch.reader import as_array, require_torch
-from ..safetensors.reader import digest
 from . import aten
 from .aten_layers import layer_of
 from .parts import check_parts
 from .program import Body, Call, Program, load, read, tensors_in
 
 
-def read_graph(path: Path, *, input_shape: Any = None) -> Graph:
+def read_graph(path: Path, *, sample_shape: Any = None) -> Graph:
     """The nodes of a program saved by `torch.export.save`, at the sizes it was exported with.
 
     PyTorch's loader is not used (`program` says why), and nothing is traced again.
 
     Arguments:
         path: the `.pt2` file.
-        input_shape: not used: the program fixes its sizes; one exported as dynamic is unknown.
+        sample_shape: not used: the program fixes its sizes; one exported as dynamic is unknown.
 
     Returns:
         `Graph` of format `torch.export`. A node that is not read is `Refused`, with the reason.
@@ -48,34 +47,28 @@ def read_graph(path: Path, *, input_shape: Any = None) -> Graph:
     return _graph(load(path), path.name, path)
 
 
-def trace_graph(module: Any, input_shape: tuple[int, ...], *, name: str, path: Path | None = None) -> Graph:
+def trace_graph(module: Any, sample_shape: tuple[int, ...], *, name: str, path: Path | None = None) -> Graph:
     """The nodes of a module in evaluation mode, exported for one input of this shape without the batch.
 
     Raises:
         InputError: `torch.export` cannot trace it, and as `read_graph`.
     """
     torch = require_torch()
-    training = {part: part.training for part in module.modules()}
-    floating = [one for one in module.parameters() if one.is_floating_point()]
-    dtype = floating[0].dtype if floating else torch.float32
-    device = floating[0].device if floating else torch.device("cpu")
+    from ...modules import evaluating, example_of
+
     saved = io.BytesIO()
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), evaluating(module):
             warnings.simplefilter("ignore")  # of the exporter about itself
-            example = torch.zeros((1, *input_shape), dtype=dtype, device=device)
             # Nothing is decomposed, but what writes into its input becomes what returns a new tensor.
-            program = torch.export.export(module.eval(), (example,)).run_decompositions({})
-            torch.export.save(program, saved)
+            program = torch.export.export(module, (example_of(module, sample_shape),))
+            torch.export.save(program.run_decompositions({}), saved)
     except Exception as error:  # noqa: BLE001  # whatever a user's code raises, or the exporter about it
-        shown = ",".join(map(str, input_shape))
+        shown = ",".join(map(str, sample_shape))
         raise InputError(
-            f"torch.export cannot trace {name} at input_shape {shown}: {type(error).__name__}: "
+            f"torch.export cannot trace {name} at sample_shape {shown}: {type(error).__name__}: "
             f"{first_line(error)}"
         ) from None
-    finally:
-        for part, mode in training.items():
-            part.training = mode
     return _graph(read(saved), name, path)
 
 

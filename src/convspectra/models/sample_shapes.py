@@ -1,4 +1,8 @@
-"""The shape of the inputs: as somebody writes it, and which input of a graph it is meant for."""
+"""The shape of one sample: as somebody writes it, and which input of a graph it is meant for.
+
+`input_shape` of a geometry has the sizes of a layer's input; `sample_shape` also the channels, of the
+network's.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,13 @@ from numbers import Integral
 from ..errors import InputError
 
 Sizes = tuple[int, ...]
-InputShape = Sizes | Mapping[str, Sizes]
+SampleShape = Sizes | Mapping[str, Sizes]
 """All axes of one input but the batch, such as (3, 224, 224); or that by the inputs' names."""
 Axes = Sequence[int | str]
 """The axes of a graph's input, the batch included; one that the graph leaves open by its name, or "?"."""
 
 
-def check(shape: InputShape | None) -> InputShape | None:
+def check(shape: SampleShape | None) -> SampleShape | None:
     """The same as tuples of integers; what Python callers hand in.
 
     Raises:
@@ -29,24 +33,24 @@ def _checked(sizes: Iterable[int]) -> Sizes:
     given = tuple(sizes) if isinstance(sizes, Iterable) and not isinstance(sizes, str) else ()
     if not given or not all(isinstance(n, Integral) and not isinstance(n, bool) and n >= 1 for n in given):
         raise InputError(
-            "input_shape must be integers, all at least 1, such as (3, 224, 224), or a dictionary of such by "
-            f"the names of inputs; got {sizes!r}"
+            "sample_shape must be integers, all at least 1, such as (3, 224, 224), or a dictionary of such "
+            f"by the names of inputs; got {sizes!r}"
         )
     return tuple(int(n) for n in given)
 
 
-def of_one_input(shape: InputShape | None, what: str) -> Sizes | None:
+def of_one_input(shape: SampleShape | None, what: str) -> Sizes | None:
     """The shape where inputs have no names.
 
     Raises:
         InputError: it was given by name.
     """
     if isinstance(shape, Mapping):
-        raise InputError(f"input_shape NAME=SHAPE is for ONNX graphs; for {what} leave the name out")
+        raise InputError(f"sample_shape NAME=SHAPE is for ONNX graphs; for {what} leave the name out")
     return shape
 
 
-def assign(shape: InputShape | None, inputs: Mapping[str, Axes]) -> dict[str, Sizes]:
+def assign(shape: SampleShape | None, inputs: Mapping[str, Axes]) -> dict[str, Sizes]:
     """Which input has which shape, the first axis (the batch) left out.
 
     Arguments:
@@ -62,7 +66,7 @@ def assign(shape: InputShape | None, inputs: Mapping[str, Axes]) -> dict[str, Si
         for name, sizes in shape.items():
             if name not in inputs:
                 raise InputError(
-                    f"input_shape {name}={_text(sizes)}: the graph has no input {name!r}; its inputs are: "
+                    f"sample_shape {name}={_text(sizes)}: the graph has no input {name!r}; its inputs are: "
                     f"{_listed(inputs)}"
                 )
             _check_fit(name, sizes, inputs[name], f"{name}=")
@@ -79,7 +83,7 @@ def assign(shape: InputShape | None, inputs: Mapping[str, Axes]) -> dict[str, Si
     count = len({*fits, *meant})
     advice = ": write NAME=SHAPE, without the batch" if count else ", the batch left out"
     raise InputError(
-        f"input_shape {_text(shape)} fits {count} inputs of the graph{advice}; "
+        f"sample_shape {_text(shape)} fits {count} inputs of the graph{advice}; "
         f"its inputs are: {_listed(inputs)}"
     )
 
@@ -88,17 +92,17 @@ def _check_fit(name: str, sizes: Sizes, axes: Axes, prefix: str) -> None:
     """Raise the InputError that says why these sizes are not those of an input."""
     if len(sizes) == len(axes) and len(sizes) > 1:
         raise InputError(
-            f"input_shape {prefix}{_text(sizes)} has all {len(axes)} axes of the input {name!r} "
-            f"{_shown(axes)}: leave out the batch, its first axis: input_shape {prefix}{_text(sizes[1:])}"
+            f"sample_shape {prefix}{_text(sizes)} has all {len(axes)} axes of the input {name!r} "
+            f"{_shown(axes)}: leave out the batch, its first axis: sample_shape {prefix}{_text(sizes[1:])}"
         )
     if len(sizes) != len(axes) - 1:
         raise InputError(
-            f"input_shape {prefix}{_text(sizes)} must have the {max(len(axes) - 1, 0)} axes behind the "
+            f"sample_shape {prefix}{_text(sizes)} must have the {max(len(axes) - 1, 0)} axes behind the "
             f"batch of the input {name!r} {_shown(axes)}"
         )
     if not _fits(sizes, axes[1:]):
         raise InputError(
-            f"input_shape {prefix}{_text(sizes)} contradicts the graph, which fixes its input {name!r} to "
+            f"sample_shape {prefix}{_text(sizes)} contradicts the graph, which fixes its input {name!r} to "
             f"{_shown(axes)}; leave the option out"
         )
 
