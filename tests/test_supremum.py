@@ -17,8 +17,13 @@ import convspectra as cs
 from convspectra import bounds
 from convspectra._solvers import native
 from convspectra._solvers.gram import Cells
+from convspectra.bounds import auto
+from convspectra.bounds.tapered_wave import tapered_wave_gain
+from convspectra.cost import Cost
+from convspectra.operators.reference import dense_operator
 from convspectra.problem import problem_of, scaled
 from convspectra.supremum import gram, supremum
+from convspectra.symbol import polyphase
 from strategies import layers
 
 ENGINES = ["native", "lapack"]
@@ -128,6 +133,75 @@ def test_both_engines_find_the_same(monkeypatch):
     np.testing.assert_allclose(found.lower, other.lower, rtol=1e-4)
     assert other.lower <= found.upper
     assert found.lower <= other.upper
+
+
+# ---- layers at their size
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_interval_of_a_padded_layer_holds_its_dense_norm(dtype, monkeypatch):
+    monkeypatch.setattr(auto, "_FEWEST_BLOCKS", 0)
+    monkeypatch.setattr(auto, "of_matrix", lambda correlation: Cost(math.inf, math.inf))
+
+    @settings(max_examples=120)
+    @given(layers(mode="zeros", dtype=dtype))
+    def check(layer):
+        kernel, geometry = layer
+        norm = np.linalg.norm(dense_operator(kernel, geometry).astype(np.float64), 2)
+        problem, power = scaled(problem_of(kernel, geometry))
+        if problem.correlation.is_circulant:
+            return
+        bound = auto._at_any_size(problem)
+        if bound is None:
+            return
+        assert float(bound.lower) * power <= norm * (1 + 1e-13)
+        assert norm <= float(bound.upper) * power * (1 + 1e-13)
+        whole = cs.operator_norm(kernel, geometry)
+        assert float(whole.lower) <= norm * (1 + 1e-13)
+        assert norm <= float(whole.upper) * (1 + 1e-13) * (
+            1 + (20 * np.finfo(dtype).eps if whole.exact else 0)
+        )
+
+    check()
+
+
+def test_the_tapered_wave_is_applied_by_its_closed_form():
+    rng = np.random.default_rng(0)
+    for shape, size, options in (
+        ((5, 3, 3, 3), (9, 12), {"padding": 1}),
+        ((6, 4, 3, 2), (12, 14), {"stride": 2, "padding": 1}),
+        ((3, 4, 4, 3), (12, 14), {"stride": (2, 3), "dilation": (3, 1), "padding": (2, 1)}),
+        ((4, 2, 3), (11,), {"groups": 2, "padding": 2}),
+    ):
+        kernel, geometry = rng.standard_normal(shape), cs.ConvGeometry(size, **options)
+        problem = problem_of(kernel, geometry)
+        top = supremum(problem, 1e-3)
+        c = problem.correlation
+        wave = np.zeros((c.in_channels, *size), dtype=np.complex128)
+        columns = c.in_channels // c.groups
+        right = top.right.reshape(-1, columns)
+        for place, part in enumerate(polyphase(c)):
+            for m in np.ndindex(*size):
+                shifted = [q + a for q, (a, _) in zip(m, c.padding, strict=True)]
+                strides = [divmod(q - o, s) for q, o, s in zip(shifted, part.origin, c.stride, strict=True)]
+                if any(left for _, left in strides):
+                    continue
+                turn = sum(r * angle for (r, _), angle in zip(strides, top.angles, strict=True))
+                taper = math.prod(math.sin(math.pi * (q + 1) / (n + 1)) for q, n in zip(m, size, strict=True))
+                channels = slice(top.group * columns, (top.group + 1) * columns)
+                wave[(channels, *m)] += taper * np.exp(1j * turn) * right[place]
+        image = dense_operator(kernel, geometry) @ wave.reshape(-1)
+        gain = np.linalg.norm(image) / np.linalg.norm(wave)
+        np.testing.assert_allclose(tapered_wave_gain(problem, top), gain, rtol=1e-10)
+
+
+def test_large_maps_cost_no_more_than_small_ones():
+    """Within 1 % of each other, by the same frequencies, whatever the size."""
+    kernel = np.random.default_rng(0).standard_normal((8, 8, 3, 3))
+    for size in (64, 1024):
+        bound = cs.operator_norm(kernel, cs.ConvGeometry((size, size), padding=1))
+        assert bound.method == "duffin1938, tapered_wave"
+        assert bound.lower <= bound.upper <= 1.01 * bound.lower
 
 
 # ---- exact arithmetic

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from ._compat import to_numpy
-from ._solvers import pool
 from ._solvers.gram import Cells, Gram, Tested, gram_of
 from .problem import Problem, moduli, once
+from .symbol import polyphase
 
 NumpyArray = np.ndarray[Any, Any]
 
@@ -39,8 +39,10 @@ class Supremum:
     """`lower <= sup ||S(theta)|| <= upper`, both proven, rounding included.
 
     Attributes:
-        angles: where `lower` was seen, in radians, along the axes of `Gram.waves`.
+        angles: where `lower` was seen, in radians, along all axes of the layer.
         group: in which group of channels.
+        right: the right singular vector there, nearly: shape (C_in / groups * classes,), as `symbol_blocks`
+            has its columns; not normalised.
         tests: how many frequencies were looked at.
     """
 
@@ -48,6 +50,7 @@ class Supremum:
     upper: float
     angles: NumpyArray
     group: int
+    right: NumpyArray
     tests: int
 
 
@@ -70,7 +73,26 @@ def supremum(problem: Problem, width: float, most: int = 100_000) -> Supremum | 
         None where the coefficients take too much memory, or taps cancel to little more than rounding.
     """
     matrices = gram(problem)
-    return None if matrices is None else _Search(matrices, width).run(most)
+    if matrices is None:
+        return None
+    search = _Search(matrices, width)
+    upper = search.run(most)
+    if upper is None or search.top is None:
+        return None
+    angles, group = matrices.symbol_angles(search.top.angles[0]), int(search.top.groups[0])
+    right = search.top.vectors[0].conj()
+    if not matrices.transposed:
+        right = (right @ symbol_at(problem, group, angles)).conj()
+    return Supremum(math.sqrt(search.best) * (1 - 4 * _EPS), upper, angles, group, right, search.tests)
+
+
+def symbol_at(problem: Problem, group: int, angles: NumpyArray) -> NumpyArray:
+    """The block of one group at any angles, shape (rows, columns * classes), in double precision."""
+    correlation = problem.correlation
+    rows, columns = correlation.group_shape
+    taps = to_numpy(problem.kernel).reshape(correlation.groups, rows, columns, -1)[group].astype(np.float64)
+    parts = [taps[..., part.taps] @ np.exp(1j * (part.offsets @ angles)) for part in polyphase(correlation)]
+    return np.concatenate(parts, axis=1)
 
 
 @dataclass
@@ -83,30 +105,38 @@ class _Search:
     top: Cells | None = None
     tests: int = 0
 
-    def run(self, most: int) -> Supremum | None:
+    def run(self, most: int) -> float | None:
+        """The upper bound; None where rounding allows none."""
         cells, radius = _first_cells(self.gram)
         if not len(radius):  # the symbol is constant
             self.decompose(cells)
             self.width = 2 * self.gram.slack(self.best) / self.best if self.best > 0 else math.inf
-            return self.result(1.0) if self.width <= _WIDEST else None
-        cells = self.lift(cells, self.test(cells, 0.0, steps=_FIRST_STEPS), climbs=3)
+            return self.upper(1.0) if self.width <= _WIDEST else None
+        cells = self.lift(cells, self.test(cells, 0.0, steps=_FIRST_STEPS), climbs=2)
         if not self.best > 0:
             return None
         # What rounding may add is to be small beside the width.
         self.width = max(self.width, 8 * self.gram.slack(self.best) / self.best)
         while self.width <= _WIDEST:
             reach = _reach(self.gram.half_degrees, radius)
-            tested = self.test(cells, self.level(reach))
-            cells = self.lift(cells, tested)
-            if math.cos(reach) * (1 + self.width) > 1:
-                self.decompose(cells)
+            cells = self.failing(cells, reach)
             if not len(cells.groups):
-                return self.result(1.0)
+                return self.upper(1.0)
             if self.tests + 2 ** len(radius) * len(cells.groups) > most:
-                self.decompose(self.lift(cells, self.test(cells, self.level(0.0))))
-                return self.result(math.cos(reach))
+                while len(cells.groups):
+                    cells = self.failing(cells, 0.0)
+                return self.upper(math.cos(reach))
             cells, radius = _divided(cells, radius)
         return None
+
+    def failing(self, cells: Cells, reach: float) -> Cells:
+        """The cells of this reach that the factorisation does not settle."""
+        before = self.best
+        cells = self.lift(cells, self.test(cells, self.level(reach)))
+        if len(cells.groups) and self.best == before and math.cos(reach) * (1 + self.width) > 1:
+            # Every one of them exceeds the best, though no vector has shown it.
+            self.decompose(cells.at([0]))
+        return cells
 
     def test(self, cells: Cells, level: float, steps: int = 4) -> Tested:
         self.tests += len(cells.groups)
@@ -118,12 +148,8 @@ class _Search:
         inside = math.cos(reach * (1 + 16 * _EPS) + 64 * _EPS * (1 + self.gram.half_degrees.sum()))
         return top * inside**2 * (1 - 16 * _EPS) - self.gram.slack(top)
 
-    def result(self, cosine: float) -> Supremum:
-        norm = math.sqrt(self.best)
-        upper = norm * (1 + self.width) / cosine * (1 + 16 * _EPS)
-        assert self.top is not None
-        angles, group = self.top.angles[0], int(self.top.groups[0])
-        return Supremum(norm * (1 - 4 * _EPS), upper, angles, group, self.tests)
+    def upper(self, cosine: float) -> float:
+        return math.sqrt(self.best) * (1 + self.width) / cosine * (1 + 16 * _EPS)
 
     def take(self, value: float, cell: Cells) -> None:
         """A computed eigenvalue, or a quotient: it may be the largest so far."""
@@ -144,7 +170,7 @@ class _Search:
     def climb(self, cell: Cells, value: float) -> None:
         """Steps to a better frequency, and of power iteration there, while they gain."""
         self.take(value, cell)
-        for _ in range(_ROUNDS):
+        for _ in range(_ROUNDS if len(cell.angles[0]) else 0):
             cell = cell._replace(angles=_uphill(self.gram, cell)[None])
             tested = self.test(cell, 0.0, steps=6)
             cell, before, value = cell._replace(vectors=tested.vectors), value, float(tested.quotients[0])
@@ -153,41 +179,28 @@ class _Search:
                 return
 
     def decompose(self, cells: Cells) -> None:
-        """Where a cell is so small that its centre exceeds the best: by how much."""
+        """The largest eigenvalues at these cells, whatever power iteration found."""
         for place in range(len(cells.groups)):
             cell = cells.at([place])
-            with pool.single_threaded_blas():
-                value = np.linalg.eigvalsh(self.gram.matrix(cell))[-1]
-            self.tests += 4
-            self.take(float(value), cell)
+            values, vectors = np.linalg.eigh(self.gram.matrix(cell))
+            self.tests += 8
+            self.climb(cell._replace(vectors=vectors[None, :, -1]), float(values[-1]))
 
 
 _FIRST_STEPS = 16
 """Of power iteration at the centres of the first cells."""
 
-_ROUNDS = 5
+_ROUNDS = 4
 """Of power iteration at a frequency and a step to a better one, at the most."""
 
 
 def _uphill(matrices: Gram, cell: Cells) -> NumpyArray:
     """Angles where `v^H G(theta) v`, a trigonometric polynomial, is larger: a Newton step or one uphill."""
-    angles, vector, waves = cell.angles[0], cell.vectors[0], matrices.waves
-    products = np.multiply.outer(vector.conj(), vector)
-    # Entries beside the diagonal count twice.
-    weights = 2 * np.tril(products, -1) + np.diag(np.diag(products))
-    weights = weights[np.tril_indices(matrices.rows)]
-    entries = matrices.coefficients[cell.groups[0], : len(weights)]
-    sums = np.stack([weights.real, -weights.imag]) @ entries
-    cosines, sines = sums[0, 1::2], sums[1, 2::2]
-    turns = waves @ angles
-    cosine, sine = np.cos(turns), np.sin(turns)
-    slope = waves.T @ (sines * cosine - cosines * sine)
-    curvature = -(waves.T * (cosines * cosine + sines * sine)) @ waves
-    top, axes = np.linalg.eigh(curvature)
-    steepest = max(float(np.abs(top).max()), 1e-300)
-    step = axes @ (axes.T @ slope / np.maximum(np.abs(top), 1e-3 * steepest))
+    slope, curvature = matrices.slope(cell)
+    values, axes = np.linalg.eigh(curvature)
+    bent = np.maximum(np.abs(values), 1e-3 * max(float(np.abs(values).max()), 1e-300))
     longest = 0.5 / matrices.half_degrees
-    return np.asarray(angles + np.clip(step, -longest, longest))
+    return np.asarray(cell.angles[0] + np.clip(axes @ (axes.T @ slope / bent), -longest, longest))
 
 
 def _reach(half_degrees: NumpyArray, radius: NumpyArray) -> float:

@@ -42,9 +42,12 @@ class Gram:
         coefficients: shape (groups, side (side + 1) / 2, 1 + 2 waves): for each entry of the lower triangle
             its mean, then for each wave that of the cosine in its real part and that of the sine in its
             imaginary part.
-        waves: shape (waves, axes): the integers `q` of one half, of the axes along which the symbol changes.
+        waves: shape (waves, axes): the whole numbers `q` of one half, of axes along which the symbol changes.
         rows, side: rows of a matrix, and with zero rows up to a multiple of four.
         half_degrees: shape (axes,): times a phase, `S` is of this exponential type.
+        axes, repeats: which axes of the layer those are, and how often the symbol repeats along each axis of
+            the layer: its angles are these parts of those here.
+        transposed: the matrices are those of the columns of `S`, conjugated.
         error: how far a computed matrix may be from the true one, in operator norm.
         compute: the executor and the memory.
     """
@@ -54,6 +57,9 @@ class Gram:
     rows: int
     side: int
     half_degrees: NumpyArray
+    axes: tuple[int, ...]
+    repeats: tuple[int, ...]
+    transposed: bool
     error: float
     compute: Compute
 
@@ -73,6 +79,24 @@ class Gram:
     def matrix(self, cell: Cells) -> NumpyArray:
         """At the first frequency, shape (rows, rows); the upper triangle is left zero, for LAPACK."""
         return np.asarray(self._matrices(int(cell.groups[0]), _phases(self.waves, cell.angles[:1]))[0])
+
+    def symbol_angles(self, angles: NumpyArray) -> NumpyArray:
+        """The angles of the symbol, along all axes of the layer, that belong to one row of `Cells.angles`."""
+        found = np.zeros(len(self.repeats))
+        found[list(self.axes)] = angles / np.array(self.repeats)[list(self.axes)]
+        return found
+
+    def slope(self, cell: Cells) -> tuple[NumpyArray, NumpyArray]:
+        """First and second derivatives of `v^H G(theta) v` at the first cell, `v` its vector."""
+        angles, vector = cell.angles[0], cell.vectors[0]
+        i, j = _triangle(self.rows)
+        weights = vector[i].conj() * vector[j] * np.where(i == j, 1.0, 2.0)  # the other triangle
+        sums = np.stack([weights.real, -weights.imag]) @ self.coefficients[cell.groups[0], : len(i)]
+        cosines, sines = sums[0, 1::2], sums[1, 2::2]
+        turns = self.waves @ angles
+        cosine, sine = np.cos(turns), np.sin(turns)
+        first = self.waves.T @ (sines * cosine - cosines * sine)
+        return first, -(self.waves.T * (cosines * cosine + sines * sine)) @ self.waves
 
     def test(self, cells: Cells, level: float, steps: int) -> Tested:
         """Whether no eigenvalue exceeds the level, up to `slack`, at each of these frequencies.
@@ -181,52 +205,60 @@ def gram_of(kernel: NumpyArray, correlation: Correlation, moduli: float, compute
         compute: the executor and the memory.
     """
     wide = kernel.astype(np.float64, copy=False)
-    taps, degrees = _taps(wide, correlation)
+    taps, repeats = _taps(wide, correlation)
+    transposed = taps.shape[1] > taps.shape[2]
+    if transposed:
+        taps = np.swapaxes(taps, 1, 2)
     groups, rows, others = taps.shape[:3]
+    degrees = [size - 1 for size in taps.shape[3:]]
     sizes = [degree + 1 for degree in degrees]
     waves = np.array(list(_half(degrees)), dtype=np.int64).reshape(-1, len(sizes))
     side = -(-rows // 4) * 4 if rows > 1 else 1
     shape = (groups, side * (side + 1) // 2, 1 + 2 * len(waves))
     if 16 * math.prod(shape) > compute.memory:
         return None
-    coefficients = np.zeros(shape)
-    triangle = _triangle(rows)
-    entries = slice(None, rows * (rows + 1) // 2)
+    products = np.empty((1 + len(waves), groups, rows, rows))
     for place, wave in enumerate([(0,) * len(sizes), *map(tuple, waves)]):
-        first, second = taps, taps
-        for axis, (q, size) in enumerate(zip(wave, sizes, strict=True), start=3):
-            first = np.take(first, np.arange(max(q, 0), size + min(q, 0)), axis=axis)
-            second = np.take(second, np.arange(max(-q, 0), size - max(q, 0)), axis=axis)
-        first, second = (part.reshape(groups, rows, -1) for part in (first, second))
-        product = first @ np.swapaxes(second, 1, 2)
-        lower, upper = product[:, *triangle], product[:, *triangle[::-1]]
-        if place == 0:
-            coefficients[:, entries, 0] = lower
-        else:
-            coefficients[:, entries, 2 * place - 1] = lower + upper
-            coefficients[:, entries, 2 * place] = lower - upper
+        pairs = list(zip(wave, sizes, strict=True))
+        later = (slice(None), slice(None), slice(None), *(slice(max(q, 0), n + min(q, 0)) for q, n in pairs))
+        earlier = (
+            slice(None),
+            slice(None),
+            slice(None),
+            *(slice(max(-q, 0), n - max(q, 0)) for q, n in pairs),
+        )
+        first, second = (taps[part].reshape(groups, rows, -1) for part in (later, earlier))
+        np.matmul(first, np.swapaxes(second, 1, 2), out=products[place])
+    i, j = _triangle(rows)
+    lower, upper = (np.moveaxis(products[:, :, *pair], 0, -1) for pair in ((i, j), (j, i)))
+    coefficients = np.zeros(shape)
+    coefficients[:, : len(i), 0] = lower[..., 0]
+    coefficients[:, : len(i), 1::2] = lower[..., 1:] + upper[..., 1:]
+    coefficients[:, : len(i), 2::2] = lower[..., 1:] - upper[..., 1:]
     changing = [axis for axis, degree in enumerate(degrees) if degree]
     # Of sums over channels and taps, of those over waves, of angles times waves, cosines and sines.
     roundings = others * math.prod(sizes) + 2 * len(waves) + 32 * (sum(degrees) + 2)
     return Gram(
         coefficients=coefficients,
-        waves=waves[:, changing],
+        waves=waves[:, changing].astype(np.float64),
         rows=rows,
         side=side,
         half_degrees=np.array([degrees[axis] / 2 for axis in changing]),
+        axes=tuple(changing),
+        repeats=repeats,
+        transposed=transposed,
         error=_EPS * roundings * moduli**2,
         compute=compute,
     )
 
 
-def _taps(kernel: NumpyArray, correlation: Correlation) -> tuple[NumpyArray, list[int]]:
-    """Shape (groups, rows, others, *degrees + 1), rows at most others; and the degrees."""
+def _taps(kernel: NumpyArray, correlation: Correlation) -> tuple[NumpyArray, tuple[int, ...]]:
+    """Shape (groups, rows, columns, *degrees + 1), and how often the symbol repeats an axis."""
     classes = polyphase(correlation)
     offsets = np.concatenate([part.offsets for part in classes])
     # Offsets that share a divisor (dilation) only make the symbol repeat.
-    repeats = [math.gcd(*map(int, axis)) or 1 for axis in offsets.T]
-    degrees = [int(axis.max()) // repeat for axis, repeat in zip(offsets.T, repeats, strict=True)]
-    sizes = [degree + 1 for degree in degrees]
+    repeats = tuple(math.gcd(*map(int, axis)) or 1 for axis in offsets.T)
+    sizes = [int(axis.max()) // repeat + 1 for axis, repeat in zip(offsets.T, repeats, strict=True)]
     groups = correlation.groups
     rows, columns = correlation.out_channels // groups, correlation.in_channels // groups
     flat = kernel.reshape(groups, rows, columns, -1)
@@ -241,8 +273,7 @@ def _taps(kernel: NumpyArray, correlation: Correlation) -> tuple[NumpyArray, lis
         (read,) = np.nonzero(np.any(taps, axis=others))
         if len(read):
             taps = np.take(taps, np.arange(read[0], read[-1] + 1), axis=axis)
-    degrees = [size - 1 for size in taps.shape[3:]]
-    return (np.swapaxes(taps, 1, 2) if rows > taps.shape[2] else taps), degrees
+    return taps, repeats
 
 
 def _half(degrees: list[int]) -> Iterator[tuple[int, ...]]:
@@ -259,7 +290,10 @@ def _triangle(rows: int) -> tuple[NumpyArray, NumpyArray]:
 def _phases(waves: NumpyArray, angles: NumpyArray) -> NumpyArray:
     """Cosines and sines, shape (cells, waves, 2)."""
     turns = angles @ waves.T
-    return np.stack([np.cos(turns), np.sin(turns)], axis=-1)
+    found = np.empty((*turns.shape, 2))
+    np.cos(turns, out=found[..., 0])
+    np.sin(turns, out=found[..., 1])
+    return found
 
 
 def _power(lower: NumpyArray, start: NumpyArray, steps: int) -> tuple[float, NumpyArray]:

@@ -24,9 +24,10 @@ from ..problem import Problem, homogeneous, in_numpy, problem_of
 from ..results import Bound
 from ..rounding import around, rounded_down, rounded_up
 from ..spectrum import spectrum_on, top_on
+from ..supremum import supremum
 from . import dense
 from .araujo2021 import araujo2021_of
-from .circulant_embedding import circulant_embedding_of
+from .circulant_embedding import ASSUMES, circulant_embedding_of
 from .copy_count import copy_count_of
 from .delattre2023 import delattre2023_of
 from .delattre2024 import delattre2024_of
@@ -35,8 +36,9 @@ from .frobenius import frobenius_of
 from .grishina2024 import grishina2024_of
 from .holder import holder_of
 from .pfister2018 import pfister2018_of
-from .reshaped_kernel import reads_upper, reshaped_kernel_of
+from .reshaped_kernel import reads_upper, reshaped_kernel_of, row_norm_below
 from .singla2021 import singla2021_of
+from .tapered_wave import tapered_wave_gain
 from .tori import enclosing_tori
 from .wave_packet import enclosing_top, forward_of_top_group, packet, wave_packet_of
 
@@ -72,7 +74,7 @@ def operator_norm(
                 wave packet (`bounds.wave_packet`), those of Golub-Kahan-Lanczos vectors (`lanczos.py`)
         upper   the least of: circulant operators that hold this one (`bounds.circulant_embedding`), times
                 the root of the number of copies where padding copies the input; the reshaped kernel times
-                the root of the number of reads; the bound for any size (`bounds.pfister2018`)
+                the root of the number of reads; the bound for any size (`bounds.duffin1938`)
 
     and never the circular value in disguise.
 
@@ -143,6 +145,11 @@ def operator_norm_of(
         norm = top_on(problem, correlation).norm
         return around(norm, problem.norm_error(norm), "symbol")
     copies = correlation.padding_mode != "zeros" and any(map(any, correlation.padding))
+    whatever_size = None if copies or is_tracked(problem.kernel) else _at_any_size(problem)
+    if whatever_size is not None and seconds is start is None:
+        low, high = _sides(whatever_size)
+        if high <= low * (1 + (WIDE if tolerance is None else tolerance)):
+            return whatever_size
     if correlation.groups > 1 and not copies and not is_tracked(problem.kernel):
         # Each group's largest value is needed below, and tells which is the largest of all.
         spectrum_on(problem, enclosing_tori(correlation, 1)[0])
@@ -155,13 +162,10 @@ def operator_norm_of(
         left, end = math.inf, time.monotonic() + seconds
     if tolerance is None:
         tolerance = WIDE if seconds is None else 0.0
-    search = _Search(
-        problem,
-        copies,
-        lower=0.0 if certified.lower is None else float(certified.lower),
-        upper=math.inf if certified.upper is None else float(certified.upper),
-        method=certified.method,
-    )
+    search = _Search(problem, copies, *_sides(certified), method=certified.method)
+    if whatever_size is not None:
+        search.raise_to(_sides(whatever_size)[0], "tapered_wave")
+        search.take(replace(whatever_size, method="duffin1938"))
     for expected, refine in search.refinements(first):
         if search.upper <= search.lower * (1 + tolerance):
             break
@@ -186,6 +190,39 @@ _METHODS: dict[str, Callable[[Problem], Bound]] = {
     "singla2021": singla2021_of,
     "wave_packet": wave_packet_of,
 }
+
+
+def _sides(bound: Bound) -> tuple[float, float]:
+    """What is known from below and from above, as floats."""
+    lower = 0.0 if bound.lower is None else float(bound.lower)
+    return lower, math.inf if bound.upper is None else float(bound.upper)
+
+
+_ROUGH = 2e-3
+"""Width of the supremum over all frequencies, as the upper bound of a layer at its size."""
+
+
+def _at_any_size(problem: Problem) -> Bound | None:
+    """An interval by the supremum over all frequencies, where that is cheaper than tori around the layer."""
+    c = problem.correlation
+    blocks = sum(math.prod(torus.output_shape) // 2 + 1 for torus in enclosing_tori(c, 2))
+    if blocks < _FEWEST_BLOCKS or of_matrix(c).seconds <= _QUICK / 2:
+        return None
+    top = supremum(problem, _ROUGH, 2 * blocks)
+    if top is None:
+        return None
+    kernel = problem.kernel
+    ours, lower = to_numpy(kernel), max(tapered_wave_gain(problem, top), float(row_norm_below(problem)))
+    return Bound(
+        like(rounded_down(np.float64(lower), 1.0, ours), kernel, kernel.dtype),
+        like(rounded_up(np.float64(top.upper), 1.0, ours), kernel, kernel.dtype),
+        method="duffin1938, tapered_wave",
+        assumes=ASSUMES,
+    )
+
+
+_FEWEST_BLOCKS = 200
+"""On two tori around a layer: the supremum takes as long as about so many."""
 
 
 def _certified(problem: Problem, copies: bool) -> Bound:
@@ -219,15 +256,13 @@ class _Search:
         if whole <= _QUICK / 2:
             yield whole, partial(self.decompose, uppers)
         if not self.copies:
-            yield self.seconds_any_size(8), partial(self.any_size, 8)
+            yield self.seconds_any_size(8), self.any_size
         if whole > _QUICK / 2:
             yield whole, partial(self.decompose, uppers)
         for applications in (100, 400):
             yield each * applications, partial(self.krylov, start, applications)
         for sizes in (4, 8):
             yield torus * sizes, partial(self.more_tori, sizes)
-        if not self.copies:
-            yield self.seconds_any_size(32), partial(self.any_size, 32)
 
     @property
     def correlation(self) -> Correlation:
@@ -292,8 +327,8 @@ class _Search:
     def more_tori(self, sizes: int) -> None:
         self.take((copy_count_of if self.copies else circulant_embedding_of)(self.problem, sizes))
 
-    def any_size(self, oversampling: int) -> None:
-        found = pfister2018_of(self.problem, oversampling)
+    def any_size(self) -> None:
+        found = duffin1938_of(self.problem)
         off = self.problem.norm_error(found.upper) if found.exact else 0.0
         if found.upper is not None:
             self.take(replace(found, upper=float(found.upper) + off))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .._compat import Array, is_concrete, is_tracked, like, to_numpy
@@ -18,8 +20,11 @@ from .tori import refuse_repeated_inputs
 WIDTH = 1e-4
 """Relative width of the interval, unless another is asked for."""
 
-MOST = 20_000
-"""Frequencies that are looked at, at the most."""
+_MOST, _FEWEST = 20_000, 400
+"""Frequencies that are looked at, at the most; and where a limit of work cuts them down."""
+
+_WORK = 3e9
+"""Of that limit: rows of a block, to the third power, times frequencies; about a second of one core."""
 
 
 def duffin1938(
@@ -70,12 +75,16 @@ def duffin1938(
     """
     if not (isinstance(width, (int, float)) and 0 < width <= 0.1):
         raise InputError(f"width must be positive and at most 0.1; got {width!r}")
-    return homogeneous(duffin1938_of, problem_of(kernel, geometry, compute), width)
+    return homogeneous(duffin1938_of, problem_of(kernel, geometry, compute), width, _MOST)
 
 
-def duffin1938_of(problem: Problem, width: float = WIDTH, most: int = MOST) -> Bound:
-    """`duffin1938` of a problem whose entries are in range, by at most so many tests."""
+def duffin1938_of(problem: Problem, width: float = WIDTH, most: int | None = None) -> Bound:
+    """`duffin1938` of a problem whose entries are in range, by at most so many tests (a second of work)."""
     kernel = problem.kernel
+    if most is None:
+        c = problem.correlation
+        rows = min(c.group_shape[0], c.group_shape[1] * math.prod(c.stride))
+        most = int(min(_MOST, max(_FEWEST, _WORK / rows**3)))
     refuse_repeated_inputs("duffin1938", problem.correlation)
     if is_tracked(kernel) or not is_concrete(kernel):
         return pfister2018_of(problem)
