@@ -268,7 +268,7 @@ class Check:
         lower, upper = bound.lower, bound.upper
         if any(end is not None and not math.isfinite(float(end)) for end in (lower, upper)):
             return f"{bound}"
-        any_size = bound.method == "pfister2018"  # of which this operator's norm may be less
+        any_size = bound.method in ("pfister2018", "duffin1938")  # of which this operator's norm may be less
         if bound.exact and float(lower) == float(upper) and not any_size:
             off = abs(self.judge.relative(upper) - 1) if self.judge.norm > 0 else float(upper)
             return "" if off <= EXACT[str(self.kernel.dtype)] else f"{off:.1e} off: {bound}"
