@@ -276,6 +276,74 @@ def test_interruption_leaves_no_file(tmp_path):
     assert set(tmp_path.iterdir()) == {*before, layers}
 
 
+SIGNALLED = """
+import os, signal, sys
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the shell of the tests ignores
+
+def audit(event, arguments):
+    if event == "import" and arguments[0] == MOMENT:
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.addaudithook(audit)
+sys.argv = ["convspectra", "info"]
+from convspectra.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "moment", ["convspectra.cli.app", "typer", "numpy", "numpy._core._multiarray_umath", "convspectra.bounds"]
+)
+def test_an_interruption_before_there_is_a_command_is_quiet(moment, tmp_path):
+    code = SIGNALLED.replace("MOMENT", repr(moment))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.1, 0.2, 0.4])
+def test_an_interruption_from_the_entry_point_on_is_one_line_at_most(delay, tmp_path):
+    code = (
+        "import sys; sys.argv[:] = ['c', 'demo']; from convspectra.cli import main; print(flush=True); main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import signal; signal.signal(2, signal.default_int_handler); {code}"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.readline()
+    time.sleep(0.005 + delay)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130, errors
+    assert errors in ("", "convspectra: interrupted; every file is whole, or as it was\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["analyze", "--jsn", "x"], ["--jsn", "--json", "convspectra analyze --help"]),
+        (["clip", "m.onnx", "--output", "o"], ["--max-norm"]),
+        (["clip", "m.onnx", "--max-norm", "one", "--output", "o"], ["--max-norm", "number", "'one'"]),
+        (["clip"], ["missing argument", "model"]),
+        (["lipschitz", "m.onnx", "--points", "-3"], ["--points", "0", "-3"]),
+        (["lipschitz", "m.onnx", "--points", "few"], ["--points", "integer", "'few'"]),
+        (["analyze", "m.onnx", "n.onnx", "o.onnx"], ["n.onnx o.onnx"]),
+        (["analyze", "--json"], ["--json", "argument"]),
+        (["analyze", "--fold-batch-norm=3"], ["--fold-batch-norm", "value"]),
+        (["analyse"], ["'analyse'", "analyze"]),
+        (["--jso"], ["--jso"]),
+    ],
+)
+def test_errors_of_usage_are_one_line(arguments, words, tmp_path):
+    refused(convspectra(*arguments, cwd=tmp_path), *words)
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_an_interruption_that_a_destructor_drops_comes_again(name, tmp_path):
     code = f"""

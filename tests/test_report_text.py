@@ -11,7 +11,7 @@ from rich.console import Console
 
 from convspectra import Bound
 from convspectra.report import numbers
-from convspectra.report.text import progress_bar, render, summary
+from convspectra.report.text import render, summary, watching
 from reports import mixed_report
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -81,10 +81,10 @@ def test_bounds_are_rounded_to_the_side_on_which_they_hold(value):
 
 def test_progress_bar_shows_only_in_a_terminal():
     silent = Console(file=io.StringIO(), width=80)
-    with progress_bar(silent) as advance:
-        advance(0.5, "layer")
+    with watching(silent) as told:
+        told["progress"](0.5, "layer")
     assert silent.file.getvalue() == ""
     shown = Console(file=io.StringIO(), width=80, force_terminal=True)
-    with progress_bar(shown) as advance:
-        advance(0.5, "layer")
+    with watching(shown) as told:
+        told["progress"](0.5, "layer")
     assert "50%" in shown.file.getvalue()

@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 import convspectra as cs
-from convspectra.analysis import analyze
+from convspectra._solvers.pool import available_cores
+from convspectra.analysis import analyze, compare
 from convspectra.cli.app import app
 from convspectra.cli.lipschitz import measure
 from convspectra.cost import of_applications
@@ -23,6 +24,7 @@ from convspectra.lipschitz.constants import norm_interval
 from convspectra.models import ConvLayer, Model
 from convspectra.models.graphs import read_graph
 from convspectra.models.operations import Convolution
+from convspectra.report.text import watching
 from convspectra.symbol import cost_of
 from convspectra.work import beyond, work_of
 
@@ -138,6 +140,8 @@ def test_a_kernel_without_geometry_whose_bound_takes_too_long_is_refused():
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), "3", True])
 def test_a_limit_that_is_no_number_is_refused(value):
+    with pytest.raises(cs.InputError, match="max_memory"), cs.max_memory(value):
+        pass
     with pytest.raises(cs.InputError, match="max_seconds"):
         analyze(model(layer((4, 4), random(1, 1, 3, 3))), max_seconds=value)
 
@@ -183,7 +187,73 @@ def test_vectors_of_a_krylov_space_are_refused_before_they_are_taken():
         tracemalloc.stop()
 
 
-def test_the_command_skips_with_the_reason_and_status_3_and_takes_a_limit(tmp_path):
+def test_the_memory_of_an_operator_can_be_limited_and_the_limit_raised():
+    geometry = cs.ConvGeometry((300, 300), padding=1)
+    kernel, found = random(1, 1, 3, 3), cs.operator_norm(random(1, 1, 3, 3), geometry)
+    with cs.max_memory(2**20):
+        with pytest.raises(CostError, match=r"max_memory is 0\.0 GiB: raise it"):
+            cs.operator_norm(kernel, geometry)
+        refused = analyze(model(layer((300, 300), kernel))).layers[0]
+        assert (refused.status, refused.as_padded) == ("partial", None)
+        with cs.max_memory(2**33):
+            assert cs.operator_norm(kernel, geometry) == found
+    # Also in the threads of an analysis, and what was estimated under another limit is not kept.
+    assert analyze(model(layer((300, 300), kernel))).layers[0].status == "ok"
+    most = cs.ConvGeometry((20_000, 20_000), padding=1)
+    with pytest.raises(CostError, match="GiB"):
+        cost_of(most.on_torus().correlation(kernel.shape))
+    with cs.max_memory(float("inf")):
+        assert cost_of(most.on_torus().correlation(kernel.shape)).memory > 2**33
+
+
+def test_what_takes_long_is_told_before_it_is_begun_and_a_line_a_layer_where_there_is_no_terminal(capsys):
+    hour = 3600 * available_cores()
+    with watching() as told:
+        told["estimated"](30.0)
+        told["progress"](0.5, "conv1")
+        assert capsys.readouterr().err == ""
+        told["estimated"](hour)
+        told["progress"](0.25, "conv2")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("convspectra: estimated 60 minutes on ")
+    assert lines[1:] == ["convspectra: 25% conv2"]
+
+
+def test_the_estimate_is_of_what_is_within_the_limits():
+    found, layers = [], [layer((64, 64), random(2, 3, 3, 3)), layer((20_000, 20_000), random(2, 3, 3, 3))]
+    analyze(model(*layers[:1]), estimated=found.append)
+    compare(model(*layers[:1]), model(*layers[:1]), estimated=found.append)
+    assert found == pytest.approx([work_of(layers[0]).seconds, 2 * work_of(layers[0]).seconds])
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "words"),
+    [
+        (20_000, [], ["layer 'w'", "20001 x 20001", "GiB", "--max-memory"]),
+        (3000, [], ["layer 'w'", "3000 x 3000", "GiB of memory", "--max-memory"]),
+        (
+            3000,
+            ["--max-memory", "64", "--max-seconds", "100"],
+            ["'w'", "3000 x 3000", "s of one core", "--max-seconds"],
+        ),
+        (64, ["--max-seconds", "0.01"], ["64 x 64", "--max-seconds is 0"]),
+    ],
+)
+def test_clip_refuses_what_takes_hours_with_the_estimate_before_it_is_begun(size, options, words, tmp_path):
+    path = one_convolution(tmp_path / "m.onnx", size)
+    began = time.process_time()
+    command = ["clip", str(path), "--max-norm", "0.1", "--output", str(tmp_path / "o.onnx"), *options]
+    done = CliRunner().invoke(app, command)
+    assert time.process_time() - began < 20
+    assert done.exit_code == 2, done.output
+    (line,) = done.output.splitlines()
+    assert all(word in line for word in words), line
+    assert list(tmp_path.iterdir()) == [path]
+    if size == 64:
+        assert CliRunner().invoke(app, command[:6]).exit_code == 0
+
+
+def one_convolution(path, size):
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -191,11 +261,15 @@ def test_the_command_skips_with_the_reason_and_status_3_and_takes_a_limit(tmp_pa
     node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4)
     sides = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        for name, shape in (("x", [1, 3, 64, 64]), ("y", None))
+        for name, shape in (("x", [1, 3, size, size]), ("y", None))
     ]
     graph = helper.make_graph([node], "g", sides[:1], sides[1:], [weights])
-    path = tmp_path / "m.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
+def test_the_command_skips_with_the_reason_and_status_3_and_takes_a_limit(tmp_path):
+    path = one_convolution(tmp_path / "m.onnx", 64)
     out = tmp_path / "r.json"
     command = ["analyze", str(path), "--json", str(out)]
     assert CliRunner().invoke(app, [*command, "--max-seconds", "0.01"]).exit_code == 3

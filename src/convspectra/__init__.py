@@ -1,35 +1,33 @@
 """Exact singular values, proven bounds and control for convolutional layers.
 
-`analyze`, `read_model` and the room `lipschitz` are imported when they are first used.
+Every name is imported when it is first used: until the command has begun, which imports this file first, an
+interruption is a traceback.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from . import bounds, krylov, penalties, published
-from ._version import __version__
-from .bounds import operator_norm
-from .compute import Compute
-from .errors import GeometryError, InputError, KernelError, ModelError
-from .geometry import ConvGeometry
-from .projection import (
-    clip,
-    clip_reshaped_kernel,
-    low_rank,
-    orthogonalise,
-    project,
-    project_schatten,
-    rescale,
-    soft_threshold,
-)
-from .published import paper
-from .results import Bound, Projection, Spectrum
-from .spectrum import Decomposition, singular_values, svd
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from . import lipschitz
+    from . import bounds, krylov, lipschitz, penalties, published
+    from ._version import __version__
     from .analysis import analyze
+    from .bounds import operator_norm
+    from .compute import Compute
+    from .cost import max_memory
+    from .errors import GeometryError, InputError, KernelError, ModelError
+    from .geometry import ConvGeometry
     from .models import read_model
+    from .projection import (
+        clip,
+        clip_reshaped_kernel,
+        low_rank,
+        orthogonalise,
+        project,
+        project_schatten,
+        rescale,
+        soft_threshold,
+    )
+    from .published import paper
+    from .results import Bound, Projection, Spectrum
+    from .spectrum import Decomposition, singular_values, svd
 
 __all__ = [
     "Bound",
@@ -50,6 +48,7 @@ __all__ = [
     "krylov",
     "lipschitz",
     "low_rank",
+    "max_memory",
     "operator_norm",
     "orthogonalise",
     "paper",
@@ -64,14 +63,33 @@ __all__ = [
     "svd",
 ]
 
-_ON_FIRST_USE = {"analyze": "analysis", "read_model": "models", "lipschitz": "lipschitz"}
+_ROOMS = {
+    "": "bounds krylov lipschitz penalties published",
+    "_version": "__version__",
+    "analysis": "analyze",
+    "bounds": "operator_norm",
+    "compute": "Compute",
+    "cost": "max_memory",
+    "errors": "GeometryError InputError KernelError ModelError",
+    "geometry": "ConvGeometry",
+    "models": "read_model",
+    "projection": "clip clip_reshaped_kernel low_rank orthogonalise project project_schatten rescale "
+    "soft_threshold",
+    "published": "paper",
+    "results": "Bound Projection Spectrum",
+    "spectrum": "Decomposition singular_values svd",
+}
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _ON_FIRST_USE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    room = import_module(f".{_ON_FIRST_USE[name]}", __name__)
-    return room if name == _ON_FIRST_USE[name] else getattr(room, name)
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    for room, names in _ROOMS.items():
+        if name in names.split():
+            found = import_module(f".{room or name}", __name__)
+            globals()[name] = getattr(found, name) if room else found
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -7,14 +7,18 @@ measured for blocks of 1 x 1 to 128 x 64, and within a factor of 2 of that.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
+from .checks import check_limit
 from .errors import CostError
 from .geometry import Correlation
 
 MEMORY = 3 * 2**29
-"""Bytes that one operator may take beside its blocks, which have a limit of their own."""
+"""Bytes that one operator may take beside its blocks, which have a limit of their own: see `max_memory`."""
+_limit = ContextVar("max_memory", default=float(MEMORY))
 
 _LARGEST_SIZE = 2**31
 _MAX_CLASSES = 2**16
@@ -61,6 +65,49 @@ class Cost:
 
     def __str__(self) -> str:
         return f"about {self.seconds:,.0f} s of one core and {self.memory / 2**30:,.1f} GiB of memory"
+
+
+@contextmanager
+def max_memory(limit: float | None) -> Iterator[None]:
+    """Another limit than `MEMORY` for each operator inside the block, as `numpy.errstate` is one.
+
+    Arguments:
+        limit: bytes; None for the limit as it is.
+
+    Returns:
+        A context manager; the limit holds in its block, in the thread that entered it.
+
+    Raises:
+        InputError: it is no positive number.
+
+    Examples:
+        >>> import convspectra as cs
+        >>> with cs.max_memory(8 * 2**30):
+        ...     cs.operator_norm(np.ones((1, 1, 1, 1)), cs.ConvGeometry((4000, 4000))).upper
+        1.0
+    """
+    if limit is None:
+        yield
+        return
+    token = _limit.set(allowed("max_memory", limit))
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+def allowed(name: str, limit: float) -> float:
+    """A limit, which may be infinite.
+
+    Raises:
+        InputError: it is no positive number.
+    """
+    return limit if limit == math.inf else check_limit(name, limit)
+
+
+def memory_limit() -> float:
+    """Bytes that one operator may take here."""
+    return _limit.get()
 
 
 def of_torus(correlation: Correlation, period: Sequence[int]) -> Cost:
@@ -153,9 +200,10 @@ def _block_shape(c: Correlation) -> tuple[int, int]:
 
 
 def _checked(shape: Sequence[int], cost: Cost) -> Cost:
-    if cost.memory > MEMORY:
+    if cost.memory > memory_limit():
         raise CostError(
-            f"a map of {by_axis(shape)} points takes {cost}; the limit is {MEMORY / 2**30:.1f} GiB: give a "
-            "smaller input shape, or take the bound for any size"
+            f"a map of {by_axis(shape)} points takes {cost}; max_memory is "
+            f"{memory_limit() / 2**30:,.1f} GiB: raise it, give a smaller input shape, or take the bound for "
+            "any size"
         )
     return cost

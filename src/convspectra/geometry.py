@@ -222,7 +222,7 @@ class Correlation:
         raise GeometryError(
             f"a convolution padded with {self.padding_mode} {self.padding} is not block-circulant and "
             "has no exact spectrum here; geometry.on_torus() gives the spectrum of its circular "
-            "version, operator_norm(kernel, geometry) a proven interval for the norm of the layer as it pads"
+            "version, operator_norm(kernel, geometry) a proven interval for the norm of the layer itself"
         )
 
     def embedded(self, output_shape: Sequence[int]) -> Correlation:

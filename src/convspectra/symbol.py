@@ -190,6 +190,14 @@ def _grid(correlation: Correlation) -> FrequencyGrid:
 _kept_grid = lru_cache(maxsize=16)(_grid)
 
 
+def bytes_of_blocks(correlation: Correlation) -> float:
+    """Of the blocks at half of the frequencies as doubles, without the columns that no tap reads."""
+    c = correlation
+    points = math.prod(n // h for n, h in zip(c.output_shape, _repeat(c), strict=True))
+    columns = c.in_channels * math.prod(map(min, c.kernel_size, c.stride))
+    return 16.0 * (points // 2 + 1) * c.out_channels // c.groups * columns
+
+
 def cost_of(correlation: Correlation) -> Cost:
     """Of all singular values of a block-circulant correlation; errors as of `frequency_grid`."""
     correlation.require_circulant()

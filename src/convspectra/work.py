@@ -11,7 +11,7 @@ from .bounds.copy_count import covering_tori
 from .bounds.pfister2018 import sampling_torus
 from .bounds.tori import refuse_repeated_inputs
 from .bounds.wave_packet import PACKET_APPLICATIONS
-from .cost import MEMORY, Cost, by_axis, of_applications
+from .cost import Cost, by_axis, memory_limit, of_applications
 from .errors import InputError
 from .geometry import ConvGeometry, Correlation
 from .models.records import ConvLayer
@@ -22,7 +22,7 @@ SECONDS, SECONDS_A_WEIGHT = 10.0, 4e-3
 0.4 ms a weight (U-Net at 512 x 512), those of networks for 160,000 samples of sound up to 3 ms."""
 
 KEPT_A_WEIGHT = 2**13
-"""Bytes of singular values for each weight, beside `cost.MEMORY`."""
+"""Bytes of singular values for each weight, beside `cost.memory_limit`."""
 
 _SECONDS_A_LAYER = 0.02
 _SECONDS_A_VALUE, _BYTES_A_VALUE = 1e-7, 40
@@ -33,13 +33,13 @@ def work_of(layer: ConvLayer) -> Cost:
     """Of the analysis of a layer; what is refused at once costs nothing."""
     with suppress(InputError):
         geometry = layer.geometry or anywhere(layer)
-        return _work_of(layer.kernel.shape, geometry, sizes_known=layer.geometry is not None)
+        return _work_of(layer.kernel.shape, geometry, layer.geometry is not None, memory_limit())
     return Cost(_SECONDS_A_LAYER)
 
 
 @lru_cache(maxsize=4096)
-def _work_of(shape: tuple[int, ...], geometry: ConvGeometry, *, sizes_known: bool) -> Cost:
-    """Kept, as models have many layers of one kind."""
+def _work_of(shape: tuple[int, ...], geometry: ConvGeometry, sizes_known: bool, limit: float) -> Cost:
+    """Kept under each memory limit, as models have many layers of one kind."""
     cost = Cost(_SECONDS_A_LAYER)
     for part in (work_for_any_size, work_as_padded, _work_of_spectrum)[: 3 if sizes_known else 1]:
         with suppress(InputError):
@@ -105,10 +105,9 @@ def beyond(layers: Sequence[ConvLayer], work: Sequence[Cost], max_seconds: float
         work: of each of them.
         max_seconds: of one core, for all of them together; default `SECONDS` and `SECONDS_A_WEIGHT`.
     """
-    # Kernels that are one array are counted once: a small file may have many layers of one tensor.
-    weights = sum({one.kernel.__array_interface__["data"][0]: one.kernel.size for one in layers}.values())
+    weights = weights_of(layers)
     seconds = SECONDS + SECONDS_A_WEIGHT * weights if max_seconds is None else max_seconds
-    kept = MEMORY + KEPT_A_WEIGHT * weights
+    kept = memory_limit() + KEPT_A_WEIGHT * weights
     reasons, total = {}, Cost()
     for index in sorted(range(len(layers)), key=lambda index: work[index].seconds):
         more = total.then(work[index])
@@ -118,9 +117,27 @@ def beyond(layers: Sequence[ConvLayer], work: Sequence[Cost], max_seconds: float
         limit = (
             f"max_seconds is {seconds:,.0f}: raise it"
             if more.seconds > seconds
-            else f"singular values of the model may take {kept / 2**30:,.1f} GiB: give a smaller input shape"
+            else f"singular values of the model may take {kept / 2**30:,.1f} GiB: raise max_memory, or give "
+            "a smaller input shape"
         )
-        geometry = layers[index].geometry
-        size = "any size" if geometry is None else by_axis(geometry.input_shape)
-        reasons[index] = f"inputs of {size} take {work[index]}, those of cheaper layers {total}; {limit}"
+        reasons[index] = (
+            f"inputs of {size_of(layers[index])} take {work[index]}, those of cheaper layers {total}; {limit}"
+        )
     return reasons
+
+
+def seconds_of(layers: Sequence[ConvLayer], max_seconds: float | None) -> float:
+    """Of one core, for the layers that are within the limits."""
+    work = [work_of(layer) for layer in layers]
+    refused = beyond(layers, work, max_seconds)
+    return sum(cost.seconds for index, cost in enumerate(work) if index not in refused)
+
+
+def weights_of(layers: Sequence[ConvLayer]) -> int:
+    """Their number; of kernels that are one array once, as a small file may have many layers of one."""
+    return sum({one.kernel.__array_interface__["data"][0]: one.kernel.size for one in layers}.values())
+
+
+def size_of(layer: ConvLayer) -> str:
+    """The input of a layer as one says it."""
+    return "any size" if layer.geometry is None else by_axis(layer.geometry.input_shape)

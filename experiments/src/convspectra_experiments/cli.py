@@ -41,7 +41,7 @@ def bench(
     """Time every way to the singular values side by side, each checked for accuracy: figure 1."""
     from convspectra.atomic import atomic, open_folder
     from convspectra.report.files import check_targets
-    from convspectra.report.text import progress_bar
+    from convspectra.report.text import watching
 
     from .bench import bounds as bounds_bench
     from .bench import projections, spectra
@@ -59,8 +59,8 @@ def bench(
     }
     run, render = benchmarks_by_name[name]
     check_targets({}, {"png" if name == "bench" else "out": out})
-    with progress_bar() as progress:
-        results = run(full=full, small=small, progress=progress)
+    with watching() as told:
+        results = run(full=full, small=small, progress=told["progress"])
     whole = True
     if out is not None:
         try:
@@ -151,7 +151,7 @@ def experiment(
 ) -> None:
     """Run an experiment of the paper, or resume it."""
     from convspectra.cli.options import shapes_of
-    from convspectra.report.text import progress_bar
+    from convspectra.report.text import watching
 
     from .studies.catalogue import EXPERIMENTS
     from .studies.command import Request, execute
@@ -188,8 +188,8 @@ def experiment(
         changes={key: value for key, value in changes.items() if value is not None},
     )
     try:
-        with progress_bar() as progress:
-            finished = execute(request, progress)
+        with watching() as told:
+            finished = execute(request, told["progress"])
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command resumes from the last checkpoint") from None
     done = "done" if finished else "not finished: the same command resumes"

@@ -24,7 +24,7 @@ from ..results import Bound, Spectrum
 from ..spectrum import spectrum_from
 
 Measured = tuple[Spectrum | None, Bound | None, Bound | None, str, str]
-"""Torus spectrum, bound as it pads, any-size bound; the layer's status, and why a number is missing."""
+"""Torus spectrum, bound of the layer itself, any-size bound; the layer's status, and why a number lacks."""
 
 
 def path_of(folder: Path, kernel: np.ndarray[Any, Any], geometry: ConvGeometry, compute: Compute) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ..compute import Progress
 from ..models.records import ConvLayer, Model, with_geometry_of
+from ..work import seconds_of
 from .of_model import analyze
 from .reports import LayerReport, Report
 
@@ -56,7 +57,15 @@ class Comparison:
         return paired and self.before.complete and self.after.complete
 
 
-def compare(before: Model, after: Model, *, progress: Progress | None = None, **options: Any) -> Comparison:
+def compare(
+    before: Model,
+    after: Model,
+    *,
+    progress: Progress | None = None,
+    estimated: Callable[[float], None] | None = None,
+    max_seconds: float | None = None,
+    **options: Any,
+) -> Comparison:
     """Analyse two models and match their layers by name.
 
     A layer whose geometry one model states and the other only assumes has that of the first in both, if
@@ -66,6 +75,8 @@ def compare(before: Model, after: Model, *, progress: Progress | None = None, **
         before: what `models.read_model` returns.
         after: likewise.
         progress: as for `analyze`, over both.
+        estimated: as for `analyze`, over both.
+        max_seconds: as for `analyze`, of each.
         **options: of `analyze`.
 
     Returns:
@@ -75,6 +86,8 @@ def compare(before: Model, after: Model, *, progress: Progress | None = None, **
         InputError: as `analyze`.
     """
     before, after = _lent(before, after), _lent(after, before)
+    if estimated is not None:
+        estimated(sum(seconds_of(model.layers, max_seconds) for model in (before, after)))
     reports = []
     for index, model in enumerate((before, after)):
 
@@ -82,7 +95,7 @@ def compare(before: Model, after: Model, *, progress: Progress | None = None, **
             if progress is not None:
                 progress((index + share) / 2, name)
 
-        reports.append(analyze(model, progress=halfway, **options))
+        reports.append(analyze(model, progress=halfway, max_seconds=max_seconds, **options))
     first, second = _by_name(before, reports[0]), _by_name(after, reports[1])
     names = [*first, *(name for name in second if name not in first)]
     pairs = tuple(_pair(name, first.get(name), second.get(name)) for name in names)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import replace
-from numbers import Real
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +15,7 @@ from .._solvers.pool import available_cores, single_threaded_blas
 from .._version import __version__
 from ..atomic import open_folder
 from ..compute import DEFAULT, Compute, Progress
-from ..cost import MEMORY
-from ..errors import InputError
+from ..cost import allowed, memory_limit
 from ..models import batch_norm
 from ..models.records import ConvLayer, Model
 from ..work import beyond, work_of
@@ -35,6 +34,7 @@ def analyze(
     compute: Compute = DEFAULT,
     max_seconds: float | None = None,
     progress: Progress | None = None,
+    estimated: Callable[[float], None] | None = None,
     resume: Path | None = None,
 ) -> Report:
     """Spectrum and bounds of every layer of a model.
@@ -50,6 +50,8 @@ def analyze(
             for each weight. A model of U-Net's size takes some minutes, so that the default leaves it whole;
             a file of a few bytes that asks for a map of millions of points is refused.
         progress: called from worker threads.
+        estimated: called once, before anything is computed, with the seconds of one core that all layers
+            within the limits take.
         resume: folder in which finished layers are kept, and from which those that are there are
             taken: an analysis that was stopped goes on where it was.
 
@@ -64,14 +66,15 @@ def analyze(
     """
     if resume is not None:
         open_folder(resume)
-    number = isinstance(max_seconds, Real) and not isinstance(max_seconds, bool)
-    if max_seconds is not None and not (number and max_seconds > 0):
-        raise InputError(f"max_seconds must be a positive number; got {max_seconds!r}")
+    if max_seconds is not None:
+        max_seconds = allowed("max_seconds", max_seconds)
     costs = [work_of(layer) for layer in model.layers]
     refused = beyond(model.layers, costs, max_seconds)
     layers = [_prepared(layer, dtype, fold_batch_norm) for layer in model.layers]
     work = [0.0 if index in refused else cost.seconds for index, cost in enumerate(costs)]
     total, done, lock = sum(work) or 1.0, [0.0], threading.Lock()
+    if estimated is not None:
+        estimated(total)
 
     def report_layer(index: int) -> LayerReport:
         found = analyze_layer(
@@ -92,12 +95,14 @@ def analyze(
     solvers = compute.executor or ThreadPoolExecutor(available_cores())
     shared = replace(compute, executor=solvers)
     largest = max((cost.memory for index, cost in enumerate(costs) if index not in refused), default=1)
-    together = max(1, min(available_cores(), int(MEMORY // max(largest, 1))))
+    together = max(1, min(available_cores(), int(memory_limit() // max(largest, 1))))
     waiting = ThreadPoolExecutor(together)
     with single_threaded_blas(), _telling_of_kept(layers, compute, resume):
         try:
             longest_first = sorted(range(len(layers)), key=lambda index: -work[index])
-            futures = {index: waiting.submit(report_layer, index) for index in longest_first}
+            futures = {
+                index: waiting.submit(copy_context().run, report_layer, index) for index in longest_first
+            }
             reports = tuple(futures[index].result() for index in range(len(layers)))
         finally:
             # What has not started is dropped, and what runs is waited for: nothing goes on behind.

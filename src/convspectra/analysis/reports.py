@@ -70,8 +70,8 @@ class LayerReport:
         padding_mode: as in `ConvGeometry`.
         batch_norm: whether one follows, and whether it was taken into the kernel.
         torus: None where the circular operator has no symbol (stride does not divide the input).
-        as_padded: what is known of the norm of the layer as it pads, whatever its padding; None where it
-            cannot be (reflection of a single point).
+        as_padded: what is known of the norm of the layer with its own padding, whatever that is; None where
+            it cannot be (reflection of a single point).
         any_size: interval for the largest norm over all input sizes; None for reflect and replicate
             padding, for which nothing is proven here.
         spectrum: the values behind `torus` (NumPy).

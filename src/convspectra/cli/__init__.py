@@ -1,20 +1,25 @@
 """The command line: arguments and exit statuses, nothing else.
 
-This file imports little: until it runs, an interruption is a traceback.
+This file imports as little as it can: until `main` runs, an interruption is a traceback.
 """
 
 from __future__ import annotations
 
-from ..report import terminal
-from .signals import INTERRUPTED, WHOLE, orderly_interruptions
+import os
+import signal
 
 
 def main() -> None:
     """Entry point of the `convspectra` command: the process is this command's, and so are its signals."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        # While libraries are imported nothing is there yet that could be left half done.
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
+    from ..report import terminal
+    from .app import app
+    from .signals import INTERRUPTED, WHOLE, orderly_interruptions
+
     with orderly_interruptions():
         try:
-            from .app import app
-
             app()
         except KeyboardInterrupt:  # before there was a command
             terminal.tell(f"convspectra: interrupted; {WHOLE}")

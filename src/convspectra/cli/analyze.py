@@ -16,6 +16,7 @@ from .options import (
     Html,
     InputShape,
     Json,
+    MaxMemory,
     MaxSeconds,
     Module,
     Png,
@@ -36,6 +37,7 @@ def analyze(
     dtype: Dtype = "float64",
     solver: SolverOption = "auto",
     max_seconds: MaxSeconds = None,
+    max_memory: MaxMemory = None,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Keep finished layers here, and start from those that are."),
@@ -51,20 +53,20 @@ def analyze(
     """Report the singular values of every convolution in a model."""
     from ..analysis import analyze as analyze_model
     from ..report.files import check_targets
-    from ..report.text import progress_bar, render
+    from ..report.text import render, watching
 
     targets = {"json": json, "csv": csv, "parquet": parquet, "npz": npz, "html": html}
     folders = {"png": png, "svg": svg}
     check_targets(targets, {**folders, "resume": resume})
     found = read(model, module, input_shape, geometry)
-    with progress_bar() as progress:
+    with watching() as told:
         report = analyze_model(
             found,
             dtype=dtype,
             fold_batch_norm=fold_batch_norm,
             compute=Compute(solver=solver),
             max_seconds=max_seconds,
-            progress=progress,
             resume=resume,
+            **told,
         )
     deliver(report, targets, folders, render, complete=report.complete)

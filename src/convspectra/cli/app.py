@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -22,6 +23,8 @@ from .options import in_options
 from .signals import INTERRUPTED, WHOLE
 
 BAD_INPUT = 2
+_UsageError: Any = typer.BadParameter.__base__
+"""Of the Click that Typer uses: the package, or a copy of its own."""
 
 
 class _Commands(ExtensibleGroup):
@@ -43,9 +46,26 @@ def _endings() -> Iterator[None]:
     except InputError as error:
         terminal.tell(f"convspectra: {in_options(str(error))}")
         raise typer.Exit(BAD_INPUT) from None
+    except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        terminal.tell(f"convspectra: {_usage(error)}")
+        raise typer.Exit(BAD_INPUT) from None
     except KeyboardInterrupt as stop:
         terminal.tell(f"convspectra: interrupted; {str(stop) or WHOLE}")
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _usage(error: Any) -> str:
+    """A usage error as one line: the option, what was expected, what came, and where help is."""
+    line = error.format_message().strip().rstrip(".").partition(", unable to parse")[0]
+    line = re.sub(r"^Invalid value for '?([^': ]+)'?: Input should be ", r"\1 must be ", line)
+    line = re.sub(r"^Invalid value for '?([^': ]+)'?", r"\1", line)
+    validation = error.__cause__
+    if hasattr(validation, "errors"):  # of Pydantic, whose message does not say what came
+        line += f"; got {validation.errors()[0]['input']!r}"
+    where = f"; see {error.ctx.command_path} --help" if error.ctx else ""
+    return f"{line[0].lower()}{line[1:]}{where}"
 
 
 app = typer.Typer(

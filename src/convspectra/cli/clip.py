@@ -12,7 +12,17 @@ from ..constrain.limits import IN_WORDS, Method
 from ..guarantee import Guarantee
 from ..report import terminal
 from .delivery import deliver
-from .options import FoldBatchNorm, GeometryFile, InputShape, Json, Module, SolverOption, one_of, read
+from .options import (
+    FoldBatchNorm,
+    GeometryFile,
+    InputShape,
+    Json,
+    MaxMemory,
+    Module,
+    SolverOption,
+    one_of,
+    read,
+)
 
 
 def clip(
@@ -32,8 +42,8 @@ def clip(
         one_of(
             Guarantee,
             "--guarantee",
-            "Whose norm is at most C. layer: as the layer pads, at its own size; at every size where the "
-            "file states none. any-size: as the layer pads, at every input size. torus: with wrapped "
+            "Whose norm is at most C. layer: with its own padding, at its own size; at every size where the "
+            "file states none. any-size: with its own padding, at every input size. torus: with wrapped "
             "boundary at its own size, as in the paper: another operator than a padded layer.",
         ),
     ] = "layer",
@@ -49,6 +59,16 @@ def clip(
         float, typer.Option(help="Of project: how near the nearest kernel; smaller takes longer.")
     ] = 1e-2,
     solver: SolverOption = "auto",
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="S",
+            help="Refuse what takes more seconds of one core, by an estimate; the default grows with the "
+            "number of weights.",
+        ),
+    ] = None,
+    max_memory: MaxMemory = None,
     json: Json = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", "--force", help="Replace FILE if it exists, be it MODEL itself.")
@@ -60,14 +80,14 @@ def clip(
     from ..models.writers import check_suffix, writable_format
     from ..report import clip_text
     from ..report.files import check_output, check_targets
-    from ..report.text import progress_bar
+    from ..report.text import watching
 
     limits = Limits(max_norm, method, guarantee, fold_batch_norm, tolerance)
     check_suffix(output, writable_format(model))
     check_targets({"json": json}, {})
     target = check_output(output, model, overwrite, others=[json])
     found = read(model, module, input_shape, geometry)
-    with progress_bar() as progress:
+    with watching() as told:
         report = clip_file(
             found,
             model,
@@ -75,7 +95,8 @@ def clip(
             limits,
             layers=layers or (),
             compute=Compute(solver=solver),
-            progress=progress,
+            max_seconds=max_seconds,
+            **told,
         )
     terminal.tell(f"wrote {output}")
     deliver(report, {"json": json}, {}, clip_text.render, complete=report.complete)

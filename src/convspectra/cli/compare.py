@@ -16,6 +16,7 @@ from .options import (
     Html,
     InputShape,
     Json,
+    MaxMemory,
     MaxSeconds,
     Module,
     Png,
@@ -34,6 +35,7 @@ def compare(
     dtype: Dtype = "float64",
     solver: SolverOption = "auto",
     max_seconds: MaxSeconds = None,
+    max_memory: MaxMemory = None,
     json: Json = None,
     html: Html = None,
     png: Png = None,
@@ -42,18 +44,18 @@ def compare(
     from ..analysis import compare as compare_models
     from ..report import compare_text
     from ..report.files import check_targets
-    from ..report.text import progress_bar
+    from ..report.text import watching
 
     files, folders = {"json": json, "html": html}, {"png": png}
     check_targets(files, folders)
     models = [read(path, module, input_shape, geometry) for path in (before, after)]
-    with progress_bar() as progress:
+    with watching() as told:
         found = compare_models(
             *models,
-            progress=progress,
             dtype=dtype,
             fold_batch_norm=fold_batch_norm,
             compute=Compute(solver=solver),
             max_seconds=max_seconds,
+            **told,
         )
     deliver(found, files, folders, compare_text.render, complete=found.complete)

@@ -20,12 +20,12 @@ def demo(html: Html = Path("convspectra-demo.html")) -> None:
     from ..demo import DESCRIPTION, model_path
     from ..models import read_model
     from ..report.files import check_targets
-    from ..report.text import plain, progress_bar, render
+    from ..report.text import plain, render, watching
 
     targets = {"html": html}
     check_targets(targets, {})
-    with progress_bar() as progress:
-        report = analyze(read_model(model_path()), progress=progress)
+    with watching() as told:
+        report = analyze(read_model(model_path()), **told)
 
     def everything(report: Report, console: Console) -> None:
         console.print(DESCRIPTION)

@@ -13,7 +13,7 @@ import typer
 
 from ..errors import InputError
 from .delivery import deliver
-from .options import InputShape, Json, Module, shapes_of
+from .options import InputShape, Json, MaxMemory, Module, shapes_of
 
 if TYPE_CHECKING:
     from ..lipschitz import LipschitzReport
@@ -58,6 +58,7 @@ def lipschitz(
             "or none, where all take longer; default 10, and 4 ms for each weight.",
         ),
     ] = None,
+    max_memory: MaxMemory = None,
     json: Json = None,
     png: Annotated[Path | None, typer.Option("--png", metavar="DIR", help="The gains as PNG.")] = None,
     svg: Annotated[Path | None, typer.Option(metavar="DIR", help="The gains as SVG.")] = None,
@@ -66,7 +67,7 @@ def lipschitz(
     from ..models.graphs import read_graph
     from ..report import lipschitz_text
     from ..report.files import check_targets, require
-    from ..report.text import progress_bar
+    from ..report.text import watching
 
     files, folders = {"json": json}, {"png": png, "svg": svg}
     check_targets(files, folders)
@@ -76,7 +77,7 @@ def lipschitz(
             raise InputError("--png and --svg draw gains at points; give --inputs, or --points 3")
     between = _interval(drawn)
     graph = read_graph(model, sample_shape=shapes_of(input_shape), module=module)
-    with progress_bar() as progress:
+    with watching() as told:
         report = measure(
             graph,
             file=inputs,
@@ -85,7 +86,7 @@ def lipschitz(
             outputs=output or (),
             between=between,
             max_seconds=max_seconds,
-            progress=progress,
+            progress=told["progress"],
         )
     if any(folders.values()) and report.gains is None:
         why = "; ".join(report.notes) or "no convolution or linear layer is in it"

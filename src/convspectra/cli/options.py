@@ -12,6 +12,7 @@ import typer
 
 from ..analysis import Precision
 from ..compute import Solver
+from ..cost import max_memory
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -72,6 +73,21 @@ MaxSeconds = Annotated[
         "each weight of the model.",
     ),
 ]
+
+
+def _raise_memory(context: typer.Context, gigabytes: float | None) -> None:
+    """The limit holds until the command ends."""
+    context.with_resource(max_memory(None if gigabytes is None else gigabytes * 2**30))
+
+
+MaxMemory = Annotated[
+    float | None,
+    typer.Option(
+        metavar="GIB",
+        callback=_raise_memory,
+        help="Memory that one operator may take, by an estimate; default 1.5.",
+    ),
+]
 SolverOption = Annotated[
     Any, one_of(Solver, "--solver", "Engine of the decompositions; see convspectra info.")
 ]
@@ -89,6 +105,7 @@ _OPTIONS = {
     "inputs": "--inputs",
     "labels": "--labels",
     "max_seconds": "--max-seconds",
+    "max_memory": "--max-memory",
 }
 _VALUES = {"--geometry": " FILE", "--model": " package.module:factory"}
 _NAMES = "|".join(_OPTIONS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +17,8 @@ from .._solvers.pool import available_cores, single_threaded_blas
 from .._version import __version__
 from ..atomic import atomic
 from ..compute import DEFAULT, Compute, Progress
-from ..errors import GeometryError, InputError, KernelError
+from ..cost import WITH_VECTORS, Cost, allowed, memory_limit
+from ..errors import CostError, GeometryError, InputError, KernelError
 from ..models.floats import EPSILON, rounded
 from ..models.names import matching
 from ..models.reading import digest, reading
@@ -31,12 +32,22 @@ from ..models.writers import (
     open_writer,
     writable_format,
 )
-from ..work import anywhere, work_of
-from .limits import KEEPS_THE_LIMIT, Limits
+from ..symbol import bytes_of_blocks, cost_of
+from ..work import SECONDS, SECONDS_A_WEIGHT, anywhere, size_of, weights_of
+from .limits import KEEPS_THE_LIMIT, Limits, Method
 from .records import ClipReport, LayerClip
-from .weight import Constrained, Precision, Use, constrain, measured
+from .weight import Constrained, Precision, Use, constrain, measured, target_for
 
 NumpyArray = np.ndarray[Any, Any]
+
+_NORMS = 3
+"""Of each layer: as it was, as it is rounded, and as it is written."""
+_SWEEPS: dict[Method, int] = {"project": 30, "clip": 1, "appendix_a": 1}
+"""Decompositions of all blocks with their vectors, about."""
+_STACKS = 5
+"""Blocks at all frequencies that a sweep holds beside each other."""
+_BYTES_A_WEIGHT = 2**21
+"""Of these stacks, beside `cost.memory_limit`: they grow with the map and the channels of a network."""
 
 
 def clip_file(
@@ -47,7 +58,9 @@ def clip_file(
     *,
     layers: Sequence[str] = (),
     compute: Compute = DEFAULT,
+    max_seconds: float | None = None,
     progress: Progress | None = None,
+    estimated: Callable[[float], None] | None = None,
 ) -> ClipReport:
     """Write a model file again, with the kernels that exceed a norm moved into the ball.
 
@@ -56,7 +69,9 @@ def clip_file(
         path, output: what is read and what is written, in the same format. Nothing else of it changes.
         layers: names or patterns of the layers that are moved; default all.
         compute: how; see `Compute`. Default: a thread pool of this call's own.
-        progress: as for `analysis.analyze`.
+        max_seconds: of one core, for all layers, as estimated before anything is computed; default 10, and
+            4 ms for each weight, for each decomposition that the method takes.
+        progress, estimated: as for `analysis.analyze`.
 
     Returns:
         `ClipReport`, layers in the model's order. A tensor that several layers use is moved once, for all
@@ -68,6 +83,7 @@ def clip_file(
         ModelError: a format that is not written.
         InputError: a pattern without layers, a geometry that `"torus"` needs and nobody gave, a disk that
             refuses.
+        CostError: layers take more seconds or memory than is allowed; the message has the estimate.
         KernelError: NaN or infinite entries.
         GeometryError: a layer that there is no such guarantee for.
         Whatever is raised, nothing is written.
@@ -84,6 +100,10 @@ def clip_file(
     with single_threaded_blas(), ThreadPoolExecutor(available_cores()) as executor:
         compute = replace(compute, executor=compute.executor or executor)
         work = _Clipping(model, chosen, writer, locations, limits, compute)
+        work.check(None if max_seconds is None else allowed("max_seconds", max_seconds))
+        if estimated is not None:
+            estimated(work.seconds)
+        work.measure()
         moves = work.moves(progress)
         with _written(writer, kind, output, moves) as again:
             records = [work.record(one, moves, again, reasons.get(one.name, "")) for one in work.concerned]
@@ -138,7 +158,45 @@ class _Clipping:
             or (layer.name in self.locations and self.locations[layer.name].tensor in tensors)
         ]
         self.uses = {layer.name: self._use(layer) for layer in self.concerned}
+        self.decompositions = _NORMS + WITH_VECTORS * _SWEEPS.get(limits.method, 0)
+        self.costs = {layer.name: self._cost(layer) for layer in self.concerned}
+        self.seconds = sum(cost.seconds for cost in self.costs.values())
+        self.before: dict[str, tuple[float, bool]] = {}
+
+    def measure(self) -> None:
+        """The norms of all layers before any of them is moved."""
         self.before = {layer.name: self._measured(layer, self.given) for layer in self.concerned}
+
+    def _cost(self, layer: ConvLayer) -> Cost:
+        """Of measuring a layer, and of moving it, which its norm may make needless."""
+        with _named(layer.name):
+            torus = target_for(self._weight(layer, self.given), self.uses[layer.name], self.limits).torus
+            norm = cost_of(torus)
+        stacks = _STACKS * bytes_of_blocks(torus) if self.limits.method in _SWEEPS else 0.0
+        return Cost(self.decompositions * norm.seconds, max(norm.memory, stacks))
+
+    def check(self, max_seconds: float | None) -> None:
+        """Refuse what goes beyond the limits, with the estimate.
+
+        Raises:
+            CostError: it does.
+        """
+        for layer in self.concerned:
+            cost = self.costs[layer.name]
+            if cost.memory > memory_limit() + _BYTES_A_WEIGHT * layer.kernel.size:
+                raise CostError(
+                    f"layer {layer.name!r}: inputs of {size_of(layer)} take {cost}; max_memory is "
+                    f"{memory_limit() / 2**30:,.1f} GiB: raise it, or give a smaller input_shape"
+                )
+        default = self.decompositions * (SECONDS + SECONDS_A_WEIGHT * weights_of(self.concerned))
+        limit = default if max_seconds is None else max_seconds
+        if self.seconds > limit:
+            layer = max(self.concerned, key=lambda layer: self.costs[layer.name].seconds)
+            raise CostError(
+                f"the layers take about {self.seconds:,.0f} s of one core, most of them {layer.name!r} with "
+                f"inputs of {size_of(layer)}; max_seconds is {limit:,.0f}: raise it, or give a smaller "
+                "input_shape"
+            )
 
     def _use(self, layer: ConvLayer) -> Use:
         if layer.geometry is None and self.limits.guarantee == "torus":
@@ -152,10 +210,12 @@ class _Clipping:
 
     def _measured(self, layer: ConvLayer, values: Mapping[str, NumpyArray]) -> tuple[float, bool]:
         """The norm of a layer by the values of its tensor, and whether it is proven to keep the limit."""
-        location = self.locations.get(layer.name)
-        weight = layer.kernel.astype(np.float64) if location is None else values[location.tensor]
         with _named(layer.name):
-            return measured(weight, self.uses[layer.name], self.limits, self.compute)
+            return measured(self._weight(layer, values), self.uses[layer.name], self.limits, self.compute)
+
+    def _weight(self, layer: ConvLayer, values: Mapping[str, NumpyArray]) -> NumpyArray:
+        location = self.locations.get(layer.name)
+        return layer.kernel.astype(np.float64) if location is None else values[location.tensor]
 
     def _is_outside(self, layer: ConvLayer) -> bool:
         norm, kept = self.before[layer.name]
@@ -167,7 +227,7 @@ class _Clipping:
         for layer in self.concerned:
             if layer.name in self.locations:
                 users[self.locations[layer.name].tensor].append(layer)
-        work = {name: sum(work_of(layer).seconds for layer in layers) for name, layers in users.items()}
+        work = {name: sum(self.costs[one.name].seconds for one in layers) for name, layers in users.items()}
         done, found = 0.0, {}
         for name, layers in users.items():
             if any(map(self._is_outside, layers)):
@@ -248,6 +308,8 @@ def _named(layer: str) -> Iterator[None]:
         yield
     except GeometryError as error:
         raise GeometryError(f"layer {layer!r}: {error}; or take guarantee='any-size'") from None
+    except CostError as error:
+        raise CostError(f"layer {layer!r}: {error}; nothing was written") from None
     except KernelError as error:
         raise KernelError(f"layer {layer!r}: {error}; nothing was written") from None
 

@@ -32,7 +32,7 @@ class Limits:
             The others are for comparison: after `"appendix_a"`, the paper's clip alone, it exceeds the limit
             by 15 to 40 % on random kernels.
         guarantee: which operator's norm: `"layer"`, as it runs; `"torus"`, with its boundary wrapped;
-            `"any_size"`, as it pads, at every input size (also written `"any-size"`).
+            `"any_size"`, with its own padding, at every input size (also written `"any-size"`).
         fold_batch_norm: the layer together with the batch norm behind it, as that acts in evaluation.
         tolerance: of `"project"`, as there.
 

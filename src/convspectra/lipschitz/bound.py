@@ -57,7 +57,7 @@ def lipschitz(
         iterations: of the power method on `J^T J` at each point.
         max_seconds: of one core, for the lower bound at points that are drawn, as estimated before it is
             begun. Where fewer iterations fit, or no points, there are fewer or none, and `notes` says so.
-            Default: 10, and 4 ms for each weight, in no more memory than `cost.MEMORY`.
+            Default: 10, and 4 ms for each weight, in no more memory than `max_memory`.
         progress: told how far it is, from 0 to 1, and which node is next.
 
     Returns:

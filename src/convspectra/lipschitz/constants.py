@@ -160,7 +160,7 @@ def norm_interval(operation: Convolution | AxisMatrices) -> tuple[float, float, 
 
 
 def _as_padded(problem: Problem, layer: Convolution) -> Bound:
-    """The norm as the layer pads; on maps that are too large for it the upper bound for any size."""
+    """The norm with its own padding; on maps that are too large for it the upper bound for any size."""
     try:
         seconds = work_as_padded(layer.kernel.shape, layer.geometry).seconds
     except CostError:

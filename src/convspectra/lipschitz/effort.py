@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..cost import MEMORY, Cost
+from ..cost import Cost, memory_limit
 from ..models.operations import AxisMatrices, Convolution, Graph, Node
 from ..work import SECONDS, SECONDS_A_WEIGHT
 
@@ -33,9 +33,9 @@ def fitting_iterations(
     weights = sum(_weights(node) for node in nodes)
     limit = SECONDS + SECONDS_A_WEIGHT * weights if max_seconds is None else max_seconds
     whole = Cost(one.seconds * points * iterations, one.memory)
-    if max_seconds is None and one.memory > MEMORY:
-        allowed = f"more than {MEMORY / 2**30:.1f} GiB only if max_seconds is given"
-        return 0, (f"no lower bound: derivatives take {whole}, {allowed}",)
+    if max_seconds is None and one.memory > memory_limit():
+        allowed = f"max_memory is {memory_limit() / 2**30:,.1f} GiB: raise it, or give max_seconds"
+        return 0, (f"no lower bound: derivatives take {whole}; {allowed}",)
     found = min(iterations, int(limit / (one.seconds * points)))
     if found == iterations:
         return found, ()

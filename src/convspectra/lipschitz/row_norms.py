@@ -1,4 +1,4 @@
-"""The lengths of the rows of a layer's matrix, as it pads: its (2,1) norm and its Frobenius norm."""
+"""The lengths of the rows of a layer's matrix with its own padding: its (2,1) norm and its Frobenius norm."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from .text import Column, assumptions, layer_table, not_read, plain, with_names
 
 _WHOSE = {
     "torus": "the norm with wrapped boundary at the layer's input size, exact",
-    "layer": "a proven upper bound of the norm as the layer pads, at its input size",
-    "any_size": "a proven upper bound for every input size, as the layer pads",
+    "layer": "a proven upper bound of the norm of the layer with its own padding, at its input size",
+    "any_size": "a proven upper bound for every input size, with the layer's own padding",
 }
 
 

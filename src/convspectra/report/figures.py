@@ -138,7 +138,7 @@ def colour(position: float, dark: bool = False) -> str:
 
 
 def norms(layer: LayerReport) -> tuple[float | None, float | None, float | None, float | None]:
-    """Torus norm, lower and upper bound as it pads, upper bound for any size."""
+    """Torus norm, lower and upper bound with its own padding, upper bound for any size."""
     torus = None if layer.torus is None else layer.torus.norm
     padded = layer.as_padded
     return (

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
+from .._solvers.pool import available_cores
 from ..analysis import LayerReport, Report, TorusSummary
 from ..models.records import Unread
 from . import terminal
@@ -112,10 +113,17 @@ def summary(report: Report) -> str:
     return "; ".join(parts) + "."
 
 
+_LONG = 60.0
+"""Seconds from which on an estimate is told, and where there is no terminal each layer that is done."""
+
+
 @contextmanager
-def progress_bar(console: Console | None = None) -> Iterator[Callable[[float, str], None]]:
-    """A bar on standard error with the time left, gone when done; silent where that is no terminal."""
-    console = console or terminal.status()
+def watching(console: Console | None = None) -> Iterator[dict[str, Any]]:
+    """What `analysis.analyze` takes as `estimated` and `progress`, on standard error.
+
+    On a terminal a bar with the time left, gone when done; elsewhere, of what takes long, a line a layer.
+    """
+    console, cores, long = console or terminal.status(), available_cores(), False
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -126,10 +134,19 @@ def progress_bar(console: Console | None = None) -> Iterator[Callable[[float, st
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("analysing", total=1.0)
 
+        def estimated(seconds: float) -> None:
+            nonlocal long
+            long = seconds / cores >= _LONG
+            if long:
+                minutes = counted(round(seconds / cores / 60), "minute")
+                terminal.tell(f"convspectra: estimated {minutes} on {counted(cores, 'core')}")
+
         def advance(share: float, name: str) -> None:
             progress.update(task, completed=share, description=_shortened(printable(name), 30))
+            if long and progress.disable:
+                terminal.tell(f"convspectra: {share:.0%} {name}")
 
-        yield advance
+        yield {"estimated": estimated, "progress": advance}
 
 
 def _table(report: Report, width: int) -> Table:
@@ -183,7 +200,7 @@ def _footnotes(report: Report) -> Iterator[str]:
     if any(layer.torus for layer in report.layers):
         yield (
             "norm, smallest, condition, ranks: exact for the layer with wrapped boundary. "
-            "own padding: proven interval for the layer as it pads (= exact). "
+            "own padding: proven interval for the layer with it (= exact). "
             "any size: proven upper bound for every input size."
         )
     if any(_options(layer) for layer in report.layers):
