@@ -186,7 +186,7 @@ class _Clipping:
             if cost.memory > memory_limit() + _BYTES_A_WEIGHT * layer.kernel.size:
                 raise CostError(
                     f"layer {layer.name!r}: inputs of {size_of(layer)} take {cost}; max_memory is "
-                    f"{memory_limit() / 2**30:,.1f} GiB: raise it, or give a smaller input_shape"
+                    f"{memory_limit() / 2**30:,.1f} GiB: raise it, or give a smaller sample_shape"
                 )
         default = self.decompositions * (SECONDS + SECONDS_A_WEIGHT * weights_of(self.concerned))
         limit = default if max_seconds is None else max_seconds
@@ -195,7 +195,7 @@ class _Clipping:
             raise CostError(
                 f"the layers take about {self.seconds:,.0f} s of one core, most of them {layer.name!r} with "
                 f"inputs of {size_of(layer)}; max_seconds is {limit:,.0f}: raise it, or give a smaller "
-                "input_shape"
+                "sample_shape"
             )
 
     def _use(self, layer: ConvLayer) -> Use:
