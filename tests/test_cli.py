@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -248,6 +249,12 @@ def test_a_pickle_with_code_in_it_is_refused_and_named(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def without_estimates(errors):
+    """What standard error tells beside how long it takes and how far it is: of a slow machine more."""
+    told = re.compile(r"convspectra: (estimated \d+ minutes? on \d+ cores?|\d+% \S+)")
+    return [line for line in errors.splitlines() if not told.fullmatch(line)]
+
+
 def test_interruption_leaves_no_file(tmp_path):
     rng = np.random.default_rng(0)
     kernels = [rng.standard_normal((64, 64, 5, 5)).astype(np.float32) for _ in range(32)]
@@ -272,7 +279,7 @@ def test_interruption_leaves_no_file(tmp_path):
     assert process.returncode == 130
     kept = len(list(layers.iterdir()))
     assert 0 < kept < 32
-    assert errors.splitlines() == [f"convspectra: interrupted; {kept} of 32 layers kept in layers"]
+    assert without_estimates(errors) == [f"convspectra: interrupted; {kept} of 32 layers kept in layers"]
     assert set(tmp_path.iterdir()) == {*before, layers}
 
 
