@@ -82,8 +82,9 @@ def max_memory(limit: float | None) -> Iterator[None]:
 
     Examples:
         >>> import convspectra as cs
+        >>> import numpy as np
         >>> with cs.max_memory(8 * 2**30):
-        ...     cs.operator_norm(np.ones((1, 1, 1, 1)), cs.ConvGeometry((4000, 4000))).upper
+        ...     print(cs.operator_norm(np.ones((1, 1, 1, 1)), cs.ConvGeometry((4000, 4000))).upper)
         1.0
     """
     if limit is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .. import functions
 from .._compat import Array, eps_of, is_tracked, namespace
 from ..checks import check_limit
@@ -83,7 +85,8 @@ def clipped(target: Target, limit: float) -> tuple[Target, dict[str, Array]]:
         over = functions.lowered(target.kernel, target.torus, top, target.compute)
         return target.moved(target.kernel - over), {}
     found = functions.excess(target.kernel, target.torus, top, target.compute)
-    before = found.top * target.factor
+    with np.errstate(over="ignore"):  # a norm beyond the range of floats is infinite
+        before = found.top * target.factor
     if bool(found.top <= top):  # nothing was taken off
         return target, {"norm_before": before, "norm": before}
     return target.moved(target.kernel - found.kernel), {"norm_before": before}

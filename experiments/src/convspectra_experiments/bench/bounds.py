@@ -30,6 +30,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "operator_norm": bounds.operator_norm,
     "circulant_embedding": bounds.circulant_embedding,
     "pfister2018": bounds.pfister2018,
+    "duffin1938": bounds.duffin1938,
     "delattre2023": bounds.delattre2023,
     "delattre2024": bounds.delattre2024,
     "grishina2024": bounds.grishina2024,
