@@ -2,11 +2,11 @@
 
     norm(operator) <= factor * norm(torus)
 
-| guarantee  | operator                                    | torus                      | factor         |
-| ---------- | ------------------------------------------- | -------------------------- | -------------- |
-| `layer`    | the layer as it pads (the default)          | its input, or one around   | `sqrt(copies)` |
-| `torus`    | the layer, its boundary wrapped (the paper) | its input                  | 1              |
-| `any_size` | the layer as it pads, at every input size   | samples of all frequencies | > 1            |
+| guarantee  | operator                                     | torus                      | factor         |
+| ---------- | -------------------------------------------- | -------------------------- | -------------- |
+| `layer`    | the layer with its own padding (the default) | its input, or one around   | `sqrt(copies)` |
+| `torus`    | the layer, its boundary wrapped (the paper)  | its input                  | 1              |
+| `any_size` | with its own padding, at every input size    | samples of all frequencies | > 1            |
 
 (`copies`: of one input point by the padding, 1 for zeros; see `bounds/copy_count.py`). A norm of the torus of
 at most `max_norm / factor` proves one of the operator of at most `max_norm`. For a layer whose boundary wraps

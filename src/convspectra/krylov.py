@@ -1,4 +1,4 @@
-"""Singular values of a layer as it pads, whatever its boundary: a few of them, all of them, their density.
+"""Singular values of a layer with its own padding, whatever it is: a few of them, all of them, their density.
 
 `singular_values` and `svd` are for wrapped boundaries, whose symbol gives everything; here the layer is
 applied. NumPy, in float64, without gradient.

@@ -59,7 +59,7 @@ def work_for_any_size(shape: tuple[int, ...], geometry: ConvGeometry) -> Cost:
 
 
 def work_as_padded(shape: tuple[int, ...], geometry: ConvGeometry) -> Cost:
-    """Of the norm as a layer pads.
+    """Of the norm of a layer with its own padding.
 
     Raises:
         InputError: there is none, or it is refused.

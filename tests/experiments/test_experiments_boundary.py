@@ -1,4 +1,4 @@
-"""Layers as they pad beside the torus: distances known by hand, the rate, the oracle, which layers."""
+"""Layers with own padding beside the torus: distances known by hand, the rate, the oracle, which layers."""
 
 from __future__ import annotations
 

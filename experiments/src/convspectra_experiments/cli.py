@@ -90,8 +90,8 @@ def experiment(
         typer.Argument(
             metavar="NAME",
             help="figure1, figure2, figure3a, figure3b, figure4, figure5, figure6, figure7, section44: the "
-            "paper's. boundary: layers as they pad beside the torus. beyond: other ways to control layers. "
-            "variations: figure 2 with weight decay, at another size. "
+            "paper's. boundary: layers with their own padding beside the torus. beyond: other ways to "
+            "control layers. variations: figure 2 with weight decay, at another size. "
             "report: a page of all that was run.",
         ),
     ],

@@ -1,7 +1,7 @@
 """The spectral complexity of a network, and the margins that it is weighed against.
 
-The formula sums over what is learned: convolutions and linear layers, each one matrix, as it pads. All else
-counts as nonlinearity, by its Lipschitz constant.
+The formula sums over what is learned: convolutions and linear layers, each one matrix, with its own padding.
+All else counts as nonlinearity, by its Lipschitz constant.
 """
 
 from __future__ import annotations

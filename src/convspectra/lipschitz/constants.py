@@ -41,8 +41,8 @@ _ALLOWANCE = 1 + 1e-14
 def constant(operation: Operation, shape: Shape) -> tuple[float, str]:
     """An UPPER bound of `||f(x) - f(y)|| / ||x - y||`, and in words where it comes from.
 
-    - convolution: the upper side of `operator_norm` as it pads, at its size, in float64. Padding of a sort
-      that has no bound there is a `Move` in front.
+    - convolution: the upper side of `operator_norm` with its own padding, at its size, in float64. Padding of
+      a sort that has no bound there is a `Move` in front.
     - matrices along axes (linear layers, means, average pooling, linear resizing): their Kronecker product
       has the product of their norms.
     - a move, which repeats an entry up to m times: `sqrt(m)`; 0 where it drops all.

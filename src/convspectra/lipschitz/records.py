@@ -56,9 +56,10 @@ class OutputBound:
 
 @dataclass(frozen=True)
 class LayerNorms:
-    """One convolution or linear layer as it pads: a matrix, the scale of what was folded into it included.
+    """One convolution or linear layer with its own padding: a matrix.
 
-    Padding that is an operation of its own in the graph is not in it.
+    The scale of what was folded into it is included. Padding that is an operation of its own in
+    the graph is not in it.
 
     Attributes:
         inputs, outputs: how many columns and rows the matrix has.

@@ -39,8 +39,8 @@ def clip(
         max_norm: the upper limit `c`, positive.
         min_value: the lower limit `a`, at most `c`: a floor for layers that must stay invertible. Zero
             singular values are raised along singular vectors that no rule determines.
-        guarantee: which operator's values are clipped, on its torus: `"layer"` as it pads, `"torus"` with
-            its boundary wrapped (the paper's setting), or `"any_size"`.
+        guarantee: which operator's values are clipped, on its torus: `"layer"` with its own padding,
+            `"torus"` with its boundary wrapped (the paper's setting), or `"any_size"`.
         measure: False leaves `norm` of a changed kernel None, and saves the time it takes.
         compute: how; see `Compute`.
 

@@ -74,8 +74,8 @@ def project(
             gradient on the dual with Nesterov's momentum; for comparison `"dykstra"`, the same without
             momentum, and `"alternate"`, the paper's suggestion, which converges to another kernel of the
             ball.
-        guarantee: which operator's norm: `"layer"` as it pads, `"torus"` with its boundary wrapped, or
-            `"any_size"`, as it pads at every input size; see `guarantee.py`.
+        guarantee: which operator's norm: `"layer"` with its own padding, `"torus"` with its boundary wrapped,
+            or `"any_size"`, with its own padding at every input size; see `guarantee.py`.
         compute: how; see `Compute`.
 
     Returns:

@@ -31,8 +31,8 @@ def rescale(
             gradient is that of one of them, at the limit that of the inside.
         geometry: any that has the guarantee.
         max_norm: the radius `c`, positive.
-        guarantee: which operator's norm: `"layer"` as it pads, `"torus"` with its boundary wrapped, or
-            `"any_size"`, as it pads at every input size; see `guarantee.py`.
+        guarantee: which operator's norm: `"layer"` with its own padding, `"torus"` with its boundary wrapped,
+            or `"any_size"`, with its own padding at every input size; see `guarantee.py`.
         one_pass: decide by one norm in the kernel's own precision, which takes a third to a half of the time:
             the result is up to twice the norm's error below the limit (1e-4 of it in float32), and its `norm`
             is `norm_before` times what the kernel was multiplied by.

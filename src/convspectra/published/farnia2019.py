@@ -1,4 +1,4 @@
-"""Power iteration on the layer as it pads: a lower bound of its norm."""
+"""Power iteration on the layer with its own padding: a lower bound of its norm."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NumpyArray = np.ndarray[Any, Any]
 def power_iteration(
     kernel: Array, geometry: ConvGeometry, *, steps: int = 10, start: Array | None = None, seed: int = 0
 ) -> tuple[Bound, Array]:
-    """An estimate of the norm from below, of the layer as it pads: `||A x|| / ||x||` after `x <- A^T A x`.
+    """A lower estimate of the norm of the layer: `||A x|| / ||x||` after `x <- A^T A x`.
 
     Arguments:
         kernel: real array in the layout of `geometry`; computed in NumPy, without gradient.

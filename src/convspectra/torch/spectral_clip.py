@@ -63,9 +63,9 @@ class SpectralClip:
         every: act after so many steps.
         method: as of `constrain.Limits`; `"project"`, which is slower, to a gap of 10 %. Repeated,
             `"appendix_a"` exceeds `max_norm` less and less.
-        guarantee: which operator's norm. `"layer"`: as it pads, whatever it pads with, at each size seen.
+        guarantee: which operator's norm. `"layer"`: with its own padding, whatever it is, at each size seen.
             `"torus"`: with its boundary wrapped, at each size seen, rounded up to a multiple of the stride
-            (`LayerRecord.tori`). `"any_size"`: as it pads, at every size; needs no forward pass.
+            (`LayerRecord.tori`). `"any_size"`: with its own padding, at every size; needs no forward pass.
         include: names of layers, or patterns as of `fnmatch`; one or several.
         exclude: of those, names or patterns of layers that are left alone.
         fold_batch_norm: bound each layer together with the batch norm that follows it, as it acts in

@@ -112,8 +112,8 @@ def spectral_norm(
         input: in its place, and for a model, a batch: one pass on it, in evaluation mode and without
             gradients, shows the sizes of every layer.
         name: of the parameter.
-        guarantee: which operator's norm: `"layer"` as it pads, `"torus"` with its boundary wrapped, or
-            `"any_size"`, as it pads at every input size.
+        guarantee: which operator's norm: `"layer"` with its own padding, `"torus"` with its boundary wrapped,
+            or `"any_size"`, with its own padding at every input size.
 
     Returns:
         The module. The norm of each layer is at most `max_norm` from now on, until `remove_parametrizations`

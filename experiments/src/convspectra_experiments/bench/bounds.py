@@ -1,6 +1,6 @@
 """Bounds side by side: how tight, at what cost, on random, on trained and on the worst of kernels.
 
-Each method bounds the norm of each layer, as it pads with zeros and with its boundary wrapped, beside what
+Each method bounds the norm of each layer, padded with zeros and with its boundary wrapped, beside what
 `operator_norm` proves of that norm: the exact value (a symbol, or a layer small enough to be decomposed), or
 else an interval. A ratio is to the side of it that makes the method look worse.
 """

@@ -1,4 +1,4 @@
-"""Layers as they pad beside the torus, over the size of the input: one panel for each kind of padding."""
+"""Layers with their own padding beside the torus, over the size of the input: a panel a kind of padding."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ _MEANING = """<section>
 <li>Seconds an epoch: of training, with the control and without testing; averaged over all epochs so far of
 every run that has one.</li>
 <li>Norms and singular values: exact for the layer with its boundary wrapped around, as in the paper; where
-layers as they pad are set beside it, exact for these too.</li>
+layers with their own padding are set beside it, exact for these too.</li>
 <li>The paper: Sedghi, Gupta and Long, ICLR 2019.</li>
 </ul>
 </section>"""
@@ -243,9 +243,9 @@ def _about(boundary: Boundary) -> Iterator[str]:
     """What was compared, how, and what of it is exact."""
     first, last = min(boundary.sizes), max(boundary.sizes)
     yield (
-        "All singular values of the dense matrix of each layer as it pads, beside all of the torus of the "
-        "same size: exact up to rounding, nothing is estimated. The dense matrix with its boundary wrapped "
-        f"around, whose distance is rounding alone, is at most {boundary.control:.1g} away "
+        "All singular values of the dense matrix of each layer with its own padding, beside all of the "
+        "torus of the same size: exact up to rounding, nothing is estimated. The dense matrix with its boundary "
+        f"wrapped around, whose distance is rounding alone, is at most {boundary.control:.1g} away "
         f"(n = {first})."
     )
     rates = {padding: boundary.rate(padding) for padding in SHOWN}

@@ -1,4 +1,4 @@
-"""The spectrum of layers as they pad beside that of the torus, over the size of the input, for any model.
+"""The spectrum of layers with their own padding beside that of the torus, over the size of the input.
 
 `distances` has the mathematics; here is which layers are taken, and what is kept of them.
 """

@@ -175,7 +175,7 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Extent:
-    """How far `boundary` goes: layers as they pad beside the torus, over the size of the input.
+    """How far `boundary` goes: layers with their own padding beside the torus, over the size of the input.
 
     Attributes:
         common: points an axis, at which every layer is computed.

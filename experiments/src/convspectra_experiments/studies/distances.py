@@ -1,4 +1,4 @@
-"""How far the singular values of a layer as it pads lie from those of the torus, as distributions.
+"""How far the singular values of a layer with its own padding lie from those of the torus, as distributions.
 
     distance = W1 / |torus|,    W1 = integral over q in [0, 1] of |Q_layer(q) - Q_torus(q)|
 
@@ -50,7 +50,7 @@ class Point:
     Attributes:
         count, torus_count: of singular values; they differ without padding.
         distance: 1-Wasserstein, divided by `torus_norm`.
-        norm, smallest: of the layer as it pads.
+        norm, smallest: of the layer with its own padding.
     """
 
     padding: Padding
