@@ -244,8 +244,8 @@ def _about(boundary: Boundary) -> Iterator[str]:
     first, last = min(boundary.sizes), max(boundary.sizes)
     yield (
         "All singular values of the dense matrix of each layer with its own padding, beside all of the "
-        "torus of the same size: exact up to rounding, nothing is estimated. The dense matrix with its boundary "
-        f"wrapped around, whose distance is rounding alone, is at most {boundary.control:.1g} away "
+        "torus of the same size: exact up to rounding, nothing is estimated. The dense matrix with its "
+        f"boundary wrapped around, whose distance is rounding alone, is at most {boundary.control:.1g} away "
         f"(n = {first})."
     )
     rates = {padding: boundary.rate(padding) for padding in SHOWN}
