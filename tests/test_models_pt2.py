@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import pickle
+import re
 import warnings
 import zipfile
 
@@ -398,3 +399,83 @@ def test_what_writes_into_its_input_is_followed(tmp_path):
     (found,) = Derivative(graph, folded(graph, graph.outputs[:1])).values((x,), graph.outputs[:1])
     with torch.no_grad():
         torch.testing.assert_close(found, module.double()(x.clone())[0], rtol=1e-6, atol=1e-6)
+
+
+def saved(module, given, path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(torch.export.export(module.eval(), (given,)), path)
+    return path
+
+
+class Function(torch.nn.Module):
+    """A linear layer, and a function of what it makes and of a weight."""
+
+    def __init__(self, function, weight):
+        super().__init__()
+        self.first, self.function, self.weight = torch.nn.Linear(4, 4), function, torch.nn.Parameter(weight)
+
+    def forward(self, x):
+        return self.function(self.first(x), self.weight)
+
+
+def test_the_factors_of_addmm_are_part_of_layer_and_bound(tmp_path):
+    def function(x, weight):
+        return torch.addmm(torch.ones(4, dtype=x.dtype), x, weight, alpha=-3, beta=5)
+
+    weight = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    module = Function(function, weight)
+    path = saved(module, torch.zeros(2, 4), tmp_path / "m.pt2")
+    kernel = read_model(path).layers[1].kernel[..., 0]
+    torch.testing.assert_close(torch.from_numpy(kernel), -3 * weight.T.double())
+    graph = read_graph(path)
+    x = torch.randn(2, 4, dtype=torch.float64)
+    (found,) = Derivative(graph, folded(graph, graph.outputs)).values((x,), graph.outputs)
+    with torch.no_grad():
+        torch.testing.assert_close(found, function(module.first.double()(x), weight.double()))
+    both = -3 * weight.T.double() @ module.first.weight
+    norm = float(torch.linalg.matrix_norm(both.detach(), 2))
+    assert norm <= lipschitz(graph).outputs[0].upper
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (lambda x, weight: torch.einsum("bi,ij->bj", x, weight), (4, 4)),
+        (lambda x, weight: torch.bmm(x[:, None], weight), (2, 4, 4)),
+        (lambda x, weight: torch.matmul(x[:, None], weight), (2, 4, 4)),
+        (lambda x, weight: torch.baddbmm(x[:, None], x[:, None], weight), (2, 4, 4)),
+        (lambda x, weight: torch.nn.functional.bilinear(x, x, weight), (2, 4, 4)),
+        (lambda x, weight: torch.tensordot(x, weight, dims=1), (4, 4)),
+        (lambda x, weight: torch.mv(weight, x[0]), (4, 4)),
+    ],
+)
+def test_other_products_with_weights_are_listed_as_not_read(function, shape, tmp_path):
+    module = Function(function, torch.ones(shape))
+    model = read_model(saved(module, torch.zeros(2, 4), tmp_path / "m.pt2"))
+    assert [layer.name for layer in model.layers] == ["first"]
+    (one,) = model.unread
+    assert re.search("an operator that is not read|of shape .2, 4, 4.; a matrix is read", one.reason)
+
+
+def test_a_product_with_a_vector_is_a_layer_and_a_mask_is_none(tmp_path):
+    def function(x, weight):
+        attended = torch.nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=torch.zeros(2, 2))
+        return attended @ weight
+
+    model = read_model(saved(Function(function, torch.ones(4)), torch.zeros(2, 4), tmp_path / "m.pt2"))
+    assert [layer.kernel.shape for layer in model.layers] == [(4, 4, 1), (1, 4, 1)]
+    assert not model.unread
+
+
+@pytest.mark.parametrize("draw", ["uniform_", "exponential_", "normal_", "random_"])
+def test_weights_that_are_drawn_at_run_time_are_not_invented(draw, tmp_path):
+    def function(x, weight):
+        return torch.nn.functional.linear(x, weight + getattr(torch.zeros(4, 4), draw)())
+
+    path = saved(Function(function, torch.ones(4, 4)), torch.zeros(2, 4), tmp_path / "m.pt2")
+    model = read_model(path)
+    assert [layer.name for layer in model.layers] == ["first"]
+    assert [one.reason for one in model.unread] == ["its weights are computed at run time"]
+    with pytest.raises(InputError, match="it draws random numbers"):
+        lipschitz(read_graph(path))

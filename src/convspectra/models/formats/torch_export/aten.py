@@ -42,12 +42,11 @@ def _linear(step: Step) -> None:
 
 
 def _addmm(step: Step) -> None:
-    if step.found["beta"] != 1 or step.found["alpha"] != 1:
-        raise UnsupportedError("factors other than 1")
     given = step.found["mat1"]
     if not step.builder.depends(given):
         raise UnsupportedError("a constant times what depends on the input of the network")
-    matrix, shift = rules.layer(step).kernel[..., 0], step.optional("self")
+    matrix = rules.layer(step).kernel[..., 0]
+    shift = step.constant("self").astype(np.float64) * float(step.found["beta"])
     step.emit(AxisMatrices({1: matrix}, shift, weights=True), given)
 
 

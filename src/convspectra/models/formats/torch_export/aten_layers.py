@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+import numpy as np
 
 from ....errors import GeometryError
 from ....geometry import ConvGeometry
@@ -10,8 +13,13 @@ from ...graph_builder import Builder
 from ...operations import Array, StoredLayer, complete
 from ...records import ConvLayer, Unread
 from ...weights import linear, stated_convolution
+from .program import tensors_in
 
 CONVOLUTIONS = ("convolution", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)))
+
+_MAY_BE_LAYERS = re.compile(
+    r"conv|mm$|matmul|mv$|mm_|addbmm|linear|einsum|tensordot|bilinear|lstm|gru|rnn|multi_head|encoder_layer"
+)
 
 
 def spread(values: Any, axes: int) -> tuple[int, ...]:
@@ -32,16 +40,32 @@ def layer_of(word: str, found: dict[str, Any], builder: Builder, name: str) -> S
         if builder.depends(weight):
             weight, data = data, weight
     else:
-        return None
+        return _unread(word, found, builder, name)
     if builder.depends(weight):
         return Unread(f"{word} {name}", None, "its weights are computed at run time")
     kernel = builder.constants[weight]
     if word in CONVOLUTIONS:
         return StoredLayer(_convolution_layer(word, found, builder, name, kernel), weight)
-    if kernel.ndim != 2:
-        return None
     transposed = word != "linear" and data == found.get("self" if word != "addmm" else "mat1")
+    if kernel.ndim == 1:
+        kernel = kernel[:, None] if transposed else kernel[None, :]
+    if kernel.ndim != 2:
+        reason = f"its weights are of shape {kernel.shape}; a matrix is read"
+        return Unread(f"{word} {name}", kernel.shape, reason)
+    factor = found["alpha"] if word == "addmm" else 1
+    kernel = kernel if factor == 1 else kernel.astype(np.float64) * float(factor)
     return StoredLayer(linear(name, kernel.T if transposed else kernel, "graph"), weight)
+
+
+def _unread(word: str, found: dict[str, Any], builder: Builder, name: str) -> Unread | None:
+    """What multiplies by weights, by its name, and is not read."""
+    read = list(tensors_in(list(found.values())))
+    fixed = [one for one in read if not builder.depends(one)]
+    if not _MAY_BE_LAYERS.search(word) or len(fixed) == len(read):
+        return None
+    if not any(weights.ndim >= 2 for weights in map(builder.constants.__getitem__, fixed)):
+        return None
+    return Unread(f"{word} {name}", None, f"its weights are those of {word}, an operator that is not read")
 
 
 def _convolution_layer(

@@ -282,9 +282,10 @@ class _Reader:
 
     def fold(self, call: Call, word: str, found: Mapping[str, Any], outputs: list[str]) -> None:
         """Work out what does not depend on the input; its sizes first, before memory is taken."""
+        import torch
         from torch._subclasses.fake_tensor import FakeTensorMode
 
-        if "rand" in word or word in ("bernoulli", "multinomial", "normal", "dropout"):
+        if torch.Tag.nondeterministic_seeded in call.operator.tags:
             raise UnsupportedError("it draws random numbers")
         if word in aten.LOOPS:
             raise UnsupportedError("it runs step by step")
