@@ -218,6 +218,40 @@ def write_batch_norm(path, scale):
     return path, kernel
 
 
+@pytest.mark.parametrize(
+    ("operator", "shape", "given", "channels"),
+    [
+        ("MatMul", (4, 4), (1, 4, 4), 4),  # the batch norm is of the sequence
+        ("MatMul", (4, 4), (1, 3, 4), 3),
+        ("Conv", (4, 2, 3), (1, 2, 6), 3),  # it contradicts the convolution
+    ],
+)
+def test_a_batch_norm_of_other_channels_is_not_folded(operator, shape, given, channels, tmp_path):
+    kernel = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    norm = np.arange(1, channels + 1, dtype=np.float32)
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node(operator, ["x", "w"], ["c"]),
+            onnx.helper.make_node("BatchNormalization", ["c", *["n"] * 4], ["y"]),
+        ],
+        "graph",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, given)],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(kernel, "w"), onnx.numpy_helper.from_array(norm, "n")],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), path)
+    model = read_model(path)
+    (folded,) = analyze(model, fold_batch_norm=True).layers
+    (alone,) = analyze(model).layers
+    assert folded.batch_norm == "none"
+    assert folded.torus == alone.torus
+    limits = Limits(0.5, fold_batch_norm=True)
+    (record,) = clip_file(model, path, tmp_path / "o.onnx", limits).layers
+    assert record.batch_norm == "none"
+    assert max(norms(tmp_path / "o.onnx")) <= 0.5
+
+
 @pytest.mark.parametrize("guarantee", ["layer", "any_size"])
 def test_a_folded_batch_norm_is_held_with_its_convolution(guarantee, tmp_path):
     scale = np.array([3.0, -0.01, 0.0, 1.0])

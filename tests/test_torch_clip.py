@@ -322,6 +322,18 @@ def test_a_batch_norm_without_statistics_is_refused():
         clip.step()
 
 
+@pytest.mark.parametrize(
+    ("layer", "norm", "shape"),
+    [(nn.Linear(4, 4), 4, (2, 4, 4)), (nn.Linear(4, 4), 3, (2, 3, 4)), (nn.Conv1d(2, 4, 3), 4, (2, 6))],
+)
+def test_a_batch_norm_of_another_axis_is_refused(layer, norm, shape):
+    model = nn.Sequential(layer, nn.BatchNorm1d(norm))
+    clip = SpectralClip(model, LIMIT, fold_batch_norm=True)
+    model.eval()(torch.randn(shape))
+    with pytest.raises(InputError, match=r"layer '0': .*'1', scales another axis"):
+        clip.step()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("method", ["project", "clip", "rescale"])
 def test_every_precision_keeps_the_promise_after_rounding(dtype, method):

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import GeometryError
 from ..geometry import ConvGeometry
-from .operations import Affine, Array, Graph, Move, Node, Operation, StoredLayer
+from .operations import Affine, Array, AxisMatrices, Graph, Move, Node, Operation, StoredLayer
 from .records import ConvLayer, Model, Unread
 
 _SHOWN = 5
@@ -39,7 +39,7 @@ def model_of(graph: Graph) -> Model:
         if not isinstance(node.layer, StoredLayer):
             continue
         layer, note = _padded(replace(node.layer.layer, name=node.name), node, producers)
-        layers.append(replace(layer, batch_norm_scale=_batch_norm_scale(node, readers, behind)))
+        layers.append(replace(layer, batch_norm_scale=_batch_norm_scale(node, graph, readers, behind)))
         notes += note
         if node.layer.tensor in first:
             notes.append(f"{node.name!r} uses the same weights as {first[node.layer.tensor]!r}")
@@ -104,17 +104,45 @@ def _padded(layer: ConvLayer, node: Node, producers: Mapping[str, Node]) -> tupl
     return replace(layer, geometry=merged), []
 
 
-def _batch_norm_scale(node: Node, readers: Mapping[str, int], behind: Mapping[str, Node]) -> Array | None:
-    """`gamma / sqrt(var + eps)` of the only reader of what a node makes, if that is a batch norm."""
+def _batch_norm_scale(
+    node: Node, graph: Graph, readers: Mapping[str, int], behind: Mapping[str, Node]
+) -> Array | None:
+    """`gamma / sqrt(var + eps)` of the only reader of what a node makes, if that is a batch norm.
+
+    None where it scales another axis than that of the channels, as behind a linear layer of a sequence.
+    """
+    assert isinstance(node.layer, StoredLayer)
     name = node.output
+    if _channel_axis(node, graph) != 1:
+        return None
     while readers[name] == 1 and name in behind:
         then = behind[name]
         if isinstance(then.operation, Affine) and then.operation.batch_norm:
-            return np.asarray(then.operation.scale.reshape(-1))
+            scale = np.asarray(then.operation.scale.reshape(-1))
+            return scale if scale.size == _channels(node.layer.layer) else None
         if not _moves_nothing(then):
             return None
         name = then.output
     return None
+
+
+def _channel_axis(node: Node, graph: Graph) -> int | None:
+    """The axis of what a node makes that its layer's channels are along; None where that is not known."""
+    assert isinstance(node.layer, StoredLayer)
+    if isinstance(node.operation, AxisMatrices):
+        return next(iter(node.operation.matrices))
+    if node.layer.layer.kind == "linear":
+        return 1 if "Gemm" in node.operator else None
+    shape = graph.shapes.get(node.inputs[0]) if node.inputs else None
+    has_batch = shape is None or len(shape) == node.layer.layer.kernel.ndim
+    return 1 if has_batch else 0
+
+
+def _channels(layer: ConvLayer) -> int:
+    """How many channels a layer makes."""
+    geometry = layer.geometry
+    groups = geometry.groups if geometry is not None and geometry.transposed else 1
+    return int(layer.kernel.shape[layer.layout.index("O")]) * groups
 
 
 def _moves_nothing(node: Node) -> bool:

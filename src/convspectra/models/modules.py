@@ -176,6 +176,7 @@ class _Watcher:
             seen.append(size)
         if isinstance(part, _ConvNd):
             self.calls += 1
+        if isinstance(part, _ConvNd) and output.ndim == part.weight.ndim:  # else it has no batch
             # Kept with its tensor, so that the id cannot be given to another one.
             self.returned[id(output)] = (output, part)
 

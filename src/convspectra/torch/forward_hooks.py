@@ -6,7 +6,9 @@ numbers with it. While `torch.compile` traces they do nothing: no graph breaks, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -25,32 +27,52 @@ class Pairing:
 
     Attributes:
         norms: of each layer's name, the names of those batch norms.
+        across: the same of those that scale another axis than that of the layer's channels.
     """
 
     def __init__(self) -> None:
         self.norms: dict[str, list[str]] = {}
+        self.across: dict[str, list[str]] = {}
         # Kept with its tensor, so that the id cannot be given to another one; emptied after each pass.
-        self.returned: dict[int, tuple[torch.Tensor, str]] = {}
+        self.returned: dict[int, tuple[torch.Tensor, str, bool]] = {}
 
     def after_layer(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         """A forward hook of a layer."""
-        if not torch.compiler.is_compiling():
-            self.returned[id(output)] = (output, name)
+        if not torch.compiler.is_compiling() and isinstance(output, torch.Tensor):
+            axes = 0 if isinstance(module, nn.Linear) else len(module.kernel_size)  # type: ignore[arg-type]
+            self.returned[id(output)] = (output, name, output.ndim == axes + 2)
 
     def before_norm(self, name: str, module: nn.Module, inputs: Any) -> None:
         """A forward pre-hook of a batch norm."""
         if torch.compiler.is_compiling():
             return
-        _, source = self.returned.get(id(inputs[0]), (None, None))
-        if source is not None and name not in self.norms.setdefault(source, []):
-            self.norms[source].append(name)
+        _, source, same_axis = self.returned.get(id(inputs[0]), (None, None, True))
+        found = self.norms if same_axis else self.across
+        if source is not None and name not in found.setdefault(source, []):
+            found[source].append(name)
 
     def after_pass(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """A forward hook of the whole model: no tensor is kept from one pass to the next."""
         self.returned.clear()
 
+    @property
+    def shown(self) -> tuple[dict[str, list[str]], ...]:
+        """What passes have shown."""
+        return self.norms, self.across
+
+    def learn(self, shown: Iterable[tuple[dict[str, list[str]], ...]]) -> None:
+        """Take over what passes in other processes have shown."""
+        self.norms, self.across = map(_together, zip(*shown, strict=True))
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"norms": self.norms, "returned": {}}
+        return {**self.__dict__, "returned": {}}
+
+
+def _together(every: Sequence[dict[str, list[str]]]) -> dict[str, list[str]]:
+    return {
+        layer: list(dict.fromkeys(chain.from_iterable(one.get(layer, []) for one in every)))
+        for layer in sorted(set().union(*every))
+    }
 
 
 class Watch:

@@ -22,8 +22,8 @@ from .tensors import check_dtype, torus_of
 from .weight_uses import Layer, Weight, batch_norm_scale, promised_geometries, promised_geometry, weights_of
 
 NOT_COMPARED = (
-    "has a forward or hooks of its own, and no input showed what it computes (zeros, NaN, or too small "
-    "beside its bias)"
+    "has a forward or hooks of its own, and no input showed what it computes (zeros, NaN, too small beside "
+    "its bias, or given to a hook before all modules)"
 )
 
 
@@ -102,11 +102,16 @@ def uses_of(weight: Weight, watch: Watch, guarantee: Guarantee, processes: int =
     """Every operator that the weight stands for: each layer, at each size, with each batch norm after it.
 
     Raises:
-        InputError: sizes that do not fit, or a batch norm without running statistics.
+        InputError: sizes that do not fit, or a batch norm without running statistics, or along another axis.
     """
     found: list[Use] = []
     for layer in weight.layers:
         with named(layer.name):
+            for norm in watch.pairing.across.get(layer.name, ()):
+                raise InputError(
+                    "fold_batch_norm needs a batch norm of the layer's channels, and the one that follows, "
+                    f"{norm!r}, scales another axis: exclude the layer"
+                )
             scales: list[np.ndarray[Any, Any] | None] = [
                 _scale_by(norm, watch, processes) for norm in watch.norms_after(layer.name)
             ]

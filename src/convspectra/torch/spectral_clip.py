@@ -70,7 +70,8 @@ class SpectralClip:
         exclude: of those, names or patterns of layers that are left alone.
         fold_batch_norm: bound each layer together with the batch norm that follows it, as it acts in
             evaluation: rows times `gamma / sqrt(running_var + eps)`. Rows of scale zero are left alone. Which
-            follows which is learnt until the first action.
+            follows which is learnt until the first action. A batch norm over another axis than that of the
+            layer's channels is refused then.
         log: called after each action with the norms, `{"spectral_norm/<layer>": ..., and where known
             "spectral_norm_before/<layer>": ...}`, and the step. Without it `"appendix_a"` and `"reshaped"`
             save the time that these norms take. Copies and pickles of this object have none. For TensorBoard:
@@ -282,7 +283,7 @@ class SpectralClip:
         """
         sizes = {layer.name: layer.seen.sizes if layer.seen else [] for layer in self.layers}
         shown = {layer.name: layer.compared.shown for layer in self.layers if layer.compared}
-        mine = (not_finite(self.layers), sizes, self._watch.pairing.norms, self.log is not None, shown)
+        mine = (not_finite(self.layers), sizes, self._watch.pairing.shown, self.log is not None, shown)
         everyone = sharing.gathered(mine) if processes > 1 else [mine]
         for rank, (problem, their_sizes, *_) in enumerate(everyone):
             if problem:
@@ -292,7 +293,7 @@ class SpectralClip:
                     f"process {rank} holds other layers: give SpectralClip the same model, include and "
                     "exclude on all of them, or share_work=False"
                 )
-        _, every_sizes, every_norms, logs, every_shown = zip(*everyone, strict=True)
+        _, every_sizes, every_pairing, logs, every_shown = zip(*everyone, strict=True)
         for layer in self.layers if processes > 1 else []:
             if layer.seen:
                 layer.seen.sizes = []
@@ -301,10 +302,7 @@ class SpectralClip:
             if layer.compared:
                 layer.compared.learn(theirs[layer.name] for theirs in every_shown)
         if processes > 1:
-            self._watch.pairing.norms = {
-                name: list(dict.fromkeys(chain.from_iterable(theirs.get(name, []) for theirs in every_norms)))
-                for name in sorted(set().union(*every_norms))
-            }
+            self._watch.pairing.learn(every_pairing)
         return any(logs)
 
     def _computed(self, jobs: list[Job], processes: int, measure: bool) -> list[Constrained]:
