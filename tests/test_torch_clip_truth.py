@@ -14,7 +14,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from convspectra import InputError  # noqa: E402
-from convspectra.torch import SpectralClip, orthogonal  # noqa: E402
+from convspectra.torch import SpectralClip, orthogonal, spectral_norm  # noqa: E402
 from convspectra.torch.comparing import computes_what_it_says  # noqa: E402
 
 
@@ -342,3 +342,41 @@ def test_hooks_let_transforms_through():
 
     assert torch.func.vmap(run)(*several).shape == (2, 1, 2, 3, 3)
     torch.fx.symbolic_trace(model)
+
+
+@pytest.mark.parametrize("guarantee", ["layer", "any_size"])
+@pytest.mark.parametrize("place", ["forward", "forward_pre"])
+def test_hooks_of_all_modules_are_seen(place, guarantee):
+    def triple(module, given, *output):
+        values = output[0] if output else given[0]
+        return 3 * values if isinstance(module, nn.Conv2d) else None
+
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False))
+    register = getattr(nn.modules.module, f"register_module_{place}_hook")
+    handle = register(triple)
+    try:
+        clip = SpectralClip(model, 1.0, guarantee=guarantee)
+        model(torch.randn(1, 2, 6, 6))
+        with pytest.raises(InputError, match=r"computes something else|hook before all modules"):
+            clip.act()
+        with pytest.raises(InputError, match=r"computes something else|hook before all modules"):
+            spectral_norm(model, input=torch.randn(1, 2, 6, 6), guarantee=guarantee)
+    finally:
+        handle.remove()
+    model(torch.randn(1, 2, 6, 6))
+    later = SpectralClip(model, 1.0, guarantee=guarantee)
+    model(torch.randn(1, 2, 6, 6))
+    later.act()
+    assert later.report()[0].status == "held"
+
+
+def test_a_property_in_front_of_the_weight_is_computed():
+    class Scaled(nn.Conv2d):
+        weight = property(lambda self: 3 * self._parameters["weight"])
+
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv2d(3, 3, 3))
+    model[0].__class__ = Scaled
+    clip = SpectralClip(model, 0.1)
+    model(torch.randn(1, 2, 6, 6))
+    clip.act()
+    assert [record.status for record in clip.report()] == ["computed", "held"]

@@ -238,6 +238,10 @@ class TestSpectralNormOfAllUses:
             spectral_norm(
                 nn.Sequential(nn.Conv2d(2, 2, 1), Standardised(2, 2, 3)), input=torch.randn(1, 2, 5, 5)
             )
+        for nothing in ({"guarantee": "any_size"}, {"input": torch.zeros(1, 2, 5, 5)}):
+            for module in (Standardised(2, 2, 3), nn.Sequential(Standardised(2, 2, 3))):
+                with pytest.raises(InputError, match="no input showed what it computes"):
+                    spectral_norm(module, **nothing)
         with pytest.raises(InputError, match=r"^input is needed for a model"):
             spectral_norm(nn.Sequential(nn.Conv2d(2, 2, 1)))
         unused = nn.ModuleDict({"used": nn.Conv2d(2, 2, 1), "unused": nn.Conv2d(2, 2, 1)})

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.modules import module as global_hooks
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils.hooks import RemovableHandle
 
@@ -62,6 +63,8 @@ class Compared:
         if not _has_values(given) or not _is_stock_call(module):
             return
         self.ran = True
+        if any(map(_is_foreign, global_hooks._global_forward_pre_hooks.values())):
+            return  # they came first: what the caller gave is not known
         place = self._handles[1].id
         if place in module._forward_hooks and next(reversed(module._forward_hooks)) != place:
             module._forward_hooks.move_to_end(place)  # type: ignore[attr-defined]
@@ -137,9 +140,18 @@ def _is_of_layers(function: Any) -> bool:
 
 
 def _foreign_hooks(module: nn.Module) -> list[Any]:
-    """Neither this package's nor PyTorch's own, such as those of FSDP2."""
-    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    return [one for one in hooks if not _home_of(one).startswith((f"{__package__}.", "torch."))]
+    """Neither this package's nor PyTorch's own, such as those of FSDP2; those of all modules included."""
+    hooks = (
+        *global_hooks._global_forward_pre_hooks.values(),
+        *global_hooks._global_forward_hooks.values(),
+        *module._forward_pre_hooks.values(),
+        *module._forward_hooks.values(),
+    )
+    return [one for one in hooks if _is_foreign(one)]
+
+
+def _is_foreign(hook: Any) -> bool:
+    return not _home_of(hook).startswith((f"{__package__}.", "torch."))
 
 
 def _home_of(hook: Any) -> str:

@@ -22,7 +22,8 @@ class Orthogonal(nn.Module):
     `1 + sum(k - 1)` are used and the others get no gradient.
 
     Exact up to rounding, for every dilation, number of groups, transposition and input size whose
-    boundary is wrapped; zero-padded, the norm is at most 1 and values at the border are below.
+    boundary is wrapped; zero-padded, the norm is at most 1 and values at the border are below. Padding by
+    reflection or replication repeats inputs, and the norm is above 1.
 
     Arguments:
         groups: of the layer.

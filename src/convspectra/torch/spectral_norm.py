@@ -21,13 +21,14 @@ from ..geometry import ConvGeometry
 from ..guarantee import Guarantee
 from .comparing import given_to, is_stock, is_traced
 from .forward_hooks import Watch
-from .jobs import named
+from .jobs import NOT_COMPARED, named
 from .tensors import constrain_tensor
 from .weight_uses import (
     Layer,
     check_parametrizable,
     has_geometry,
     has_parametrization,
+    is_unknown,
     promised_geometries,
     promised_geometry,
 )
@@ -122,8 +123,8 @@ def spectral_norm(
 
     Raises:
         InputError: max_norm is not positive and finite; another kind of module; no sizes; a layer without
-            this guarantee, that computes something else than its weight and geometry say, or that the pass
-            never ran.
+            this guarantee, that computes something else than its weight and geometry say, of which no input
+            showed what it computes, or that the pass never ran.
     """
     guarantee = Limits(max_norm, guarantee=guarantee).guarantee
     layers = _layers(module, name, input)
@@ -182,6 +183,8 @@ def _learn_sizes(
                 f"layer {layer.name!r} computes something else than its weight and geometry say, so that a "
                 "norm of these bounds nothing: take a module without a forward or hooks of its own"
             )
+        if is_unknown(layer):
+            raise InputError(f"layer {layer.name!r} {NOT_COMPARED}: give input, a batch of ordinary size")
         if guarantee != "any_size" and not has_geometry(layer):
             raise InputError(f"layer {layer.name!r} did not run on this input: give one on which it does")
 

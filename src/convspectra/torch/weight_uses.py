@@ -228,7 +228,7 @@ def weights_of(layers: Iterable[Layer], guarantee: Guarantee) -> list[Weight]:
             found[key].layers.append(layer)
             continue
         status: Status = "held"
-        if parameter is None:
+        if parameter is None or layer.module.weight is not parameter:  # a property may stand before it
             status = "computed"
         elif isinstance(parameter, UninitializedParameter):
             status = "never run"
@@ -244,7 +244,7 @@ def weights_of(layers: Iterable[Layer], guarantee: Guarantee) -> list[Weight]:
             weight.status = "computes something else"
         elif guarantee != "any_size" and not any(map(has_geometry, weight.layers)):
             weight.status = "never run"
-        elif unknown := [layer for layer in weight.layers if _is_unknown(layer)]:
+        elif unknown := [layer for layer in weight.layers if is_unknown(layer)]:
             ran = any(layer.compared and layer.compared.ran for layer in unknown)
             weight.status = "not compared" if ran else "never run"
     return list(found.values())
@@ -260,7 +260,7 @@ def _place(parameter: torch.Tensor) -> Hashable:
     return part.device, part.data_ptr(), part.shape, part.stride()
 
 
-def _is_unknown(layer: Layer) -> bool:
+def is_unknown(layer: Layer) -> bool:
     """Whether only a forward pass can tell what the layer computes, and none did."""
     return not (is_stock(layer.module) or (layer.compared and layer.compared.agrees))
 
