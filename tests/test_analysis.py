@@ -224,6 +224,18 @@ def test_equal_layers_keep_one_file(tmp_path):
         assert len(list((tmp_path / f"{turn}").iterdir())) == 1
 
 
+def test_what_a_limit_left_out_is_not_kept(tmp_path):
+    one = layer((16, 16, 3, 3), input_shape=(32, 32), padding_mode="reflect")
+    with cs.max_memory(2**20):
+        (cut,) = analyze(model(one), resume=tmp_path).layers
+    assert (cut.status, cut.as_padded) == ("partial", None)
+    (whole,) = analyze(model(one), resume=tmp_path).layers
+    assert whole.status == "ok"
+    assert whole.as_padded == analyze(model(one)).layers[0].as_padded
+    with cs.max_memory(2**20):  # what is kept takes none
+        assert analyze(model(one), resume=tmp_path).layers[0].as_padded == whole.as_padded
+
+
 def test_a_damaged_or_foreign_checkpoint_is_computed_again(tmp_path):
     one = layer()
     first = analyze(model(one), resume=tmp_path)

@@ -60,8 +60,8 @@ def analyze_layer(
             any_size = _cheap_any_size(layer, problem)
             return replace(known, status="skipped", reason=beyond, any_size=any_size)
         if measured is None:
-            measured = _measure(problem)
-            if resume is not None:
+            measured, finished = _measure(problem)
+            if resume is not None and finished:
                 checkpoint.save(kept, measured)
     except RangeError as error:
         return replace(known, status="out of range", reason=str(error))
@@ -79,7 +79,8 @@ def analyze_layer(
     )
 
 
-def _measure(problem: Problem) -> checkpoint.Measured:
+def _measure(problem: Problem) -> tuple[checkpoint.Measured, bool]:
+    """The numbers of a layer, and whether more time or memory would find no more of them."""
     spectrum = as_padded = any_size = None
     errors: list[tuple[str, InputError]] = []
     try:  # first: the largest value on this torus need not be computed again
@@ -105,7 +106,8 @@ def _measure(problem: Problem) -> checkpoint.Measured:
         status = "out of range"
     elif all(one is None for one in found):
         status = "failed"
-    return *found, status, "; ".join(f"{what}: {error}" for what, error in errors)
+    reason = "; ".join(f"{what}: {error}" for what, error in errors)
+    return (*found, status, reason), not any(isinstance(error, CostError) for _, error in errors)
 
 
 def _cheap_any_size(layer: ConvLayer, problem: Problem) -> Bound | None:
