@@ -101,7 +101,9 @@ def test_penalties_of_the_largest_value_hold_for_the_padded_layer(case):
     assume(norm > 0)
     limit = 0.6 * norm
     assert penalties.hinge(kernel, geometry, limit, guarantee=guarantee) > 0
-    inside = cs.rescale(kernel, geometry, limit, guarantee=guarantee).kernel
+    # Zero only where the samples prove it: of any_size they may be 2 % an axis below.
+    share = 1 if guarantee == "layer" else 1.02**3
+    inside = cs.rescale(kernel, geometry, limit / share, guarantee=guarantee).kernel
     assert penalties.hinge(inside, geometry, limit, guarantee=guarantee) == 0
 
 

@@ -9,10 +9,12 @@
 | `any_size` | with its own padding, at every input size    | samples of all frequencies | > 1            |
 
 (`copies`: of one input point by the padding, 1 for zeros; see `bounds/copy_count.py`). A norm of the torus of
-at most `max_norm / factor` proves one of the operator of at most `max_norm`. For a layer whose boundary wraps
-`layer` and `torus` are the same; `geometry.on_torus()` is the wrapped version of any layer. `torus` takes a
-zero-padded layer for the wrapped one, as the paper does; of a layer that pads by reflection or replication it
-says nothing and is refused, and one that wraps at sizes where it is not circulant is held as it wraps.
+at most `max_norm / factor` proves one of the operator of at most `max_norm`. Between samples of `any_size`
+the norm may be larger, by 2 % an axis at the most; where values can be looked at the search over all
+frequencies (`supremum.py`) says how much it is. For a layer whose boundary wraps `layer` and `torus` are the
+same; `geometry.on_torus()` is the wrapped version of any layer. `torus` takes a zero-padded layer for the
+wrapped one, as the paper does; of a layer that pads by reflection or replication it says nothing and is
+refused, and one that wraps at sizes where it is not circulant is held as it wraps.
 Factors are proven in real arithmetic; what rounding adds is decided by `Target.keeps`, and nowhere else.
 """
 
@@ -26,21 +28,22 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
-from ._compat import Array, eps_of, is_concrete, namespace, to_numpy
+from . import functions
+from ._compat import Array, eps_of, is_concrete, like, namespace, to_numpy, with_vjp
 from .bounds.copy_count import copies_at_any_size, covering_tori
-from .bounds.pfister2018 import sampling_torus
+from .bounds.duffin1938 import searched
+from .bounds.pfister2018 import OVERSAMPLING, sampling_torus
 from .checks import check_word
 from .compute import Compute
 from .errors import GeometryError, RangeError
 from .geometry import ConvGeometry, Correlation
-from .problem import Problem, in_doubles, problem_of, without_gradient
+from .problem import Problem, in_doubles, problem_of, scaled, without_gradient
 from .results import Projection
-from .spectrum import exceeds, top_on
+from .rounding import rounded_up
+from .spectrum import TopBlock, exceeds, top_on
+from .supremum import Supremum, gradient_at
 
 Guarantee = Literal["torus", "layer", "any_size"]
-
-OVERSAMPLING = 8
-"""Of `any_size`, as `bounds.pfister2018` has it: its factor is 1.02 an axis."""
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -52,12 +55,15 @@ class Target:
     Attributes:
         problem: the kernel; of a wrapped layer where the guarantee is `torus`.
         torus, factor: `norm(operator) <= factor * norm(torus)`.
+        copied: the share of the factor that copies of the input have: `norm(operator) <= copied * sup`, the
+            largest norm at any frequency; `factor` where the torus has all frequencies that count.
     """
 
     problem: Problem
     torus: Correlation
     guarantee: Guarantee
     factor: float
+    copied: float
 
     @property
     def kernel(self) -> Array:
@@ -81,18 +87,62 @@ class Target:
         Raises:
             RangeError: it is too large for the precision, so that nothing can be promised.
         """
-        problem = without_gradient(self.problem)
-        norm = top_on(problem, self.torus).norm
+        upper, kernel = self._at_any_size, self.problem.kernel
+        if upper is None:
+            return self.norm_from(top_on(without_gradient(self.problem), self.torus).norm)
+        with np.errstate(over="ignore"):
+            return self._in_range(
+                like(rounded_up(np.float64(upper), 1.0, to_numpy(kernel)), kernel, kernel.dtype)
+            )
+
+    def norm_from(self, norm: Array) -> Array:
+        """What a norm of the torus says of the operator; as `norm`, without a search.
+
+        Raises:
+            RangeError: as `norm`.
+        """
         if self.factor != 1:
             with np.errstate(over="ignore"):
-                norm = (norm + problem.norm_error(norm)) * self.factor
+                norm = (norm + self.problem.norm_error(norm)) * self.factor
+        return self._in_range(norm)
+
+    def differentiable_norm(self, top: TopBlock | None = None) -> Array:
+        """`norm` with the gradient of one singular pair that reaches it: on the torus `top`, if known."""
+        found = self._supremum
+        if found is None:
+            return functions.norm(self.kernel, self.torus, self.compute, top) * self.factor
+
+        def backward(problem: Problem, cotangent: Array) -> Array:
+            gradient = gradient_at(scaled(problem)[0], found.group, found.angles) * self.copied
+            return cotangent * like(gradient, cotangent, cotangent.dtype)
+
+        return with_vjp(lambda _: (1 * self.norm, without_gradient(self.problem)), backward, self.kernel)
+
+    def _in_range(self, norm: Array) -> Array:
         if is_concrete(norm) and not math.isfinite(float(norm)):
-            largest = float(namespace(problem.kernel).max(abs(problem.kernel)))
+            kernel = without_gradient(self.problem).kernel
+            largest = float(namespace(kernel).max(abs(kernel)))
             raise RangeError(
-                f"the operator's norm is beyond the range of {problem.kernel.dtype}, the kernel's largest "
+                f"the operator's norm is beyond the range of {kernel.dtype}, the kernel's largest "
                 f"entry is {largest:.3g}: divide the kernel, or give it in a wider precision"
             )
         return norm
+
+    @cached_property
+    def _supremum(self) -> Supremum | None:
+        """None where the torus has all frequencies that count, or values cannot be looked at."""
+        if self.copied == self.factor or not is_concrete(self.kernel):
+            return None
+        inside, _ = scaled(without_gradient(self.problem))
+        return searched(inside)
+
+    @cached_property
+    def _at_any_size(self) -> float | None:
+        """An upper bound by the search over all frequencies."""
+        if self._supremum is None:
+            return None
+        _, power = scaled(without_gradient(self.problem))
+        return math.nextafter(self._supremum.upper * float(power) * self.copied, math.inf)
 
     def keeps(self, max_norm: float) -> bool:
         """Whether the norm of the operator with these very entries is proven to be at most `max_norm`.
@@ -100,6 +150,8 @@ class Target:
         By the norm in the kernel's precision and what that may be off by; where this cannot decide, by a
         certificate in double precision; at the limit itself by exact sums of the moduli.
         """
+        if self._at_any_size is not None:
+            return self._at_any_size <= max_norm or self._is_below_by_sums(max_norm)
         problem, norm = without_gradient(self.problem), float(self.norm)
         error = problem.norm_error(norm / self.factor) * self.factor
         if norm > max_norm:
@@ -115,8 +167,11 @@ class Target:
         narrow = wide.kernel.dtype != problem.kernel.dtype
         if narrow and not exceeds(wide.kernel, self.torus, level, self.compute):
             return True
-        exact = Fraction(max_norm) / Fraction(self.factor)
-        return _is_at_most_by_sums(to_numpy(wide.kernel), self.torus.groups, exact)
+        return self._is_below_by_sums(max_norm)
+
+    def _is_below_by_sums(self, max_norm: float) -> bool:
+        exact = Fraction(max_norm) / Fraction(self.copied)
+        return _is_at_most_by_sums(to_numpy(in_doubles(self.problem).kernel), self.torus.groups, exact)
 
     def inside(self, max_norm: float) -> tuple[Target, Array]:
         """A kernel that was changed anyway, scaled into the ball if it is not, and its norm.
@@ -167,9 +222,9 @@ def target_of(problem: Problem, guarantee: Guarantee) -> Target:
     else:
         (torus, *_), copies = covering_tori(correlation, 1)
         factor = 1 + 2 * _EPS  # proven, not exact: the layer is less than its torus
-    if copies > 1:
-        factor *= math.sqrt(copies) * (1 + 2 * _EPS)
-    return Target(problem, torus, guarantee, factor)
+    copied = 1.0 if copies == 1 else math.sqrt(copies) * (1 + 2 * _EPS)
+    factor *= copied
+    return Target(problem, torus, guarantee, factor, copied if guarantee == "any_size" else factor)
 
 
 def _wrapped(problem: Problem) -> Correlation:

@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
-from .. import bounds
 from ..bounds.auto import operator_norm_of
-from ..bounds.pfister2018 import pfister2018_of
+from ..bounds.duffin1938 import for_any_size
 from ..bounds.tori import repeats_inputs
 from ..compute import DEFAULT, Compute
 from ..errors import CostError, GeometryError, InputError, KernelError, RangeError
@@ -91,7 +90,7 @@ def _measure(problem: Problem) -> tuple[checkpoint.Measured, bool]:
         errors.append(("no torus spectrum", error))
     if not repeats_inputs(problem.correlation):
         try:
-            any_size = as_floats(homogeneous(pfister2018_of, problem))
+            any_size = as_floats(homogeneous(for_any_size, problem))
         except (CostError, RangeError) as error:
             errors.append(("no bound for any size", error))
     try:
@@ -114,7 +113,7 @@ def _cheap_any_size(layer: ConvLayer, problem: Problem) -> Bound | None:
     """The bound for any size, where it takes no time to speak of and there is one."""
     with suppress(InputError):
         if work_for_any_size(layer.kernel.shape, problem.geometry).seconds < 1:
-            return as_floats(homogeneous(pfister2018_of, problem))
+            return as_floats(homogeneous(for_any_size, problem))
     return None
 
 
@@ -142,7 +141,7 @@ def _any_size_without_geometry(layer: ConvLayer, compute: Compute) -> Bound:
     frequency axis, a transposed layer is an adjoint, and with groups each group's rows act on inputs
     of their own: the operator of all rows stacked, with one group and stride 1, is no smaller.
     """
-    bound = as_floats(bounds.pfister2018(layer.kernel, anywhere(layer), compute=compute))
+    bound = as_floats(homogeneous(for_any_size, problem_of(layer.kernel, anywhere(layer), compute)))
     assumes = f"{bound.assumes}; any stride, dilation and groups"
     return replace(bound, lower=None, exact=False, assumes=assumes)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from .._compat import Array, is_concrete, is_tracked, like, to_numpy
@@ -13,18 +11,22 @@ from ..geometry import ConvGeometry
 from ..problem import Problem, homogeneous, problem_of
 from ..results import Bound
 from ..rounding import rounded_down, rounded_up
-from ..supremum import supremum
-from .pfister2018 import ASSUMES, pfister2018_of
+from ..supremum import Supremum, supremum
+from ..symbol import frequency_grid
+from .pfister2018 import ASSUMES, OVERSAMPLING, pfister2018_of, sampling_torus
 from .tori import refuse_repeated_inputs
 
 WIDTH = 1e-4
 """Relative width of the interval, unless another is asked for."""
 
-_MOST, _FEWEST = 20_000, 400
-"""Frequencies that are looked at, at the most; and where a limit of work cuts them down."""
+_MOST = 20_000
+"""Frequencies that are looked at, at the most."""
 
-_WORK = 3e9
-"""Of that limit: rows of a block, to the third power, times frequencies; about a second of one core."""
+_FOR_EACH_SAMPLE, _OF_LARGE = 12, 4
+"""Likewise for each sample of `pfister2018`, if it must not take many times as long; and of large blocks:"""
+
+_LARGE = 128
+"""Rows of a block from which on it is called large."""
 
 
 def duffin1938(
@@ -75,20 +77,16 @@ def duffin1938(
     """
     if not (isinstance(width, (int, float)) and 0 < width <= 0.1):
         raise InputError(f"width must be positive and at most 0.1; got {width!r}")
-    return homogeneous(duffin1938_of, problem_of(kernel, geometry, compute), width, _MOST)
+    return homogeneous(duffin1938_of, problem_of(kernel, geometry, compute), width)
 
 
-def duffin1938_of(problem: Problem, width: float = WIDTH, most: int | None = None) -> Bound:
-    """`duffin1938` of a problem whose entries are in range, by at most so many tests (a second of work)."""
+def duffin1938_of(problem: Problem, width: float | None = None) -> Bound:
+    """`duffin1938` of a problem whose entries are in range, by default from `searched`."""
     kernel = problem.kernel
-    if most is None:
-        c = problem.correlation
-        rows = min(c.group_shape[0], c.group_shape[1] * math.prod(c.stride))
-        most = int(min(_MOST, max(_FEWEST, _WORK / rows**3)))
     refuse_repeated_inputs("duffin1938", problem.correlation)
     if is_tracked(kernel) or not is_concrete(kernel):
         return pfister2018_of(problem)
-    found = supremum(problem, width, most)
+    found = searched(problem) if width is None else supremum(problem, width, _MOST)
     if found is None:
         return pfister2018_of(problem)
     ours = to_numpy(kernel)
@@ -101,4 +99,24 @@ def duffin1938_of(problem: Problem, width: float = WIDTH, most: int | None = Non
         like(upper, kernel, kernel.dtype),
         method="duffin1938",
         assumes=ASSUMES,
+    )
+
+
+def searched(problem: Problem) -> Supremum | None:
+    """The supremum to `WIDTH`, or as near as a few times the work of `pfister2018` comes.
+
+    That is 0.5 % for flat spectra, of blocks of many rows 2 %; None where there is no interval.
+    """
+    samples = len(frequency_grid(sampling_torus(problem.correlation, OVERSAMPLING)[0]))
+    return supremum(
+        problem,
+        WIDTH,
+        samples * (_OF_LARGE if min(problem.correlation.block_shape) > _LARGE else _FOR_EACH_SAMPLE),
+    )
+
+
+def for_any_size(problem: Problem) -> Bound:
+    """What takes little time of a problem whose entries are in range: of large blocks `pfister2018`."""
+    return (
+        pfister2018_of(problem) if min(problem.correlation.block_shape) > _LARGE else duffin1938_of(problem)
     )

@@ -19,9 +19,12 @@ from .tori import refuse_repeated_inputs
 
 ASSUMES = "any input size; wrapped, zero or no padding"
 
+OVERSAMPLING = 8
+"""Samples per unit of degree, unless others are asked for: 2 % an axis."""
+
 
 def pfister2018(
-    kernel: Array, geometry: ConvGeometry, *, oversampling: int = 8, compute: Compute = DEFAULT
+    kernel: Array, geometry: ConvGeometry, *, oversampling: int = OVERSAMPLING, compute: Compute = DEFAULT
 ) -> Bound:
     """An interval for the largest norm that a convolution has on any input size.
 
@@ -64,7 +67,7 @@ def pfister2018(
     return homogeneous(pfister2018_of, problem_of(kernel, geometry, compute), oversampling)
 
 
-def pfister2018_of(problem: Problem, oversampling: int = 8) -> Bound:
+def pfister2018_of(problem: Problem, oversampling: int = OVERSAMPLING) -> Bound:
     """`pfister2018` of a problem whose entries are in range."""
     check_count("oversampling", oversampling, 2)
     correlation = problem.correlation

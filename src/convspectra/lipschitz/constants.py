@@ -9,7 +9,7 @@ from functools import singledispatch
 import numpy as np
 
 from ..bounds.auto import operator_norm_of
-from ..bounds.pfister2018 import pfister2018_of
+from ..bounds.duffin1938 import for_any_size
 from ..bounds.tori import repeats_inputs
 from ..errors import CostError, InputError
 from ..geometry import ConvGeometry
@@ -167,7 +167,7 @@ def _as_padded(problem: Problem, layer: Convolution) -> Bound:
         seconds = math.inf
     if seconds <= SECONDS + SECONDS_A_WEIGHT * layer.kernel.size or repeats_inputs(problem.correlation):
         return homogeneous(operator_norm_of, problem)
-    return replace(homogeneous(pfister2018_of, problem), lower=None)
+    return replace(homogeneous(for_any_size, problem), lower=None)
 
 
 def _matrix_norm(matrix: Array) -> tuple[float, float]:

@@ -50,7 +50,7 @@ def norm(
 
 def norm_of(target: Target) -> Array:
     """`norm` of a target."""
-    return functions.norm(target.kernel, target.torus, target.compute) * target.factor
+    return target.differentiable_norm()
 
 
 def squared_norm(

@@ -40,7 +40,7 @@ def hinge(
         kernel: as `singular_values`. The gradient is continuous: no exception at ties, at zeros or at the
             limit.
         geometry: any that has the guarantee.
-        max_norm: the limit `c`, positive. For `"any_size"` slightly less is used, as in `clip`.
+        max_norm: the limit `c`, positive. For `"any_size"` 2 % an axis less is used.
         guarantee: which operator has a norm of at most `max_norm` where the penalty is zero; the singular
             values are those of its torus.
         compute: how; see `Compute`.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from .. import functions
 from .._compat import Array, eps_of, is_tracked, namespace
 from ..checks import check_limit
@@ -41,7 +39,8 @@ def clip(
             singular values are raised along singular vectors that no rule determines.
         guarantee: which operator's values are clipped, on its torus: `"layer"` with its own padding,
             `"torus"` with its boundary wrapped (the paper's setting), or `"any_size"`.
-        measure: False leaves `norm` of a changed kernel None, and saves the time it takes.
+        measure: False leaves norms None that the clip does not come across (`norm` of a changed kernel; for
+            `any_size` `norm_before`, too), and saves the time they take.
         compute: how; see `Compute`.
 
     Returns:
@@ -75,25 +74,28 @@ def clip(
         moved, norms = clipped(target, limit)
     else:
         moved, norms = _clipped_on_both_sides(target, min_value, limit), {}
-    return moved.projection(target, iterations=1, **(norms if measure else {"norm": None, **norms}))
+    return moved.projection(
+        target, iterations=1, **(norms if measure else {"norm_before": None, "norm": None, **norms})
+    )
 
 
 def clipped(target: Target, limit: float) -> tuple[Target, dict[str, Array]]:
     """`clip` of a target without a floor, and what is known of its norms then, by their names."""
-    top = limit / target.factor
+    top = limit / target.copied
     if is_tracked(target.kernel):
         over = functions.lowered(target.kernel, target.torus, top, target.compute)
         return target.moved(target.kernel - over), {}
     found = functions.excess(target.kernel, target.torus, top, target.compute)
-    with np.errstate(over="ignore"):  # a norm beyond the range of floats is infinite
-        before = found.top * target.factor
-    if bool(found.top <= top):  # nothing was taken off
-        return target, {"norm_before": before, "norm": before}
-    return target.moved(target.kernel - found.kernel), {"norm_before": before}
+    changed = bool(found.top > top)
+    moved = target.moved(target.kernel - found.kernel) if changed else target
+    if target.copied != target.factor:  # the norm is between samples
+        return moved, {}
+    before = target.norm_from(found.top)
+    return moved, {"norm_before": before} if changed else {"norm_before": before, "norm": before}
 
 
 def _clipped_on_both_sides(target: Target, min_value: float, max_norm: float) -> Target:
-    bottom, top = min_value / target.factor, max_norm / target.factor
+    bottom, top = min_value / target.copied, max_norm / target.copied
 
     def beyond(sigma: Array) -> Array:
         return sigma - namespace(sigma).clip(sigma, bottom, top)

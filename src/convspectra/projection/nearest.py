@@ -195,7 +195,7 @@ def _find(
         )
     # In units of the torus's limit, so that tiny and huge kernels stay in range, and so do limits.
     scaled, power = in_range(given)
-    unit = limit / power / target.factor
+    unit = limit / power / target.copied
     start = to_numpy(scaled).astype(np.float64) / unit
     search = Search(start, target.torus, target.compute, tolerance, max_iterations)
     state = _METHODS[method](search, None if dual is None else to_numpy(dual))

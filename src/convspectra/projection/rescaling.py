@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import functions
 from .._compat import Array, eps_of, is_concrete, is_tracked, like, namespace, untracked
 from ..checks import check_limit
 from ..compute import DEFAULT, Compute
@@ -67,7 +66,7 @@ def rescaled(target: Target, limit: float, one_pass: bool) -> Projection:
     before = norm = target.norm
     if is_tracked(target.kernel):  # the scaling itself carries the derivative
         top = top_on(without_gradient(target.problem), target.torus)
-        norm = functions.norm(target.kernel, target.torus, target.compute, top) * target.factor
+        norm = target.differentiable_norm(top)
     xp = namespace(target.kernel)
     eps = eps_of(norm)
     # At the limit the derivative is that of the inside, wherever rounding put the norm.
