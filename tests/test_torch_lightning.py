@@ -41,7 +41,8 @@ def test_what_the_callback_does_without_lightning():
     assert callback.state_dict() == {}
     model, trainer = drive(callback, 5)
     assert callback.clip.steps == 5
-    assert list(trainer.loggers[0].seen) == [2, 4]
+    assert list(trainer.loggers[0].seen) == [2, 4, 5]  # at the end of the training once more
+    assert callback.clip.report()[0].norm <= 0.1
     assert trainer.loggers[0].seen[4]["spectral_norm/"] <= 0.1
     assert not model._forward_pre_hooks
     resumed = adapter._ClipsAfterSteps(max_norm=0.1, every=2, method="rescale")

@@ -19,7 +19,8 @@ class _ClipsAfterSteps:
 
         Trainer(callbacks=[SpectralClipCallback(max_norm=1.0, every=100)])
 
-    Norms are logged with the module's own loggers where `log_norms` is set.
+    At the end of the training it acts once more, so that the model that is left is held. Norms are logged
+    with the module's own loggers where `log_norms` is set.
 
     Arguments:
         optimizer: which of the module's optimizers counts steps, where there are several.
@@ -55,8 +56,10 @@ class _ClipsAfterSteps:
         self._handle = trainer.optimizers[self.optimizer].register_step_post_hook(self.clip)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Take all hooks off again."""
+        """Act once more where steps were taken since the last action, and take all hooks off again."""
         if self._handle is not None and self.clip is not None:
+            if self.clip.steps % self.clip.every:
+                self.clip.act()
             self._handle.remove()
             self.clip.remove()
 
