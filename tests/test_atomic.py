@@ -174,6 +174,16 @@ def test_a_link_stays_and_its_file_is_written(tmp_path):
     assert file.read_text() == "new"
 
 
+def test_who_may_read_a_file_stays_as_it_was(tmp_path):
+    path = tmp_path / "private.onnx"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    with atomic(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
 def test_where_there_are_no_locks_only_what_is_old_is_swept(tmp_path, monkeypatch):
     """As on Windows, which renames no open file and unlinks none."""
     import convspectra.atomic as module

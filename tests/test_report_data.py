@@ -176,6 +176,8 @@ def test_targets_are_checked_before_the_work(tmp_path):
     for wrong, words in (
         ({"json": tmp_path}, "is a folder"),
         ({"json": tmp_path / "no" / "r.json"}, "does not exist"),
+        ({"json": tmp_path / "r.HTM"}, "has the name of a .html file"),
+        ({"npz": tmp_path / "r.json"}, "has the name of a .json file"),
     ):
         with pytest.raises(InputError, match=words):
             check_targets(wrong, {})

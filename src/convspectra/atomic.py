@@ -48,6 +48,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
         _sweep(target.parent)
         with _partial(target.parent, target.name) as file:
             try:
+                _keep_mode(target, Path(file.name))
                 yield file
                 file.flush()
                 # Some file systems say only now that they are full, and what was there must stay then.
@@ -111,6 +112,13 @@ def _resolved(path: Path) -> Path:
     if target.is_symlink():
         raise OSError(errno.ELOOP, "its links go in a circle")
     return target
+
+
+def _keep_mode(old: Path, new: Path) -> None:
+    """Who may read a file that is replaced stays as it was, also while the new one is written."""
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (old, new) if path.exists()]
+    if modes[0] != modes[-1]:
+        new.chmod(modes[0])
 
 
 def _is_device(path: Path) -> bool:

@@ -40,7 +40,7 @@ _WRITERS = {
     },
 }
 _LIBRARIES = {"parquet": "pyarrow", "png": "matplotlib", "svg": "matplotlib"}
-_SUFFIXES = {"html": (".html", ".htm")}
+_SUFFIXES = {name: (f".{name}",) for name in _WRITERS["Report"]} | {"html": (".html", ".htm")}
 _EXTRAS = {"pyarrow": "parquet", "matplotlib": "figures", "torch": "torch"}
 
 Targets = Mapping[str, Path | None]
@@ -53,7 +53,7 @@ def check_targets(files: Targets, folders: Targets) -> None:
 
     Raises:
         InputError: a file or folder that cannot be written, or a library that is missing; a file that is
-            also another target.
+            also another target, or has the name of another kind of report.
     """
     given = [(name, path) for name, path in (*files.items(), *folders.items()) if path is not None]
     for name, path in given:
@@ -62,13 +62,22 @@ def check_targets(files: Targets, folders: Targets) -> None:
             continue
         _check_path(name, path, folder=name in folders)
         # A slip of the hand: the model, its external data, the points or the geometry would be lost.
-        if path.is_file() and path.suffix.lower() not in _SUFFIXES.get(name, (f".{name}",)):
+        if name in files:
+            _check_suffix(name, path)
+        if path.is_file() and path.suffix.lower() not in _SUFFIXES.get(name, ()):
             raise InputError(f"--{name} {path} exists and is no .{name} file; give another name")
     taken: dict[Path, str] = {}
     for name, path in given:
         other = taken.setdefault(path.resolve(), name)
         if other != name and (other in files or name in files):
             raise InputError(f"--{other} and --{name} are both {path}; give two names")
+
+
+def _check_suffix(name: str, path: Path) -> None:
+    """Raise the InputError of a name that is another report's, as where two options were swapped."""
+    for other, suffixes in _SUFFIXES.items():
+        if other != name and path.suffix.lower() in suffixes:
+            raise InputError(f"--{name} {path} has the name of a .{other} file; give another name")
 
 
 def _check_path(name: str, path: Path, folder: bool) -> None:
@@ -100,6 +109,7 @@ def check_output(output: Path, model: Path, overwrite: bool, others: Iterable[Pa
         InputError: it cannot be; or it exists, or is the model itself, and nobody said to replace it.
     """
     _check_path("output", output, folder=False)
+    _check_suffix("output", output)
     if any(other is not None and other.resolve() == output.resolve() for other in others):
         raise InputError(f"--output {output} is also where a report goes; give two names")
     if output.exists() and not overwrite:
