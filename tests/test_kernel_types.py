@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 import convspectra as cs
+from convspectra.analysis import compare
+from convspectra.constrain import Limits
+from convspectra.constrain.file import clip_file
 from convspectra.errors import KernelError
 
 GEOMETRY = cs.ConvGeometry((4,), padding="same", padding_mode="circular")
@@ -191,3 +194,17 @@ def test_modules_with_complex_weights():
     ):
         with pytest.raises(cs.InputError, match="complex"):
             function()
+
+
+@pytest.mark.parametrize(
+    ("function", "made_by"),
+    [
+        (cs.analyze, "read_model"),
+        (lambda given: compare(given, given), "read_model"),
+        (lambda given: clip_file(given, "m.onnx", "o.onnx", Limits(1.0)), "read_model"),
+        (cs.lipschitz.lipschitz, "read_graph"),
+    ],
+)
+def test_a_path_in_place_of_a_model(function, made_by):
+    with pytest.raises(cs.InputError, match=rf"must be what [a-z.]*\.{made_by}\(path\) returns; got str"):
+        function("m.onnx")

@@ -16,6 +16,12 @@ def check_word(name: str, value: object, words: Sequence[str], error: type[Input
         raise error(f"{name} must be one of {', '.join(words)}; got {value!r}")
 
 
+def check_kind(name: str, value: object, kind: type, made_by: str) -> None:
+    """Raise the InputError of what is no record of a kind, as a path in its place."""
+    if not isinstance(value, kind):
+        raise InputError(f"{name} must be what {made_by} returns; got {type(value).__name__}")
+
+
 def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
     """Raise the InputError of what is no integer in this range."""
     try:

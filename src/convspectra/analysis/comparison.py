@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..checks import check_kind
 from ..compute import Progress
 from ..models.records import ConvLayer, Model, with_geometry_of
 from ..work import seconds_of
@@ -85,6 +86,8 @@ def compare(
     Raises:
         InputError: as `analyze`.
     """
+    for name, model in (("before", before), ("after", after)):
+        check_kind(name, model, Model, "convspectra.read_model(path)")
     before, after = _lent(before, after), _lent(after, before)
     if estimated is not None:
         estimated(sum(seconds_of(model.layers, max_seconds) for model in (before, after)))

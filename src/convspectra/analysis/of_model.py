@@ -14,6 +14,7 @@ from typing import Literal
 from .._solvers.pool import available_cores, single_threaded_blas
 from .._version import __version__
 from ..atomic import open_folder
+from ..checks import check_kind
 from ..compute import DEFAULT, Compute, Progress
 from ..cost import allowed, memory_limit
 from ..models import batch_norm
@@ -61,9 +62,10 @@ def analyze(
         the same.
 
     Raises:
-        InputError: `resume` cannot be written to; `max_seconds` is no positive number.
+        InputError: `resume` cannot be written to; `max_seconds` is no positive number; this is no `Model`.
         KeyboardInterrupt: it was; with `resume`, the message says how many layers are kept.
     """
+    check_kind("model", model, Model, "convspectra.read_model(path)")
     if resume is not None:
         open_folder(resume)
     if max_seconds is not None:

@@ -16,6 +16,7 @@ import numpy as np
 from .._solvers.pool import available_cores, single_threaded_blas
 from .._version import __version__
 from ..atomic import atomic
+from ..checks import check_kind
 from ..compute import DEFAULT, Compute, Progress
 from ..cost import WITH_VECTORS, Cost, allowed, memory_limit
 from ..errors import CostError, GeometryError, InputError, KernelError
@@ -91,6 +92,7 @@ def clip_file(
     Not guaranteed: with `appendix_a` and `reshaped`, norms inside the limit; of layers whose padding the file
     does not state, anything about padding by reflection or replication.
     """
+    check_kind("model", model, Model, "convspectra.read_model(path)")
     kind = writable_format(path)
     sha256 = digest(path)
     writer = open_writer(path, kind)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
+from ..checks import check_kind
 from ..compute import Progress
 from ..errors import InputError
 from ..models.operations import Concat, Graph, Node, Refused, Sum
@@ -47,7 +48,7 @@ def lipschitz(
     `folding` and `scales` say what is taken together.
 
     Arguments:
-        graph: from `models.read_graph`.
+        graph: from `models.graphs.read_graph`.
         outputs: names of tensors, by default those of the graph's outputs that have a bound; `refused` of
             the report says why others have none.
         inputs: shape (N, ...), points for the lower bound; for networks of one input.
@@ -75,6 +76,7 @@ def lipschitz(
 
     Reference: Szegedy and others (2014), Section 4.3, for the product; here with sums and concatenations.
     """
+    check_kind("graph", graph, Graph, "convspectra.models.graphs.read_graph(path)")
     wanted, refused = select(graph, outputs)
     nodes = folded(graph, wanted)
     drawn: list[Any] = []
