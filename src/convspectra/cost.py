@@ -33,6 +33,10 @@ _CALL, _EIGENVALUE, _ENTRY = 2e-4, 5e-10, 3e-10
 """Seconds for the calls of one application; of a Gram matrix, for its rows to the third power; and for an
 entry of a matrix that is written down, through each weight."""
 
+_COLUMN, _BAND = 1e-5, 2.5e-11
+"""Seconds for a column of a banded matrix that is factorised in single precision, and for each entry of it
+with each other."""
+
 LAPACK, WITH_VECTORS = 10, 5
 """How much longer blocks take by LAPACK or another library than by the native solver; and with vectors."""
 
@@ -171,6 +175,11 @@ def of_matrix(correlation: Correlation) -> Cost:
     applying = math.prod(c.kernel_size) * rows * columns * c.points
     seconds = _CALL + short**3 * _EIGENVALUE + short**2 * long * _PRODUCT + short * applying * _ENTRY
     return Cost(seconds, 24.0 * short * long)  # the matrix, its making and its Gram matrix
+
+
+def of_factorisation(columns: int, half_width: int) -> Cost:
+    """Of a Cholesky factorisation of a banded matrix, in single precision; in double about twice that."""
+    return Cost(columns * (_COLUMN + _BAND * half_width**2), 8.0 * (half_width + 256) ** 2)
 
 
 def check_sizes(correlation: Correlation) -> None:

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from .bounds.copy_count import covering_tori
 from .bounds.pfister2018 import sampling_torus
+from .bounds.rump2006 import quick_certificate
 from .bounds.tori import refuse_repeated_inputs
 from .bounds.wave_packet import PACKET_APPLICATIONS
 from .cost import Cost, by_axis, memory_limit, of_applications
@@ -72,7 +73,7 @@ def work_as_padded(shape: tuple[int, ...], geometry: ConvGeometry) -> Cost:
     for torus in tori:
         cost = cost.then(_largest_on(torus))
     if copies > 1:
-        return cost
+        return cost.then(quick_certificate(c))
     outputs, inputs = c.group_shape
     one_group = replace(c, groups=1, in_channels=inputs, out_channels=outputs)
     return cost.then(of_applications(one_group, PACKET_APPLICATIONS))

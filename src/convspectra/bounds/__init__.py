@@ -16,6 +16,7 @@ from .grishina2024 import grishina2024, tensor_norm_estimate
 from .holder import holder
 from .pfister2018 import pfister2018
 from .reshaped_kernel import reshaped_kernel
+from .rump2006 import rump2006
 from .singla2021 import singla2021
 from .wave_packet import wave_packet
 
@@ -32,6 +33,7 @@ __all__ = [
     "operator_norm",
     "pfister2018",
     "reshaped_kernel",
+    "rump2006",
     "singla2021",
     "tensor_norm_estimate",
     "wave_packet",

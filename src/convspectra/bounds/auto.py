@@ -18,7 +18,7 @@ from ..compute import DEFAULT, Compute
 from ..cost import of_applications, of_matrix, seconds_of_blocks
 from ..errors import InputError
 from ..geometry import ConvGeometry, Correlation
-from ..operators.lanczos import largest_triplets, start_vector
+from ..operators.lanczos import start_vector
 from ..operators.padded import operator
 from ..problem import Problem, homogeneous, in_numpy, problem_of
 from ..results import Bound
@@ -37,10 +37,11 @@ from .grishina2024 import grishina2024_of
 from .holder import holder_of
 from .pfister2018 import pfister2018_of
 from .reshaped_kernel import reads_upper, reshaped_kernel_of, row_norm_below
+from .rump2006 import cost_of_certificate, lanczos, norm_below, quick_certificate, rump2006_of
 from .singla2021 import singla2021_of
 from .tapered_wave import tapered_wave_gain
 from .tori import enclosing_tori
-from .wave_packet import enclosing_top, forward_of_top_group, packet, wave_packet_of
+from .wave_packet import wave_packet_of
 
 NumpyArray = np.ndarray[Any, Any]
 
@@ -74,7 +75,8 @@ def operator_norm(
                 wave packet (`bounds.wave_packet`), those of Golub-Kahan-Lanczos vectors (`lanczos.py`)
         upper   the least of: circulant operators that hold this one (`bounds.circulant_embedding`), times
                 the root of the number of copies where padding copies the input; the reshaped kernel times
-                the root of the number of reads; the bound for any size (`bounds.duffin1938`)
+                the root of the number of reads; the bound for any size (`bounds.duffin1938`); what a
+                Cholesky factorisation proves (`bounds.rump2006`)
 
     and never the circular value in disguise.
 
@@ -86,7 +88,7 @@ def operator_norm(
             comes as it is: an upper bound alone, mostly.
         tolerance: asks for `upper / lower <= 1 + tolerance`. Work stops when it is reached; without it, or
             where nothing more can be done, the interval is as wide as it is. Default: what takes about 0.2
-            s at the most, for intervals wider than 1 %.
+            s at the most, and where padding copies the input 1 s more, for intervals wider than 1 %.
         seconds: of work after the first certificate, about: the tightest interval that can be had in it, or
             the first within `tolerance`. What would take longer, as far as can be told, is not begun; what
             is done in the end depends on how fast the machine is.
@@ -104,8 +106,9 @@ def operator_norm(
         KernelError: the kernel is no real array, or has NaN or infinite entries.
 
     Notes:
-        Not guaranteed: that the tolerance is reached. Reflect and replicate padding on maps too large to be
-        decomposed have wide intervals.
+        Not guaranteed: that the tolerance is reached. With reflect and replicate padding the interval is wide
+        where a factorisation takes longer than is allowed: its price grows with the number of channels and
+        the shorter side of the map, each to the third power.
 
     Examples:
         >>> import numpy as np
@@ -157,16 +160,19 @@ def operator_norm_of(
     if is_tracked(problem.kernel):
         return certified
     # Without a clock the same work is done, with the same result, however fast the machine is.
-    left, end = (_QUICK if tolerance is None else _MOST), math.inf
+    left, end = _MOST, math.inf
     if seconds is not None:
         left, end = math.inf, time.monotonic() + seconds
+    elif tolerance is None:
+        left = _QUICK + (quick_certificate(correlation).seconds if copies else 0.0)
+    most = left if seconds is None else seconds
     if tolerance is None:
         tolerance = WIDE if seconds is None else 0.0
-    search = _Search(problem, copies, *_sides(certified), method=certified.method)
+    search = _Search(problem, copies, *_sides(certified), certified.method, most, end)
     if whatever_size is not None:
         search.raise_to(_sides(whatever_size)[0], "tapered_wave")
         search.take(replace(whatever_size, method="duffin1938"))
-    for expected, refine in search.refinements(first):
+    for expected, refine in search.refinements(first, tolerance):
         if search.upper <= search.lower * (1 + tolerance):
             break
         if expected <= min(left, end - time.monotonic()):
@@ -187,6 +193,7 @@ _METHODS: dict[str, Callable[[Problem], Bound]] = {
     "holder": holder_of,
     "pfister2018": pfister2018_of,
     "reshaped_kernel": reshaped_kernel_of,
+    "rump2006": rump2006_of,
     "singla2021": singla2021_of,
     "wave_packet": wave_packet_of,
 }
@@ -221,6 +228,9 @@ def _at_any_size(problem: Problem) -> Bound | None:
     )
 
 
+_NEAR = 0.2
+"""Where the residual is at most this times the root of a width, the value is mostly within the width."""
+
 _FEWEST_BLOCKS = 200
 """On two tori around a layer: the supremum takes as long as about so many."""
 
@@ -236,18 +246,32 @@ def _certified(problem: Problem, copies: bool) -> Bound:
 
 @dataclass
 class _Search:
-    """An interval in float64 that shrinks, and by which methods; `copies`: padding copies the input."""
+    """An interval in float64 that shrinks, and by which methods.
+
+    Attributes:
+        copies: padding copies the input.
+        most: seconds that anything may take.
+        deadline: of `time.monotonic`.
+        residual: of the last Krylov vector, relative to its value.
+        unproven: the largest number up to which a factorisation has failed.
+    """
 
     problem: Problem
     copies: bool
     lower: float
     upper: float
     method: str
+    most: float
+    deadline: float
+    residual: float = math.inf
+    unproven: float = 0.0
     exact: bool = False
     raised_by: str = ""
     changed: bool = False
 
-    def refinements(self, start: NumpyArray | None) -> Iterator[tuple[float, Callable[[], None]]]:
+    def refinements(
+        self, start: NumpyArray | None, tolerance: float
+    ) -> Iterator[tuple[float, Callable[[], None]]]:
         """What can be tried, the cheapest first, and how many seconds it takes, roughly."""
         each, torus = self.seconds_each(), self.seconds_a_torus()
         yield each * 24, partial(self.krylov, start, 24)
@@ -259,8 +283,11 @@ class _Search:
             yield self.seconds_any_size(8), self.any_size
         if whole > _QUICK / 2:
             yield whole, partial(self.decompose, uppers)
-        for applications in (100, 400):
-            yield each * applications, partial(self.krylov, start, applications)
+        widths = (tolerance, tolerance, tolerance, 8 * tolerance) if tolerance else (1e-2, 1e-3, 1e-6, 0.1)
+        for applications, width in zip((0, 100, 400, 0), widths, strict=True):
+            if applications:
+                yield each * applications, partial(self.krylov, start, applications)
+            yield self.seconds_to_factorise(width), partial(self.factorise, uppers, width)
         for sizes in (4, 8):
             yield torus * sizes, partial(self.more_tori, sizes)
 
@@ -311,18 +338,28 @@ class _Search:
         self.exact = self.upper <= self.lower * (1 + 1e-9)
 
     def krylov(self, start: NumpyArray | None, applications: int) -> None:
-        """From the start, or from a packet, of its group alone where no copies disturb the others."""
-        if start is not None:
-            layer, first = operator(in_numpy(self.problem).kernel, self.correlation), start
-        else:
-            if not float(to_numpy(enclosing_top(self.problem).norm)) > 0:
-                return
-            layer, first = forward_of_top_group(self.problem), packet(self.problem)[0].real
-            other = np.random.default_rng(0).standard_normal(first.shape)
-            first = first / (np.linalg.norm(first) or 1.0)
-            first = first + (0.1 if self.copies else 1e-3) * other / np.linalg.norm(other)
-        found = largest_triplets(layer, first, tolerance=1e-9, applications=applications)
-        self.raise_to(float(found.values[0]), "krylov")
+        found = lanczos(self.problem, start, applications=applications)
+        if found is not None:
+            value = float(found.values[0])
+            self.raise_to(value, "krylov")
+            self.residual = float(found.residuals[0]) / value if value > 0 else math.inf
+
+    def seconds_to_factorise(self, width: float) -> float:
+        """Infinite where it would prove nothing new, or is likely to fail."""
+        cost, limit = cost_of_certificate(self.correlation, self.most), self.lower * (1 + width)
+        if (
+            cost.memory > self.problem.compute.memory
+            or not self.unproven * (1 + width / 8) < limit < self.upper
+        ):
+            return math.inf
+        return cost.seconds if self.residual <= _NEAR * math.sqrt(width) else math.inf
+
+    def factorise(self, uppers: NumpyArray, width: float) -> None:
+        limit = self.lower * (1 + width)
+        proven = norm_below(self.problem, limit, self.lower, uppers, self.deadline)
+        if math.isinf(proven):
+            self.unproven = limit
+        self.take(Bound(None, proven, method="rump2006"))
 
     def more_tori(self, sizes: int) -> None:
         self.take((copy_count_of if self.copies else circulant_embedding_of)(self.problem, sizes))
