@@ -94,7 +94,7 @@ def test_the_table_says_what_was_and_what_is(comparison, width):
     assert "mixed.onnx -> after.onnx: 11 layers in both" in text
     assert "1 of another shape; 2 only before; 1 only after" in text
     assert "broken: failed before: " in text
-    assert "as the layers pad" not in text.splitlines()[-1], "that of the broken layer is unknown"
+    assert "with their own padding" not in text.splitlines()[-1], "that of the broken layer is unknown"
 
 
 def schema(name):
@@ -171,7 +171,7 @@ def test_the_command(tmp_path):
     halved, kept = json.loads((tmp_path / "r.json").read_text())["layers"]
     norms = [max(one[when]["torus"]["norm"] for one in (halved, kept)) for when in ("before", "after")]
     assert f"largest norm {norms[0]:.4g} -> {norms[1]:.4g} wrapped; at most" in result.stdout
-    assert "as the layers pad" in result.stdout
+    assert "with their own padding" in result.stdout
     assert result.stderr.splitlines() == ["wrote r.json", "wrote r.html"]
     changes = [one["relative_change"] for one in json.loads((tmp_path / "r.json").read_text())["layers"]]
     assert changes == [pytest.approx(0.5), 0]

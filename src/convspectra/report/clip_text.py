@@ -10,8 +10,9 @@ from rich.console import Console
 
 from ..constrain.limits import IN_WORDS
 from ..constrain.records import ClipReport, LayerClip
+from .columns import Column
 from .numbers import counted, number, percent, sizes, upper
-from .text import Column, assumptions, layer_table, not_read, plain, with_names
+from .text import assumptions, layer_table, not_read, plain, with_names
 
 _WHOSE = {
     "torus": "the norm with wrapped boundary at the layer's input size, exact",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -89,28 +88,11 @@ def _layer(layer: LayerComparison, place: float) -> dict[str, Any]:
         "norms": [short(value) for value in (norms(after) if after else (None,) * 4)],
         "before": None if torus is None else short(torus.norm),
         "exact": after is not None and after.as_padded is not None and after.as_padded.exact,
-        "cells": [[printable(layer.name), layer.name], *_cells(layer)],
+        "cells": [
+            [printable(layer.name), layer.name],
+            *([column.cell(layer).replace("->", "→"), column.key(layer)] for column in COLUMNS),
+        ],
         "status": worst.status,
         "reason": printable("; ".join(reasons)),
         "assumed": sorted({field for one in found for field in one.assumed}),
     }
-
-
-def _cells(layer: LayerComparison) -> Iterator[list[Any]]:
-    """What is shown and by what it is sorted: the numbers after, or before where there are no others."""
-    last = sides(layer)[-1]
-    torus, padded, anywhere = last.torus, last.as_padded, last.any_size
-    keys: dict[str, Any] = {
-        "kernel": math.prod(last.kernel_shape),
-        "norm": None if torus is None else torus.norm,
-        "smallest": None if torus is None else torus.smallest,
-        # JSON has no infinity: the largest number sorts in its place.
-        "condition": None if torus is None else min(torus.condition_number, 1e308),
-        "eff. rank": None if torus is None else torus.effective_rank,
-        "own padding": None if padded is None else padded.upper,
-        "any size": None if anywhere is None else anywhere.upper,
-        "change": layer.relative_change,
-        "": layer.match,
-    }
-    for column in COLUMNS:
-        yield [column.cell(layer).replace("->", "→"), keys[column.title]]

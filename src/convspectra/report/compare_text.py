@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 
 from rich.console import Console
 
-from ..analysis import Comparison, LayerComparison, LayerReport, Report, TorusSummary
-from .numbers import at_most, counted, interval, number, percent, sizes, upper
-from .text import Column, assumptions, layer_table, not_read, plain, with_names
-
-Cell = Callable[[LayerComparison], str]
+from ..analysis import Comparison, LayerComparison, LayerReport, Report
+from .columns import Column, chosen
+from .numbers import counted, number, percent, upper
+from .text import assumptions, layer_table, not_read, plain, with_names
 
 
 def render(comparison: Comparison, console: Console) -> None:
@@ -39,7 +39,7 @@ def summary(comparison: Comparison) -> str:
         parts.append(f"largest norm {arrow(*map(number, wrapped))} wrapped")
     padded = [_largest_padded(report) for report in reports]
     if None not in padded:
-        parts.append(f"at most {arrow(*map(upper, padded))} as the layers pad")
+        parts.append(f"at most {arrow(*map(upper, padded))} with their own padding")
     for match, words in (
         ("other shape", "of another shape"),
         ("only before", "only before"),
@@ -52,7 +52,7 @@ def summary(comparison: Comparison) -> str:
 
 
 def _largest_padded(report: Report) -> float | None:
-    """A bound of the largest norm as the layers pad; None where that of one is unknown."""
+    """A bound of the largest norm with the own padding of the layers; None where that of one is unknown."""
     bounds = [layer.as_padded for layer in report.layers]
     known = [bound.upper for bound in bounds if bound is not None and bound.upper is not None]
     return max(known) if known and len(known) == len(bounds) else None
@@ -66,16 +66,6 @@ def arrow(before: str, after: str) -> str:
 def sides(layer: LayerComparison) -> list[LayerReport]:
     """The reports of a layer that there are."""
     return [one for one in (layer.before, layer.after) if one is not None]
-
-
-def pair(get: Callable[[LayerReport], str]) -> Cell:
-    """A cell with a text of both sides, `-` for a side that is missing."""
-    return lambda layer: arrow(*("-" if one is None else get(one) for one in (layer.before, layer.after)))
-
-
-def statistic(get: Callable[[TorusSummary], float]) -> Callable[[LayerReport], str]:
-    """The text of a number of the spectrum."""
-    return lambda one: "-" if one.torus is None else number(float(get(one.torus)))
 
 
 def change(layer: LayerComparison) -> str:
@@ -92,16 +82,30 @@ def _assumed(layer: LayerComparison) -> bool:
     return any(one.assumed for one in sides(layer))
 
 
+def _paired(column: Column) -> Column:
+    """Both sides, `-` for one that is missing; sorted by the side after, else by the one before."""
+    return replace(
+        column,
+        cell=lambda layer: arrow(
+            *("-" if one is None else column.cell(one) for one in (layer.before, layer.after))
+        ),
+        key=lambda layer: column.key(sides(layer)[-1]),
+    )
+
+
+_PRIORITIES = {
+    "kernel": 5,
+    "norm": 0,
+    "smallest": 7,
+    "condition": 3,
+    "eff. rank": 4,
+    "own padding": 8,
+    "any size": 2,
+}
 COLUMNS = (
-    Column("kernel", pair(lambda one: sizes(one.kernel_shape)), 5),
-    Column("norm", pair(statistic(lambda torus: torus.norm)), 0),
-    Column("smallest", pair(statistic(lambda torus: torus.smallest)), 7),
-    Column("condition", pair(statistic(lambda torus: torus.condition_number)), 3),
-    Column("eff. rank", pair(statistic(lambda torus: torus.effective_rank)), 4),
-    Column("own padding", pair(lambda one: interval(one.as_padded)), 8),
-    Column("any size", pair(lambda one: at_most(one.any_size)), 2),
-    Column("change", change, 1),
-    Column("", match, 0, right=False),
+    *map(_paired, chosen(_PRIORITIES)),
+    Column("change", change, 1, key=lambda layer: layer.relative_change),
+    Column("", match, 0, right=False, key=lambda layer: layer.match),
 )
 
 

@@ -11,12 +11,9 @@ from collections.abc import Iterable
 from importlib import resources
 from typing import Any, BinaryIO
 
-import numpy as np
-
-from ..analysis import LayerReport, Report, TorusSummary
+from ..analysis import Report
+from .columns import PAGE
 from .figures import Curve, FrequencyMap, colour, curves, frequency_maps, norms, positions
-from .json_file import layer_dict
-from .numbers import at_most, interval, number, one_or_all, sizes
 from .terminal import printable
 from .text import not_read, summary
 
@@ -88,14 +85,14 @@ def page_data(report: Report) -> dict[str, Any]:
                 "dark": colour(place, dark=True),
                 "norms": [short(value) for value in norms(layer)],
                 "exact": layer.as_padded is not None and layer.as_padded.exact,
-                "cells": _cells(layer),
+                "cells": [[column.cell(layer), column.key(layer)] for column in PAGE],
                 "status": layer.status,
                 "reason": printable(layer.reason),
                 "assumed": list(layer.assumed),
             }
             for layer, place in zip(report.layers, places, strict=True)
         ],
-        "columns": [{"title": title, "numeric": numeric} for title, numeric in _COLUMNS],
+        "columns": [{"title": column.title, "numeric": column.right} for column in PAGE],
         "curves": [curve_data(curve) for curve in curves(report)],
         "maps": [map_data(one) for one in frequency_maps(report)],
     }
@@ -119,62 +116,6 @@ def map_data(one: FrequencyMap) -> dict[str, Any]:
         "pooled": one.pooled,
         "values": [[short(value) for value in row] for row in one.values.tolist()],
     }
-
-
-_COLUMNS = (
-    ("layer", False),
-    ("kind", False),
-    ("kernel", False),
-    ("input", False),
-    ("stride", True),
-    ("dilation", True),
-    ("groups", True),
-    ("norm", True),
-    ("own padding", True),
-    ("any size", True),
-    ("smallest", True),
-    ("condition", True),
-    ("eff. rank", True),
-    ("stable rank", True),
-    ("rank", True),
-    ("count", True),
-    ("status", False),
-)
-
-
-def _cells(layer: LayerReport) -> list[list[Any]]:
-    """A table row: what is shown and by what it is sorted (null last)."""
-    facts = layer_dict(layer)
-    torus = layer.torus
-    padded, anywhere = layer.as_padded, layer.any_size
-    kernel, points = int(np.prod(layer.kernel_shape)), facts["input_shape"]
-    cells: list[list[Any]] = [
-        [printable(layer.name), layer.name],
-        [layer.kind, layer.kind],
-        [sizes(layer.kernel_shape), kernel],
-        [sizes(layer.input_shape), None if points is None else int(np.prod(points))],
-    ]
-    for values in (layer.stride, layer.dilation):
-        cells.append(["?", None] if values is None else [one_or_all(values), max(values)])
-    cells.append(["?" if layer.groups is None else str(layer.groups), layer.groups])
-    cells.append(_statistic(torus, "norm"))
-    cells.append([interval(padded), None if padded is None else padded.upper])
-    cells.append([at_most(anywhere), None if anywhere is None else anywhere.upper])
-    for name in ("smallest", "condition_number", "effective_rank", "stable_rank"):
-        cells.append(_statistic(torus, name))
-    for name in ("rank", "count"):
-        whole = None if torus is None else int(getattr(torus, name))
-        cells.append(["-" if whole is None else f"{whole:,}", whole])
-    cells.append([layer.status, layer.status])
-    return cells
-
-
-def _statistic(torus: TorusSummary | None, name: str) -> list[Any]:
-    if torus is None:
-        return [number(None), None]
-    value = float(getattr(torus, name))
-    # JSON has no infinity: the largest number sorts in its place.
-    return [number(value), min(value, 1e308)]
 
 
 def _facts(report: Report) -> str:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     Record = Report | ClipReport | Comparison | LipschitzReport
 
 SCHEMA = "convspectra.report/1"
+_LAYER_FACTS = (
+    *("name", "kind", "kernel_shape", "layout", "input_shape", "stride", "dilation", "groups", "transposed"),
+    *("padding", "padding_mode", "assumed", "source", "batch_norm", "status", "reason"),
+)
 QUANTILE_NAMES = tuple(f"{level:g}" for level in QUANTILES)
 
 
@@ -103,29 +107,14 @@ def _model(report: Report) -> dict[str, Any]:
 
 
 def _rest(report: Report) -> dict[str, Any]:
-    unread = [{"name": one.name, "shape": _listed(one.shape), "reason": one.reason} for one in report.unread]
+    unread = [{"name": one.name, "shape": _finite(one.shape), "reason": one.reason} for one in report.unread]
     return {"other": dict(report.other), "notes": list(report.notes), "unread": unread}
 
 
 def layer_dict(layer: LayerReport) -> dict[str, Any]:
     """One layer of the report."""
     return {
-        "name": layer.name,
-        "kind": layer.kind,
-        "kernel_shape": list(layer.kernel_shape),
-        "layout": layer.layout,
-        "input_shape": _listed(layer.input_shape),
-        "stride": _listed(layer.stride),
-        "dilation": _listed(layer.dilation),
-        "groups": layer.groups,
-        "transposed": layer.transposed,
-        "padding": None if layer.padding is None else [list(pair) for pair in layer.padding],
-        "padding_mode": layer.padding_mode,
-        "assumed": list(layer.assumed),
-        "source": layer.source,
-        "batch_norm": layer.batch_norm,
-        "status": layer.status,
-        "reason": layer.reason,
+        **_finite({name: getattr(layer, name) for name in _LAYER_FACTS}),
         "torus": None if layer.torus is None else _torus(layer.torus),
         "bounds": {"as_padded": _bound(layer.as_padded), "any_size": _bound(layer.any_size)},
     }
@@ -155,10 +144,6 @@ def _bound(bound: Bound | None) -> dict[str, Any] | None:
     if bound is None:
         return None
     return {name: getattr(bound, name) for name in ("lower", "upper", "status", "method", "assumes")}
-
-
-def _listed(values: tuple[int, ...] | None) -> list[int] | None:
-    return None if values is None else list(values)
 
 
 def _finite(value: Any) -> Any:

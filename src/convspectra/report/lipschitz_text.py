@@ -10,8 +10,9 @@ from rich.console import Console
 from ..lipschitz import LipschitzReport, NodeBound, OutputBound
 from ..lipschitz.complexity import SOURCE
 from ..lipschitz.records import ASSUMES, LOWER_ASSUMES, Complexity, Gains, Margins
+from .columns import Column
 from .numbers import counted, lower, number, percent, sizes, upper
-from .text import Column, layer_table, plain
+from .text import layer_table, plain
 
 
 def render(report: LipschitzReport, console: Console) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -14,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from .._solvers.pool import available_cores
-from ..analysis import LayerReport, Report, TorusSummary
+from ..analysis import Report
 from ..models.records import Unread
 from . import terminal
-from .numbers import at_most, counted, interval, number, one_or_all, sizes
+from .columns import Column, chosen, options
+from .numbers import counted, number, sizes
 from .terminal import printable
 
 MARK = {
@@ -31,48 +31,21 @@ _SHORTEST_NAME = 14
 _LONGEST_NAME = 44
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column: its title, what it shows of a row's record, and its drop priority (largest first)."""
-
-    title: str
-    cell: Callable[[Any], str]
-    drop_priority: int
-    right: bool = True
-
-
-def _torus(get: Callable[..., float | int]) -> Callable[[LayerReport], str]:
-    return lambda layer: "-" if layer.torus is None else number(float(get(layer.torus)))
-
-
-def _rank(torus: TorusSummary) -> str:
-    return f"{torus.rank}/{torus.count}"
-
-
-def _options(layer: LayerReport) -> str:
-    """Stride, dilation and groups where they are not 1."""
-    found = []
-    for letter, values in (("s", layer.stride), ("d", layer.dilation)):
-        if values is not None and set(values) != {1}:
-            found.append(letter + one_or_all(values))
-    if layer.groups not in (None, 1):
-        found.append(f"g{layer.groups}")
-    return " ".join(found)
-
-
-COLUMNS = (
-    Column("kind", lambda layer: layer.kind, 7, right=False),
-    Column("kernel", lambda layer: sizes(layer.kernel_shape), 3),
-    Column("input", lambda layer: sizes(layer.input_shape), 6),
-    Column("options", _options, 5, right=False),
-    Column("norm", _torus(lambda torus: torus.norm), 0),
-    Column("smallest", _torus(lambda torus: torus.smallest), 4),
-    Column("condition", _torus(lambda torus: torus.condition_number), 8),
-    Column("eff. rank", _torus(lambda torus: torus.effective_rank), 10),
-    Column("stable", _torus(lambda torus: torus.stable_rank), 11),
-    Column("rank", lambda layer: "-" if layer.torus is None else _rank(layer.torus), 9),
-    Column("own padding", lambda layer: interval(layer.as_padded), 1),
-    Column("any size", lambda layer: at_most(layer.any_size), 2),
+_COLUMNS = chosen(
+    {
+        "kind": 7,
+        "kernel": 3,
+        "input": 6,
+        "options": 5,
+        "norm": 0,
+        "smallest": 4,
+        "condition": 8,
+        "eff. rank": 10,
+        "stable rank": 11,
+        "rank": 9,
+        "own padding": 1,
+        "any size": 2,
+    }
 )
 
 
@@ -151,7 +124,7 @@ def watching(console: Console | None = None) -> Iterator[dict[str, Any]]:
 
 def _table(report: Report, width: int) -> Table:
     names = [layer.name + ("*" if layer.assumed else "") for layer in report.layers]
-    columns = list(COLUMNS)
+    columns = list(_COLUMNS)
     if any(MARK[layer.status] for layer in report.layers):
         columns.append(Column("status", lambda layer: MARK[layer.status], 0, right=False))
     bad = [layer.status == "failed" for layer in report.layers]
@@ -203,7 +176,7 @@ def _footnotes(report: Report) -> Iterator[str]:
             "own padding: proven interval for the layer with it (= exact). "
             "any size: proven upper bound for every input size."
         )
-    if any(_options(layer) for layer in report.layers):
+    if any(options(layer) for layer in report.layers):
         yield "options: s stride, d dilation, g groups."
     yield from assumptions(report.layers)
 
