@@ -139,6 +139,11 @@ def test_norms_scale(scale):
     np.testing.assert_allclose(
         penalties.schatten_norm(kernel, geometry, 1), penalties.nuclear_norm(kernel, geometry)
     )
+    for p in (300.0, 1e5, 1e300):  # powers of it leave the range
+        np.testing.assert_allclose(
+            penalties.schatten_norm(scale * kernel, geometry, p),
+            cs.singular_values(scale * kernel, geometry).schatten_norm(p),
+        )
 
 
 GEOMETRIES = {
@@ -208,7 +213,7 @@ def test_bad_arguments_are_named():
             penalties.hinge(kernel, geometry, limit)
         with pytest.raises(cs.InputError, match=r"^max_reshaped_norm"):
             penalties.reshaped_hinge(kernel, geometry, limit)
-    for p in (0.5, math.nan):
+    for p in (0.5, math.nan, "x", None, True):
         with pytest.raises(cs.InputError, match=r"^p "):
             penalties.schatten_norm(kernel, geometry, p)
     reflecting = cs.ConvGeometry((1, 4), padding=1, padding_mode="reflect")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from .errors import InputError
 
 def check_word(name: str, value: object, words: Sequence[str], error: type[InputError] = InputError) -> None:
     """Raise the error of a word that is none of these."""
-    if value not in words:
+    if not isinstance(value, str) or value not in words:
         raise error(f"{name} must be one of {', '.join(words)}; got {value!r}")
 
 
@@ -31,6 +32,12 @@ def check_count(name: str, value: Any, least: int = 1, most: int | None = None) 
     if not fits:
         limit = f"between {least} and {most}" if most else f"of at least {least}"
         raise InputError(f"{name} must be an integer {limit}; got {value!r}")
+
+
+def check_exponent(p: Any) -> None:
+    """Raise the InputError of what is no number of at least 1; infinity is one."""
+    if isinstance(p, bool) or not isinstance(p, numbers.Real) or not float(p) >= 1:
+        raise InputError(f"p must be at least 1 for a norm; got {p!r}")
 
 
 def check_limit(name: str, value: Any) -> float:

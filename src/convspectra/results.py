@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ._compat import Array, eps_of, like, namespace, to_numpy
+from .checks import check_exponent
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -151,8 +152,7 @@ class Spectrum:
         Raises:
             InputError: p below 1.
         """
-        if not p >= 1:
-            raise InputError(f"p must be at least 1 for a norm; got {p}")
+        check_exponent(p)
         if math.isinf(p):
             return self.norm
         xp = namespace(self.values)

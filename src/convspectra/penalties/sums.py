@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from .. import functions
-from .._compat import Array, is_tracked, like, namespace, with_vjp
-from ..checks import check_limit
+from .._compat import Array, eps_of, is_tracked, like, namespace, with_vjp
+from ..checks import check_exponent, check_limit
 from ..compute import DEFAULT, Compute
-from ..errors import InputError
 from ..functions import rounding_level
 from ..geometry import ConvGeometry
 from ..guarantee import Guarantee, Target, target_from
@@ -159,14 +159,18 @@ def schatten_norm(
 
 def schatten_norm_of(target: Target, p: float) -> Array:
     """`schatten_norm` of a target."""
-    if not p >= 1:
-        raise InputError(f"p must be at least 1 for a norm; got {p!r}")
-    if math.isinf(p):
+    check_exponent(p)
+    if p > 1 / eps_of(target.kernel):  # equal up to rounding
         return norm_of(target)
     slope = _is_above if p == 1 else lambda sigma, _: p * sigma ** (p - 1)
     # The norm of the scaled kernel times the scale: no power leaves the floating range. The scale is
-    # without a derivative, and needs none.
-    scale = with_vjp(lambda given: (_scale(given), given), lambda given, _: 0 * given, target.kernel)
+    # without a derivative, and needs none. Powers beyond the second need the largest value itself.
+    largest = _largest_entry if p <= 2 else partial(_largest_value, target)
+
+    def forward(given: Array) -> tuple[Array, Array]:
+        return _or_one(largest(given)), given
+
+    scale = with_vjp(forward, lambda given, _: 0 * given, target.kernel)
     powers = _total(target, target.kernel / scale, lambda sigma, _: sigma**p, slope)
     xp = namespace(target.kernel)
     positive = powers > 0
@@ -243,10 +247,18 @@ def _total(target: Target, kernel: Array, value: Summand, slope: Summand) -> Arr
     return with_vjp(forward, lambda gradient, cotangent: cotangent * gradient, kernel)
 
 
-def _scale(kernel: Array) -> Array:
+def _largest_entry(kernel: Array) -> Array:
     xp = namespace(kernel)
-    largest = xp.max(xp.abs(kernel))
-    return xp.where(largest > 0, largest, 1 + 0 * largest)
+    return xp.max(xp.abs(kernel))
+
+
+def _largest_value(target: Target, kernel: Array) -> Array:
+    entry = _or_one(_largest_entry(kernel))
+    return entry * top_block(kernel / entry, target.torus, target.compute).norm
+
+
+def _or_one(scale: Array) -> Array:
+    return namespace(scale).where(scale > 0, scale, 1 + 0 * scale)
 
 
 def _is_above(sigma: Array, level: Array) -> Array:
