@@ -39,6 +39,9 @@ def test_normal_form_is_one_value_an_axis():
         ({"groups": "2"}, "groups must be an integer"),
         ({"padding": -1}, "padding must be at least 0"),
         ({"padding": "full"}, '"same", "valid"'),
+        ({"padding": np.array(1.5)}, "padding must be an integer"),
+        ({"stride": np.array([1, 2, 3])}, "stride must be one integer or 2"),
+        ({"padding_mode": np.zeros(2)}, "padding_mode must be one of"),
         ({"padding": ((1, 1), (1, 1), (1, 1))}, "pair for each of 2 axes"),
         ({"padding": ((1, 1), 1)}, "pair for each of 2 axes"),
         ({"padding_mode": "wrap"}, "zeros, circular, reflect, replicate"),
@@ -51,6 +54,13 @@ def test_normal_form_is_one_value_an_axis():
 def test_contradictions_are_refused_by_name(arguments, words):
     with pytest.raises(GeometryError, match=words):
         ConvGeometry(**({"input_shape": (8, 8)} | arguments))
+
+
+def test_arrays_are_numbers_and_lists():
+    one, two = np.array(1), np.array([1, 2])
+    given = ConvGeometry(np.array([8, 8]), stride=one, dilation=two, padding=two, groups=one)
+    assert given == ConvGeometry((8, 8), dilation=(1, 2), padding=(1, 2))
+    assert ConvGeometry(np.array(8), padding=one) == ConvGeometry((8,), padding=1)
 
 
 @pytest.mark.parametrize(

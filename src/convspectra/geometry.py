@@ -12,7 +12,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, SupportsIndex, cast
+from typing import Any, Literal, SupportsIndex, TypeGuard, cast
 
 from .checks import check_word
 from .errors import GeometryError
@@ -309,13 +309,18 @@ def _forward_sizes(geometry: ConvGeometry, axis: int, reach: int) -> tuple[int, 
 
 
 def _count_axes(input_shape: SupportsIndex | Sequence[SupportsIndex]) -> int:
-    axes = len(input_shape) if isinstance(input_shape, Iterable) else 1
+    axes = len(input_shape) if _is_list(input_shape) else 1
     if axes not in _SPATIAL:
         raise GeometryError(
             f"input_shape must have 1, 2 or 3 spatial axes; got {input_shape!r} "
             "(leave the batch and the channels out)"
         )
     return axes
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether it has entries, as an array of one number without axes has none."""
+    return isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0
 
 
 def _integer(name: str, value: object, least: int) -> int:
@@ -331,7 +336,7 @@ def _integer(name: str, value: object, least: int) -> int:
 
 
 def _per_axis(name: str, value: object, axes: int, least: int) -> tuple[int, ...]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    if isinstance(value, str) or not _is_list(value):
         return (_integer(name, value, least),) * axes
     numbers = tuple(_integer(name, item, least) for item in value)
     if len(numbers) != axes:
@@ -340,18 +345,15 @@ def _per_axis(name: str, value: object, axes: int, least: int) -> tuple[int, ...
 
 
 def _normal_padding(padding: object, axes: int) -> Pads | Literal["same"]:
-    if padding == "same":
-        return "same"
-    if padding == "valid":
-        return ((0, 0),) * axes
     if isinstance(padding, str):
-        raise GeometryError(f'padding must be "same", "valid" or integers; got {padding!r}')
-    if isinstance(padding, Iterable):
+        if padding not in ("same", "valid"):
+            raise GeometryError(f'padding must be "same", "valid" or integers; got {padding!r}')
+        return "same" if padding == "same" else ((0, 0),) * axes
+    if _is_list(padding):
         sides = list(padding)
-        if any(isinstance(side, Iterable) for side in sides):
+        if any(map(_is_list, sides)):
             if len(sides) != axes or not all(
-                isinstance(side, Iterable) and not isinstance(side, str) and len(list(side)) == 2
-                for side in sides
+                _is_list(side) and not isinstance(side, str) and len(list(side)) == 2 for side in sides
             ):
                 raise GeometryError(
                     f"padding must be one (before, after) pair for each of {axes} axes; got {padding!r}"

@@ -11,6 +11,7 @@ import numpy as np
 
 from . import rounding
 from ._compat import Array, in_range, is_on_gpu, is_torch, namespace, real_kernel, to_numpy, untracked
+from .checks import check_kind
 from .compute import DEFAULT, Compute
 from .errors import GeometryError
 from .geometry import ConvGeometry, Correlation
@@ -79,6 +80,7 @@ def problem_of(kernel: Array, geometry: ConvGeometry, compute: Compute = DEFAULT
             f"geometry must be a ConvGeometry, such as ConvGeometry(input_shape=(32, 32), padding=1); "
             f"got {geometry!r}"
         )
+    check_kind("compute", compute, Compute, "convspectra.Compute()")
     correlation = geometry.correlation(kernel.shape)
     ordered = namespace(kernel).permute_dims(kernel, geometry.kernel_axes)
     return Problem(ordered, geometry, correlation, compute)
