@@ -111,6 +111,7 @@ FLOORS = (
     ("rounding",),
     ("problem",),
     ("supremum",),
+    ("grid_search",),
     ("spectrum",),
     ("bounds", "functions"),
     ("guarantee", "krylov"),

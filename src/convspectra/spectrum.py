@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from . import grid_search
 from ._compat import Array, in_range, in_range_again, is_concrete, is_numpy, like, namespace, to_numpy
 from ._solvers import array_api, choice, native, pool, products
 from ._solvers.choice import Engine
@@ -92,7 +93,7 @@ def _spectrum(problem: Problem, torus: Correlation) -> Spectrum:
 def _top(problem: Problem, torus: Correlation) -> TopBlock:
     spectrum = known(problem, _spectrum, torus)
     if spectrum is None:
-        return _top_block(problem.kernel, torus, problem.compute)
+        return _searched(problem, torus) or _top_block(problem.kernel, torus, problem.compute)
     return _top_of(namespace(spectrum.values).reshape(spectrum.values[:, 0], (-1, torus.groups)))
 
 
@@ -111,6 +112,16 @@ def spectrum_from(problem: Problem, values: Array, torus: Correlation) -> Spectr
 def spectrum_values(kernel: Array, torus: Correlation, compute: Compute = DEFAULT) -> Array:
     """The values of a kernel in the order of `Correlation` whose entries are in range."""
     return _solved(_values, made_ready(kernel, torus, compute), kernel, torus, compute)
+
+
+def _searched(problem: Problem, torus: Correlation) -> TopBlock | None:
+    """By a search, where the torus is so large that it is cheaper."""
+    kernel, compute = problem.kernel, problem.compute
+    if not (is_concrete(kernel) and grid_search.pays(torus)):
+        return None
+    ready = made_ready(kernel, torus, compute)
+    found = grid_search.searched_top(problem, torus, ready.source) if ready.engine == "native" else None
+    return None if found is None else TopBlock(like([found[0]], kernel, kernel.dtype)[0], *found[1:])
 
 
 @dataclass(frozen=True)

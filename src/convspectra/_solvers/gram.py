@@ -110,7 +110,7 @@ class Gram:
         way = self._test_in_lanes if by_lanes else self._test_by_lapack
         task = partial(self._test_numbers if self.rows == 1 else way, cells, level, steps)
         entries = self.coefficients.shape[1]
-        bytes_each = 16 * len(self.waves) + (0 if by_lanes else 64 * entries)
+        bytes_each = 16 * (1 + len(self.waves)) + (0 if by_lanes else 64 * entries)
         seconds_each = 1e-10 * (self.rows**3 + 4 * entries * len(self.waves))
         workers = pool.workers_of(self.compute.executor)
         pieces = pool.ranges(len(cells.groups), workers, bytes_each, seconds_each, self.compute.memory, 8)
