@@ -338,6 +338,14 @@ class TestOrthogonal:
         with pytest.raises(GeometryError, match=r"stride \(2, 2\) takes 8 rows of 3 columns apart"):
             orthogonal(nn.Conv2d(3, 8, 3, stride=2))
 
+    @pytest.mark.parametrize("mode", ["reflect", "replicate"])
+    def test_padding_that_repeats_inputs_cannot_be(self, mode):
+        for padding in ("same", 1, (0, 1)):
+            with pytest.raises(GeometryError, match=f"padding_mode='{mode}' repeats inputs"):
+                orthogonal(nn.Conv2d(3, 3, 3, padding=padding, padding_mode=mode))
+        orthogonal(nn.Conv2d(3, 3, 3, padding="valid", padding_mode=mode))
+        orthogonal(nn.Conv2d(3, 3, 1, padding="same", padding_mode=mode))
+
 
 class TestInitialise:
     @layers

@@ -23,7 +23,7 @@ class Orthogonal(nn.Module):
 
     Exact up to rounding, for every dilation, number of groups, transposition and input size whose
     boundary is wrapped; zero-padded, the norm is at most 1 and values at the border are below. Padding by
-    reflection or replication repeats inputs, and the norm is above 1.
+    reflection or replication repeats inputs, and the norm is above 1: `orthogonal` refuses it.
 
     Arguments:
         groups: of the layer.
@@ -152,9 +152,18 @@ def orthogonal(module: nn.Module, *, name: str = "weight") -> nn.Module:
         The module.
 
     Raises:
-        GeometryError: another kind of module, or a stride that cannot be (see `Orthogonal`).
+        GeometryError: another kind of module, padding that repeats inputs, or a stride that cannot be (see
+            `Orthogonal`).
     """
     check_parametrizable(module, name, Orthogonal)
+    if isinstance(module, _ConvNd) and module.padding_mode in ("reflect", "replicate"):
+        named = {"same": [k - 1 for k in module.kernel_size], "valid": [0]}
+        padding = named[module.padding] if isinstance(module.padding, str) else module.padding
+        if any(padding):
+            raise GeometryError(
+                f"padding_mode={module.padding_mode!r} repeats inputs, so that no kernel makes module "
+                "orthogonal: take padding_mode='zeros' or 'circular'"
+            )
     made = Orthogonal(module.groups, module.stride) if isinstance(module, _ConvNd) else Orthogonal()
     parametrize.register_parametrization(module, name, made)
     return module
