@@ -46,7 +46,7 @@ def test_a_padded_norm(script, padding_mode, tori):
 
 def test_the_analysis_of_the_demo(script):
     pytest.importorskip("onnx")
-    check(counted(script, script.analysis_of_demo), 10, 35, packets=8)
+    check(counted(script, script.analysis_of_demo), 10, 26, packets=8)
 
 
 @pytest.mark.parametrize("guarantee", ["torus", "layer"])

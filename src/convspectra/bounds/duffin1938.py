@@ -86,7 +86,9 @@ def duffin1938_of(problem: Problem, width: float | None = None) -> Bound:
     refuse_repeated_inputs("duffin1938", problem.correlation)
     if is_tracked(kernel) or not is_concrete(kernel):
         return pfister2018_of(problem)
-    found = searched(problem) if width is None else supremum(problem, width, _MOST)
+    found = None
+    if _samples(problem) > 1:
+        found = searched(problem) if width is None else supremum(problem, width, _MOST)
     if found is None:
         return pfister2018_of(problem)
     ours = to_numpy(kernel)
@@ -107,16 +109,18 @@ def searched(problem: Problem) -> Supremum | None:
 
     That is 0.5 % for flat spectra, of blocks of many rows 2 %; None where there is no interval.
     """
-    samples = len(frequency_grid(sampling_torus(problem.correlation, OVERSAMPLING)[0]))
-    return supremum(
-        problem,
-        WIDTH,
-        samples * (_OF_LARGE if min(problem.correlation.block_shape) > _LARGE else _FOR_EACH_SAMPLE),
-    )
+    each = _OF_LARGE if _is_large(problem) else _FOR_EACH_SAMPLE
+    return supremum(problem, WIDTH, each * _samples(problem))
 
 
 def for_any_size(problem: Problem) -> Bound:
     """What takes little time of a problem whose entries are in range: of large blocks `pfister2018`."""
-    return (
-        pfister2018_of(problem) if min(problem.correlation.block_shape) > _LARGE else duffin1938_of(problem)
-    )
+    return pfister2018_of(problem) if _is_large(problem) else duffin1938_of(problem)
+
+
+def _is_large(problem: Problem) -> bool:
+    return min(problem.correlation.block_shape) > _LARGE
+
+
+def _samples(problem: Problem) -> int:
+    return len(frequency_grid(sampling_torus(problem.correlation, OVERSAMPLING)[0]))
