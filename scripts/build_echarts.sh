@@ -7,7 +7,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 npm init -y >/dev/null
-npm install --no-audit --no-fund echarts@6.1.0 esbuild@0.28.1
+npm install --no-audit --no-fund echarts@6.1.0 esbuild@0.28.1 terser@5.51.4
 cat > entry.mjs <<'ENTRY'
 import * as core from 'echarts/core';
 import { LineChart, HeatmapChart, CustomChart } from 'echarts/charts';
@@ -19,7 +19,8 @@ export const init = core.init;
 ENTRY
 npx esbuild entry.mjs --bundle --minify --format=iife --global-name=echarts --target=es2020 \
   --legal-comments=none --banner:js="/*! Apache ECharts 6.1.0, Apache License 2.0, see NOTICE */" \
-  --outfile=echarts.min.js
-xz -9e --stdout echarts.min.js > "$target/echarts.min.js.xz"
+  --outfile=bundle.js
+npx terser bundle.js --compress passes=3,ecma=2020 --mangle --ecma 2020 --output echarts.min.js
+xz --lzma2=preset=9e,pb=0 --stdout echarts.min.js > "$target/echarts.min.js.xz"
 cp node_modules/echarts/NOTICE "$target/echarts.NOTICE.txt"
 cat node_modules/echarts/LICENSE > "$target/echarts.LICENSE.txt"

@@ -9,6 +9,7 @@ circle is a set of files that import each other, or of rooms; imports inside of 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -35,6 +36,39 @@ def main() -> None:
     print(f"Python files: {len(sources)}")
     print(f"lines of Python: {sum(text.count(chr(10)) for text in sources.values())}")
     print(f"files over 400 lines: {sum(text.count(chr(10)) > 400 for text in sources.values())}")
+    native = sorted([*(root / "_native").glob("*.h"), *(root / "_native").glob("*.cpp")])
+    lengths = [
+        (f"{path.name}:{line}", n) for path in native for line, n in functions(path.read_text("utf-8"))
+    ]
+    long = [where for where, n in lengths if n > 60]
+    show("functions of C++ over 60 lines", long)
+
+
+def functions(text: str) -> Iterator[tuple[int, int]]:
+    """Where each function of a C++ source begins, and how many lines it takes: by its braces."""
+    code = re.sub(r"""//[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])'""", "", text)
+    code = re.sub(r"^#(?:.*\\\n)*.*", blank, code, flags=re.MULTILINE)
+    opened: list[tuple[int, bool]] = []
+    start = 0
+    for found in re.finditer(r"[{};]", code):
+        header = code[start : found.start()]
+        if found[0] == "{":
+            named = re.search(
+                r"\b(namespace|class|struct)\b[^()]*$", re.sub(r"template\s*<[^()]*?>", "", header)
+            )
+            first = start + len(header) - len(header.lstrip())
+            opened.append((first, "(" in header and not named))
+        elif found[0] == "}":
+            first, is_function = opened.pop()
+            if is_function and not any(inside for _, inside in opened):
+                line = code.count("\n", 0, first) + 1
+                yield line, code.count("\n", 0, found.start()) + 2 - line
+        start = found.end()
+
+
+def blank(found: re.Match[str]) -> str:
+    """As many lines of nothing."""
+    return "\n" * found[0].count("\n")
 
 
 def show(what: str, found: list[str]) -> None:

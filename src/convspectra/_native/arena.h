@@ -29,24 +29,27 @@ public:
   // A workspace, whose constructor takes its memory from this arena and does not touch it. It is constructed
   // twice: while `take` only counts, and in as much memory as that came to. It is valid until the next call.
   template <class Workspace, class... Sizes> Workspace make(const Sizes &...sizes) {
+    const auto construct = [&]() __attribute__((noinline)) { return Workspace(*this, sizes...); };
     counting_ = true, used_ = 0;
-    static_cast<void>(Workspace(*this, sizes...));
+    static_cast<void>(construct());
     reserve(used_);
     counting_ = false, used_ = 0;
-    return Workspace(*this, sizes...);
+    return construct();
   }
 
-  template <class X> X *take(int64_t count) {
-    const std::size_t start = used_, bytes = static_cast<std::size_t>(count) * sizeof(X);
+  template <class X> X *take(int64_t count) { return static_cast<X *>(take_bytes(count * sizeof(X))); }
+
+private:
+  [[gnu::noinline]] void *take_bytes(std::size_t bytes) {
+    const std::size_t start = used_;
     used_ += (bytes + gap + alignment - 1) / alignment * alignment;
     if (counting_)
       return nullptr;
     assert(used_ <= size_);
     ASAN_UNPOISON_MEMORY_REGION(memory_.get() + start, bytes);
-    return reinterpret_cast<X *>(memory_.get() + start);
+    return memory_.get() + start;
   }
 
-private:
   static constexpr std::size_t alignment = 64;
 #ifdef CONVSPECTRA_ASAN
   static constexpr std::size_t gap = 64; // stays poisoned

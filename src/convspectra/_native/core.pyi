@@ -42,9 +42,10 @@ def lowered_blocks(
     level: float,
     lowered: np.ndarray[Any, Any],
     stats: np.ndarray[Any, Any],
-    isa: str,
+    instruction_set: str,
     sweeps: int,
     layout: int,
+    /,
 ) -> None: ...
 def lowered_symbol(
     taps: np.ndarray[Any, Any],
@@ -56,9 +57,10 @@ def lowered_symbol(
     level: float,
     lowered: np.ndarray[Any, Any],
     stats: np.ndarray[Any, Any],
-    isa: str,
+    instruction_set: str,
     sweeps: int,
     layout: int,
+    /,
 ) -> None: ...
 def test_gram(
     coefficients: np.ndarray[Any, Any],
@@ -69,5 +71,6 @@ def test_gram(
     quotients: np.ndarray[Any, Any],
     below: np.ndarray[Any, Any],
     vectors: np.ndarray[Any, Any],
-    isa: str,
+    instruction_set: str,
+    /,
 ) -> None: ...

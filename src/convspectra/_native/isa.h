@@ -11,8 +11,8 @@
         #name,                                                                                               \
         bytes / 4,                                                                                           \
         bytes / 8,                                                                                           \
-        [](const Problem<float> &p) { return solve_by_size<float, bytes, pack, rows>(p); },                  \
-        [](const Problem<double> &p) { return solve_by_size<double, bytes, pack, rows>(p); },                \
+        [](const Problem<float> &p) { return solve<float, bytes, pack, rows>(p); },                  \
+        [](const Problem<double> &p) { return solve<double, bytes, pack, rows>(p); },                \
         [](const Problem<float> &p, float floor) { return largest<float, bytes, pack, rows>(p, floor); },    \
         [](const Problem<double> &p, double floor) { return largest<double, bytes, pack, rows>(p, floor); }, \
         [](const Problem<float> &p, const Lowering<float> &to) { lowered<float, bytes, rows>(p, to); },      \

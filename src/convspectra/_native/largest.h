@@ -95,7 +95,7 @@ template <class T, int BYTES, int G> struct LargestWorkspace {
   LargestWorkspace(Arena &arena, const Problem<T> &p)
       : a(arena.take<V>(2 * p.rows * p.columns)), columns(arena.take<V>(2 * p.rows * p.columns)),
         gram(arena.take<V>(2 * p.columns * p.columns)), column(arena.take<V>(2 * p.columns)), form(arena, p),
-        rows(arena, 2 * p.columns), batch(arena, p.columns), values(arena.take<T>(L * p.columns)) {}
+        rows(arena, 2 * p.columns, p.columns), batch(arena, p.columns), values(arena.take<T>(L * p.columns)) {}
 };
 
 // The largest value of the batch, at least `floor`, and which matrix has it (-1: none exceeds the floor).

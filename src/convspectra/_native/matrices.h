@@ -13,7 +13,7 @@ using convspectra::Problem;
 using convspectra::Source;
 
 // The power of two that brings a largest entry near 1, or 1 where that is not needed.
-template <class T> T scale_for(T largest) {
+template <class T> [[gnu::noinline]] T scale_for(T largest) {
   if (!(largest > 0) || (largest >= Limits<T>::small && largest <= Limits<T>::large) ||
       !(largest <= std::numeric_limits<T>::max()))
     return 1;
@@ -50,28 +50,30 @@ public:
   static int64_t stride(const Problem<T> &p) { return 2 * p.columns; }
 
   // Matrices `first` to `first + L` of a run; lanes beyond its end repeat the last matrix.
-  void fill(const Problem<T> &p, int64_t run, int64_t first, int64_t length, V *a) const {
+  [[gnu::noinline]] void fill(const Problem<T> &p, int64_t run, int64_t first, int64_t length, V *a) const {
     if (p.source.blocks)
       copy_blocks(p, first, length, a);
     else
       sum_taps(p, run, first, length, a);
   }
 
-  static V rescale(V *a, int64_t count) {
+  [[gnu::noinline]] static V rescale(V *a, int64_t count) {
     V largest{};
     for (int64_t e = 0; e < count; e++) {
       V x = magnitude(a[e]);
       largest = x > largest ? x : largest;
     }
+    const auto fine = (largest >= Limits<T>::small) & (largest <= Limits<T>::large);
+    bool all = true;
+    for (int l = 0; l < L; l++)
+      all &= fine[l] != 0;
     V factor = V{} + T(1);
-    bool any = false;
-    for (int l = 0; l < L; l++) {
+    if (all)
+      return factor;
+    for (int l = 0; l < L; l++)
       factor[l] = scale_for<T>(largest[l]);
-      any |= factor[l] != 1;
-    }
-    if (any)
-      for (int64_t e = 0; e < count; e++)
-        a[e] *= factor;
+    for (int64_t e = 0; e < count; e++)
+      a[e] *= factor;
     return factor;
   }
 
@@ -153,7 +155,7 @@ public:
   static int64_t stride(const Problem<T> &p) { return row_length<Layout>(p.columns); }
 
   // Matrix `index` of a run.
-  void fill(const Problem<T> &p, int64_t run, int64_t index, int64_t /*length*/, V *a) const {
+  [[gnu::noinline]] void fill(const Problem<T> &p, int64_t run, int64_t index, int64_t /*length*/, V *a) const {
     const int64_t m = p.rows, n = p.columns, step = stride(p);
     for (int64_t e = 0; e < m * step; e++)
       a[e] = V{};
@@ -168,7 +170,7 @@ public:
       }
   }
 
-  static T rescale(V *a, int64_t count) {
+  [[gnu::noinline]] static T rescale(V *a, int64_t count) {
     V most{};
     for (int64_t e = 0; e < count; e++) {
       V x = magnitude(a[e]);

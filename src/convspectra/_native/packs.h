@@ -38,6 +38,16 @@ template <class T, int L> inline Vector<T, L> root(Vector<T, L> x) {
   return y;
 }
 
+// The sum of the entries, half to half.
+template <class T, int L> inline T sum(Vector<T, L> x) {
+  if constexpr (L == 1)
+    return x[0];
+  else {
+    const auto *halves = reinterpret_cast<const Vector<T, L / 2> *>(&x);
+    return sum<T, L / 2>(halves[0] + halves[1]);
+  }
+}
+
 template <class V> inline V magnitude(V x) { return x < 0 ? -x : x; }
 template <class V> inline V smaller(V x, V y) { return x < y ? x : y; }
 

@@ -27,8 +27,9 @@ template <class Form_, class P_> struct ThresholdWorkspace {
   V *a; // the matrices, then the transpose of the result
   ReductionWorkspace<typename Layout::T, Layout::L> rows;
   Reflectors<Layout> lefts, rights;
-  V *few_rows, *pairs;
   RightVectors<Layout> vectors;
+  int64_t few_row; // whole blocks of `vectors`
+  V *few_rows, *pairs;
   S *shares; // what is left of each value above the level, relative to it
   P *d, *e, *off, *values;
   P *q, *f, *other_q, *other_f, *squares;
@@ -38,9 +39,10 @@ template <class Form_, class P_> struct ThresholdWorkspace {
   ThresholdWorkspace(Arena &arena, const Problem<T> &p)
       : m(static_cast<int>(p.rows)), n(static_cast<int>(p.columns)), row(row_length<Layout>(n)),
         column(row_length<Layout>(m)), form(arena, p), a(arena.take<V>(std::max(m * row, (n + ROWS) * column))),
-        rows(arena, row), lefts{arena.take<V>(n * column), arena.take<S>(2 * n), column, n, 0},
-        rights{arena.take<V>(n * row), arena.take<S>(2 * n), row, n - 1, 1}, few_rows(arena.take<V>(ROWS * row)),
-        pairs(arena.take<V>((n / 2 + ROWS) * (row + column))), vectors(arena, n), shares(arena.take<S>(n)) {
+        rows(arena, row, n), lefts{arena.take<V>(n * column), arena.take<S>(2 * n), column, n, 0},
+        rights{arena.take<V>(n * row), arena.take<S>(2 * n), row, n - 1, 1}, vectors(arena, n),
+        few_row(2 * vectors.blocks * RightVectors<Layout>::WIDE), few_rows(arena.take<V>(ROWS * few_row)),
+        pairs(arena.take<V>((n / 2 + ROWS) * (row + column))), shares(arena.take<S>(n)) {
     for (P **packs : {&d, &e, &off, &values, &q, &f, &other_q, &other_f, &squares})
       *packs = arena.take<P>(n);
     order = arena.take<int>(n);

@@ -1,9 +1,5 @@
 // Complex matrices to real bidiagonal form by Householder reflectors, one read and one write a step.
 //
-// One source, two layouts. In the first every lane holds a matrix of its own: an element is a
-// vector, and what is a scalar of the algorithm is a vector too. In the second one matrix has its
-// rows spread across the lanes, zero-filled to whole vectors.
-//
 // A step subtracts the left and the right reflector's rank-one terms from each row and, while the row
 // is in the nearest cache, already adds what it contributes to the next left reflector: that needs
 // the next column before its own normalisation only, which is known as soon as the row is.
@@ -12,81 +8,41 @@
 #pragma once
 
 #include "arena.h"
-#include "bidiagonal.h"
+#include "reflectors.h"
 
 namespace {
 
-// A matrix a lane.
-template <class T_, int L_> struct AcrossMatrices {
-  using T = T_;
-  static constexpr int L = L_, per_vector = 1;
-  using V = Vector<T, L>;
-  using Scalar = V;
-  static Scalar sum(V x) { return x; }
-  static Scalar root(Scalar x) { return ::root<T, L>(x); }
-  static Scalar get(const V *row, int j, int part) { return row[2 * j + part]; }
-  static void put(V *row, int j, int part, Scalar x) { row[2 * j + part] = x; }
-  static void clear_before(V *, int) {}
-};
-
-// A row across the lanes.
-template <class T_, int L_> struct AcrossColumns {
-  using T = T_;
-  static constexpr int L = L_, per_vector = L_;
-  using V = Vector<T, L>;
-  using Scalar = T;
-  static Scalar sum(V x) {
-    T total = 0;
-    for (int l = 0; l < L; l++)
-      total += x[l];
-    return total;
-  }
-  static Scalar root(Scalar x) { return std::sqrt(x); }
-  static Scalar get(const V *row, int j, int part) { return row[2 * (j / L) + part][j % L]; }
-  static void put(V *row, int j, int part, Scalar x) { row[2 * (j / L) + part][j % L] = x; }
-  // Zeros in the columns before j of the vector that holds column j.
-  static void clear_before(V *row, int j) {
-    for (int l = 0; l < j % L; l++)
-      row[2 * (j / L)][l] = row[2 * (j / L) + 1][l] = 0;
-  }
-};
-
-// The reflector I - tau v v^H that takes (alpha, rest) to (beta, 0), beta real; v = (1, q rest).
-template <class Layout> struct Reflector {
-  using S = typename Layout::Scalar;
-  S beta, tau_r, tau_i, q_r, q_i;
-  Reflector(S a_r, S a_i, S rest) {
-    using T = typename Layout::T;
-    S square = rest + a_r * a_r + a_i * a_i;
-    // So that NaN is not taken for nothing.
-    auto none = square <= S{} + Limits<T>::tiny;
-    S norm = Layout::root(square);
-    S signed_norm = a_r >= 0 ? -norm : norm;
-    S divisor = none ? S{} + T(1) : signed_norm;
-    S d_r = none ? S{} + T(1) : a_r - signed_norm, d_i = none ? S{} : a_i;
-    S inverse = T(1) / (d_r * d_r + d_i * d_i);
-    S one_over = T(1) / divisor;
-    beta = none ? S{} : signed_norm;
-    tau_r = none ? S{} : (signed_norm - a_r) * one_over;
-    tau_i = none ? S{} : -a_i * one_over;
-    q_r = none ? S{} : d_r * inverse;
-    q_i = none ? S{} : -d_i * inverse;
-  }
-};
-
-// Vectors that a row of `n` entries takes, real and imaginary.
-template <class Layout> int64_t row_length(int64_t n) {
-  return 2 * ((n + Layout::per_vector - 1) / Layout::per_vector);
-}
-
-// Rows of complex vectors.
+// Rows of complex vectors, and what a reduction leaves: scalars of the layout, the diagonal and above it.
 template <class T, int L> struct ReductionWorkspace {
-  Vector<T, L> *w, *u, *next;
-  ReductionWorkspace(Arena &arena, int64_t length) {
+  Vector<T, L> *w, *u, *next, *d, *e;
+  ReductionWorkspace(Arena &arena, int64_t length, int64_t columns) {
     for (Vector<T, L> **row : {&w, &u, &next})
       *row = arena.take<Vector<T, L>>(length);
+    for (Vector<T, L> **diagonal : {&d, &e})
+      *diagonal = arena.take<Vector<T, L>>(columns);
   }
 };
+
+// The diagonals d and e to doubles, in the lanes of the packs from `slot` on.
+template <class Layout, class Work, int L, int G>
+void put_diagonals(const Work &work, int n, int slot, Pack<double, L, G> *d, Pack<double, L, G> *e) {
+  using S = typename Layout::Scalar;
+  using T = typename Layout::T;
+  const auto put = [slot](Vector<double, L> *to, const S &from) {
+    if constexpr (Layout::per_vector > 1)
+      to[slot / L][slot % L] = from;
+    else {
+      const auto *parts = reinterpret_cast<const Vector<T, L> *>(&from);
+      for (int k = 0; k < Layout::L / L; k++)
+        to[slot / L + k] = __builtin_convertvector(parts[k], Vector<double, L>);
+    }
+  };
+  for (int k = 0; k < n; k++) {
+    put(d[k].v, reinterpret_cast<const S *>(work.d)[k]);
+    if (k + 1 < n)
+      put(e[k].v, reinterpret_cast<const S *>(work.e)[k]);
+  }
+}
 
 // The sums that the first left reflector needs: over the rows below the first, |a_i0|^2, and a row
 // of sum conj(a_i0) a_ij.
@@ -162,7 +118,7 @@ template <class Layout, int ROWS>
 
 // Subtracts the term that is left: of the right reflector, or of the left one where there is no right one; and adds
 // to `next` what the rows contribute.
-template <class Layout, int ROWS, bool RIGHT, bool ACCUMULATE>
+template <class Layout, int ROWS, bool RIGHT>
 [[gnu::always_inline]] inline void subtract_last(const Rows<Layout, ROWS> &of, const Step<Layout> &by, int from) {
   using V = typename Layout::V;
   const V *__restrict f = RIGHT ? by.u : by.w;
@@ -181,18 +137,15 @@ template <class Layout, int ROWS, bool RIGHT, bool ACCUMULATE>
         b_i -= of.v_r[k] * f_i + of.v_i[k] * f_r;
       }
       row[2 * j] = b_r, row[2 * j + 1] = b_i;
-      if constexpr (ACCUMULATE) {
-        n_r += of.c_r[k] * b_r + of.c_i[k] * b_i;
-        n_i += of.c_r[k] * b_i - of.c_i[k] * b_r;
-      }
+      n_r += of.c_r[k] * b_r + of.c_i[k] * b_i;
+      n_i += of.c_r[k] * b_i - of.c_i[k] * b_r;
     }
-    if constexpr (ACCUMULATE)
-      next[2 * j] = n_r, next[2 * j + 1] = n_i;
+    next[2 * j] = n_r, next[2 * j + 1] = n_i;
   }
 }
 
 // One step's update of ROWS rows at once, from `a` on.
-template <class Layout, int ROWS, bool RIGHT, bool ACCUMULATE>
+template <class Layout, int ROWS, bool RIGHT>
 [[gnu::always_inline]] inline void update_rows(typename Layout::V *__restrict a, const Step<Layout> &by,
                                                typename Layout::Scalar &square) {
   using S = typename Layout::Scalar;
@@ -221,12 +174,10 @@ template <class Layout, int ROWS, bool RIGHT, bool ACCUMULATE>
   };
   if constexpr (per_lane)
     put_next_column();
-  if constexpr (ACCUMULATE) {
 #pragma GCC unroll 4
-    for (int k = 0; k < ROWS; k++)
-      square += of.c_r[k] * of.c_r[k] + of.c_i[k] * of.c_i[k];
-  }
-  subtract_last<Layout, ROWS, RIGHT, ACCUMULATE>(of, by, by.j0 + per_lane);
+  for (int k = 0; k < ROWS; k++)
+    square += of.c_r[k] * of.c_r[k] + of.c_i[k] * of.c_i[k];
+  subtract_last<Layout, ROWS, RIGHT>(of, by, by.j0 + per_lane);
   // Exactly what the sums were taken of: rounded otherwise, a column of pure rounding would differ.
   if constexpr (!per_lane)
     put_next_column();
@@ -270,17 +221,12 @@ inline Reflector<Layout> right_reflector(const typename Layout::V *top, const St
   return right;
 }
 
-// Reflectors are discarded.
-struct NoReflectors {
-  template <class... A> void left(A...) {}
-  template <class... A> void right(A...) {}
-};
-
-// All steps. RIGHT: to bidiagonal form, d and e; otherwise to triangular form, in place. `keep` is told of
-// each reflector: of a left one by its entries in column s of `a`, not normalised, of a right one by u.
-template <class Layout, bool RIGHT, int ROWS, class Out, class Keep = NoReflectors>
-void reduce(typename Layout::V *a, int rows, int columns, int stride,
-            ReductionWorkspace<typename Layout::T, Layout::L> work, Out d, Out e, Keep keep = {}) {
+// All steps. RIGHT: to bidiagonal form, work.d and work.e; otherwise to triangular form, in place. `keep`, if there is
+// one, is told of each reflector: of a left one by its entries in column s of `a`, not normalised, of a right one by u.
+template <class Layout, bool RIGHT, int ROWS>
+[[gnu::noinline]] void reduce(typename Layout::V *a, int rows, int columns, int stride,
+                              ReductionWorkspace<typename Layout::T, Layout::L> work,
+                              const KeepReflectors<Layout> *keep = nullptr) {
   using S = typename Layout::Scalar;
   using V = typename Layout::V;
   const int vectors = (columns + Layout::per_vector - 1) / Layout::per_vector;
@@ -288,9 +234,10 @@ void reduce(typename Layout::V *a, int rows, int columns, int stride,
   for (int s = 0; s < columns; s++) {
     V *top = a + (std::ptrdiff_t)s * stride;
     const Reflector<Layout> left(Layout::get(top, s, 0), Layout::get(top, s, 1), square);
-    keep.left(s, left, a);
+    if (keep)
+      keep->left(s, left, a);
     if constexpr (RIGHT)
-      d[s] = left.beta;
+      reinterpret_cast<S *>(work.d)[s] = left.beta;
     else
       Layout::put(top, s, 0, left.beta), Layout::put(top, s, 1, S{});
     if (s + 1 == columns)
@@ -299,28 +246,31 @@ void reduce(typename Layout::V *a, int rows, int columns, int stride,
     subtract_from_top(top, step, work.w);
     if constexpr (RIGHT) {
       step.right = right_reflector(top, step, work.u);
-      e[s] = step.right.beta;
-      keep.right(s, step.right, work.u);
+      reinterpret_cast<S *>(work.e)[s] = step.right.beta;
+      if (keep)
+        keep->right(s, step.right, work.u);
     }
-    update_rows<Layout, 1, RIGHT, false>(top + stride, step, square);
-    square = S{};
-    for (int j = 2 * step.j0; j < 2 * vectors; j++)
-      work.next[j] = V{};
-    int i = s + 2;
-    for (; i + ROWS <= rows; i += ROWS)
-      update_rows<Layout, ROWS, RIGHT, true>(a + (std::ptrdiff_t)i * stride, step, square);
-    for (; i < rows; i++)
-      update_rows<Layout, 1, RIGHT, true>(a + (std::ptrdiff_t)i * stride, step, square);
+    int i = s + 1;
+    for (const int singles = 1 + (rows - i - 1) % ROWS; i <= s + singles; i++) {
+      update_rows<Layout, 1, RIGHT>(a + (std::ptrdiff_t)i * stride, step, square);
+      if (i > s + 1)
+        continue;
+      square = S{}; // the sums are of the rows below this one
+      for (int j = 2 * step.j0; j < 2 * vectors; j++)
+        work.next[j] = V{};
+    }
+    for (; i < rows; i += ROWS)
+      update_rows<Layout, ROWS, RIGHT>(a + (std::ptrdiff_t)i * stride, step, square);
   }
 }
 
 // Tall matrices first to a triangle: fewer operations from rows > 5/3 columns on (Chan 1982).
-template <class Layout, int ROWS, class Out>
+template <class Layout, int ROWS>
 void bidiagonalize(typename Layout::V *a, int rows, int columns, int stride,
-                   ReductionWorkspace<typename Layout::T, Layout::L> work, Out d, Out e) {
+                   ReductionWorkspace<typename Layout::T, Layout::L> work) {
   const FlushSubnormals flush;
   if (3 * rows > 5 * columns) {
-    reduce<Layout, false, ROWS>(a, rows, columns, stride, work, d, e);
+    reduce<Layout, false, ROWS>(a, rows, columns, stride, work);
     using S = typename Layout::Scalar;
     for (int i = 1; i < columns; i++)
       for (int j = 0; j < i; j++)
@@ -328,7 +278,7 @@ void bidiagonalize(typename Layout::V *a, int rows, int columns, int stride,
           Layout::put(a + (std::ptrdiff_t)i * stride, j, part, S{});
     rows = columns;
   }
-  reduce<Layout, true, ROWS>(a, rows, columns, stride, work, d, e);
+  reduce<Layout, true, ROWS>(a, rows, columns, stride, work);
 }
 
 } // namespace

@@ -2,9 +2,33 @@
 // one after the other, and those from the left to rows of the transpose.
 #pragma once
 
-#include "reduce.h"
+#include "bidiagonal.h"
+#include "layouts.h"
 
 namespace {
+
+// The reflector I - tau v v^H that takes (alpha, rest) to (beta, 0), beta real; v = (1, q rest).
+template <class Layout> struct Reflector {
+  using S = typename Layout::Scalar;
+  S beta, tau_r, tau_i, q_r, q_i;
+  Reflector(S a_r, S a_i, S rest) {
+    using T = typename Layout::T;
+    S square = rest + a_r * a_r + a_i * a_i;
+    // So that NaN is not taken for nothing.
+    auto none = square <= S{} + Limits<T>::tiny;
+    S norm = Layout::root(square);
+    S signed_norm = a_r >= 0 ? -norm : norm;
+    S divisor = none ? S{} + T(1) : signed_norm;
+    S d_r = none ? S{} + T(1) : a_r - signed_norm, d_i = none ? S{} : a_i;
+    S inverse = T(1) / (d_r * d_r + d_i * d_i);
+    S one_over = T(1) / divisor;
+    beta = none ? S{} : signed_norm;
+    tau_r = none ? S{} : (signed_norm - a_r) * one_over;
+    tau_i = none ? S{} : -a_i * one_over;
+    q_r = none ? S{} : d_r * inverse;
+    q_i = none ? S{} : -d_i * inverse;
+  }
+};
 
 // The reflectors of one side, a row each: u, or conj(v) for those from the left, so that both sides do
 // x -= factor (x . u) conj(u) to a row x (a row of the transpose for the left ones).
@@ -19,7 +43,7 @@ template <class Layout> struct Reflectors {
 
 // x <- x (I - factor u conj(u)^T), for all reflectors from the last to the first, of ROWS rows.
 template <class Layout, int ROWS>
-void reflect(typename Layout::V *__restrict x, int64_t step, int vectors, const Reflectors<Layout> &by) {
+[[gnu::noinline]] void reflect(typename Layout::V *__restrict x, int64_t step, int vectors, const Reflectors<Layout> &by) {
   using S = typename Layout::Scalar;
   using V = typename Layout::V;
   for (int s = by.count - 1; s >= 0; s--) {
@@ -62,7 +86,7 @@ template <class Layout> struct KeepReflectors {
   Reflectors<Layout> lefts, rights;
   int rows, stride;
 
-  void left(int s, const Reflector<Layout> &by, const V *a) {
+  void left(int s, const Reflector<Layout> &by, const V *a) const {
     V *to = lefts.rows + s * lefts.stride;
     const int first = s / Layout::per_vector * Layout::per_vector;
     for (int i = first; i < s; i++)
@@ -77,7 +101,7 @@ template <class Layout> struct KeepReflectors {
       Layout::put(to, i, 0, S{}), Layout::put(to, i, 1, S{});
     lefts.factors[2 * s] = by.tau_r, lefts.factors[2 * s + 1] = by.tau_i;
   }
-  void right(int s, const Reflector<Layout> &by, const V *u) {
+  void right(int s, const Reflector<Layout> &by, const V *u) const {
     V *to = rights.rows + s * rights.stride;
     for (int64_t j = (s + 1) / Layout::per_vector; j < rights.stride / 2; j++)
       to[2 * j] = u[2 * j], to[2 * j + 1] = u[2 * j + 1];

@@ -16,28 +16,6 @@ template <class T> void sort_descending(T *x, int64_t n) {
   }
 }
 
-// Where a reduction leaves its diagonals: entry k of the matrices from `slot` on, as many as `from` holds.
-template <class P, int L> struct Column {
-  P *packs;
-  int slot;
-  struct Place {
-    P &pack;
-    int slot;
-    template <class V> void operator=(V from) const {
-      if constexpr (std::is_floating_point_v<V>)
-        pack.v[slot / L][slot % L] = from;
-      else {
-        using T = std::remove_reference_t<decltype(from[0])>;
-        constexpr int parts = sizeof(V) / sizeof(T) / L;
-        for (int k = 0; k < parts; k++)
-          pack.v[slot / L + k] =
-              __builtin_convertvector(reinterpret_cast<const Vector<T, L> *>(&from)[k], Vector<double, L>);
-      }
-    }
-  };
-  Place operator[](int64_t k) const { return {packs[k], slot}; }
-};
-
 // The first H vectors of each of these packs.
 template <int H, int L, int G> struct FirstVectors {
   const Pack<double, L, G> *packs;
@@ -75,11 +53,11 @@ public:
 
   // Reduces the matrices in `a`, which were multiplied by `factor`; the values of the first `wanted` go to `values`.
   template <class Form, int ROWS, class S>
-  void add(typename Form::V *a, const Problem<T> &p, const ReductionWorkspace<T, Form::Layout::L> &work, S factor,
-           T *values, int64_t wanted) {
+  [[gnu::noinline]] void add(typename Form::V *a, const Problem<T> &p,
+                             const ReductionWorkspace<T, Form::Layout::L> &work, S factor, T *values, int64_t wanted) {
     static_assert(slots % Form::count == 0);
-    const Column<P, L> d{d_, used_}, e{e_, used_};
-    bidiagonalize<typename Form::Layout, ROWS>(a, int(p.rows), int(p.columns), int(Form::stride(p)), work, d, e);
+    bidiagonalize<typename Form::Layout, ROWS>(a, int(p.rows), int(p.columns), int(Form::stride(p)), work);
+    put_diagonals<typename Form::Layout>(work, int(p.columns), used_, d_, e_);
     for (int l = 0; l < Form::count; l++, used_++) {
       factor_[used_] = lane(factor, l);
       target_[used_] = l < wanted ? values + l * n_ : nullptr;
@@ -87,15 +65,18 @@ public:
   }
 
   // The values of all that were added, by packs no wider than that takes; returns how many bisection finished.
-  int64_t finish(int64_t max_sweeps) {
+  [[gnu::noinline]] int64_t finish(int64_t max_sweeps) {
     constexpr int half = G > 2 ? G / 2 : G;
-    const int64_t bisected = used_ <= half * L ? iterate<half>(max_sweeps) : iterate<G>(max_sweeps);
+    const int64_t sweeps = 8 * n_ + 20, most = max_sweeps < sweeps ? max_sweeps : sweeps;
+    const bool done = used_ <= half * L ? by_dqds<half>(most) : by_dqds<G>(most);
+    const int64_t bisected = done ? 0 : by_qr(max_sweeps - sweeps);
     clear();
     return bisected;
   }
 
 private:
-  template <int H> int64_t iterate(int64_t max_sweeps) {
+  // Whether dqds has found all values, which then are where they go.
+  template <int H> bool by_dqds(int64_t sweeps) {
     using Q = Pack<double, L, H>;
     Q *q = reinterpret_cast<Q *>(q_), *off = reinterpret_cast<Q *>(off_), *found = reinterpret_cast<Q *>(found_);
     Q *other_q = reinterpret_cast<Q *>(other_q_), *other_off = reinterpret_cast<Q *>(other_off_);
@@ -103,51 +84,64 @@ private:
     const int n = static_cast<int>(n_);
     const BidiagonalScale<Q> scale(d, e, n);
     scale.squares(d, e, n, q, off);
-    const int64_t sweeps = 8 * n_ + 20;
+    {
+      const FlushSubnormals flush;
+      if (!squared_values<Q>(q, off, other_q, other_off, found, n, Limits<T>::negligible, sweeps))
+        return false;
+    }
+    for (int k = 0; k < n; k++)
+      found[k] = scale.most * root(found[k]);
+    for (int slot = 0; slot < H * L; slot++)
+      write(slot, scale, found);
+    return true;
+  }
+
+  // The same by implicit QR, or else by bisection; returns how many bisection finished.
+  [[gnu::noinline]] int64_t by_qr(int64_t sweeps) {
+    const int n = static_cast<int>(n_);
+    const BidiagonalScale<P> scale(d_, e_, n);
+    scale.entries(d_, e_, n, q_, off_);
     bool done;
     {
       const FlushSubnormals flush;
-      done = squared_values<Q>(q, off, other_q, other_off, found, n, Limits<T>::negligible,
-                               max_sweeps < sweeps ? max_sweeps : sweeps);
+      done = implicit_qr<P>(q_, off_, n, std::sqrt(Limits<T>::negligible), sweeps);
     }
-    if (done)
-      for (int k = 0; k < n; k++)
-        found[k] = scale.most * root(found[k]);
-    else {
-      scale.entries(d, e, n, q, off);
-      const FlushSubnormals flush;
-      done = implicit_qr<Q>(q, off, n, std::sqrt(Limits<T>::negligible), max_sweeps - sweeps);
-      for (int k = 0; k < n; k++)
-        found[k] = scale.most * magnitude(q[k]);
-    }
+    for (int k = 0; k < n; k++)
+      found_[k] = scale.most * magnitude(q_[k]);
     int64_t bisected = 0;
-    for (int slot = 0; slot < H * L; slot++)
-      if (target_[slot])
-        bisected += write(slot, scale, found, done);
+    for (int slot = 0; slot < slots; slot++)
+      if (target_[slot] && !done && scale.finite.m[slot / L][slot % L]) {
+        write_bisected(slot, scale);
+        bisected++;
+      } else
+        write(slot, scale, found_);
     return bisected;
   }
 
-  // Values of one matrix to where they go: those found or, where the iteration has not ended, by bisection.
-  template <class Q> bool write(int slot, const BidiagonalScale<Q> &scale, const Q *found, bool done) {
+  // The values of one matrix to where they go.
+  template <class Q> void write(int slot, const BidiagonalScale<Q> &scale, const Q *found) {
     const int g = slot / L, l = slot % L;
     T *values = target_[slot];
+    if (!values)
+      return;
     const double back = 1 / static_cast<double>(factor_[slot]);
-    const bool finite = scale.finite.m[g][l] != 0, bisects = finite && !done;
-    if (!bisects)
-      for (int64_t k = 0; k < n_; k++)
-        values[k] = finite ? static_cast<T>(back * found[k].v[g][l]) : std::numeric_limits<T>::quiet_NaN();
-    else {
-      for (int64_t k = 0; k < n_; k++) {
-        one_d_[k] = d_[k].v[g][l] * scale.inverse.v[g][l];
-        one_e_[k] = k + 1 < n_ ? e_[k].v[g][l] * scale.inverse.v[g][l] : 0;
-      }
-      bisect(one_d_, one_e_, static_cast<int>(n_), one_values_);
-      const double by = scale.most.v[g][l] * back;
-      for (int64_t k = 0; k < n_; k++)
-        values[k] = static_cast<T>(by * one_values_[k]);
-    }
+    const bool finite = scale.finite.m[g][l] != 0;
+    for (int64_t k = 0; k < n_; k++)
+      values[k] = finite ? static_cast<T>(back * found[k].v[g][l]) : std::numeric_limits<T>::quiet_NaN();
     sort_descending(values, n_);
-    return bisects;
+  }
+
+  void write_bisected(int slot, const BidiagonalScale<P> &scale) {
+    const int g = slot / L, l = slot % L;
+    for (int64_t k = 0; k < n_; k++) {
+      one_d_[k] = d_[k].v[g][l] * scale.inverse.v[g][l];
+      one_e_[k] = k + 1 < n_ ? e_[k].v[g][l] * scale.inverse.v[g][l] : 0;
+    }
+    bisect(one_d_, one_e_, static_cast<int>(n_), one_values_);
+    const double by = scale.most.v[g][l] / static_cast<double>(factor_[slot]);
+    for (int64_t k = 0; k < n_; k++)
+      target_[slot][k] = static_cast<T>(by * one_values_[k]);
+    sort_descending(target_[slot], n_);
   }
 
   int64_t n_;
@@ -168,12 +162,12 @@ template <class T, int BYTES, int G> struct SolveWorkspace {
 
   // `stride`: of the longest row that is to be in `a`.
   SolveWorkspace(Arena &arena, const Problem<T> &p, int64_t stride)
-      : a(arena.take<Vector<T, L>>(p.rows * stride)), per_lane(arena, p), across(arena, p), rows(arena, stride),
+      : a(arena.take<Vector<T, L>>(p.rows * stride)), per_lane(arena, p), across(arena, p), rows(arena, stride, p.columns),
         batch(arena, p.columns) {}
 };
 
 // A matrix a lane as long as L of them take no more bytes than this, that is, about stay in the second cache;
-// beyond that a row across the lanes. In single precision narrower vectors are taken first (all measured).
+// beyond that a row across the lanes (measured).
 template <class T, int BYTES>
 constexpr int64_t bytes_of_lanes = sizeof(T) == 8 ? 3 << 19 : BYTES == 64 ? 1 << 20 : 5 << 19;
 
@@ -209,16 +203,6 @@ template <class T, int BYTES, int G, int ROWS> int64_t solve(const Problem<T> &p
         add(work.across);
     }
   return bisected + work.batch.finish(p.max_sweeps);
-}
-
-// The same by vectors of half the width where only so many matrices at once stay in the cache.
-template <class T, int BYTES, int G, int ROWS> int64_t solve_by_size(const Problem<T> &p) {
-  if constexpr (BYTES == 64 && sizeof(T) == 4) {
-    const int64_t bytes = 2 * p.rows * p.columns * BYTES;
-    if (p.layout == 0 && bytes > bytes_of_lanes<T, BYTES> && bytes / 2 <= bytes_of_lanes<T, BYTES / 2>)
-      return solve<T, BYTES / 2, G, ROWS>(p);
-  }
-  return solve<T, BYTES, G, ROWS>(p);
 }
 
 } // namespace

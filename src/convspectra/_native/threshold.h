@@ -98,10 +98,7 @@ void bracket_rows(const Work &work, const RightVectors<typename Work::Layout> &v
   using S = typename Work::S;
   using V = typename Work::V;
   constexpr int ROWS = Work::ROWS, WIDE = RightVectors<typename Work::Layout>::WIDE;
-  const int n = work.n, vectors_n = static_cast<int>(work.row / 2);
-  V *few = work.few_rows;
-  for (int64_t e = 0; e < ROWS * work.row; e++)
-    few[e] = V{};
+  const int n = work.n;
   S factors[ROWS][2];
   for (int k = 0; k < count; k++) {
     factors[k][0] = as_scalar<S>(work.d[first + k]);
@@ -129,9 +126,12 @@ void bracket_rows(const Work &work, const RightVectors<typename Work::Layout> &v
           sum[k][j] += weight * from[j];
       }
     }
-    for (int k = 0; k < count; k++)
-      for (int j = 0; j < WIDE && block * WIDE + j < vectors_n; j++)
-        few[k * work.row + 2 * (block * WIDE + j)] = sum[k][j];
+    V *few = work.few_rows + 2 * block * WIDE;
+#pragma GCC unroll 4
+    for (int k = 0; k < ROWS; k++, few += work.few_row)
+#pragma GCC unroll 4
+      for (int j = 0; j < WIDE; j++)
+        few[2 * j] = sum[k][j], few[2 * j + 1] = V{};
   }
 }
 
@@ -147,11 +147,11 @@ void lower_by_rows(const Work &work, const RightVectors<typename Work::Layout> &
   for (int first = 0; first < n; first += ROWS) {
     const int count = first + ROWS <= n ? ROWS : n - first;
     bracket_rows(work, vectors, above, first, count);
-    reflect<Layout, ROWS>(work.few_rows, r, static_cast<int>(r / 2), work.rights);
+    reflect<Layout, ROWS>(work.few_rows, work.few_row, static_cast<int>(r / 2), work.rights);
     for (int k = 0; k < count; k++)
       for (int j = 0; j < n; j++)
         for (int part = 0; part < 2; part++)
-          Layout::put(work.a + j * c, first + k, part, Layout::get(work.few_rows + k * r, j, part));
+          Layout::put(work.a + j * c, first + k, part, Layout::get(work.few_rows + k * work.few_row, j, part));
   }
   for (int j = 0; j < n; j += ROWS) // beyond the last row there are zeros
     reflect<Layout, ROWS>(work.a + j * c, c, static_cast<int>(c / 2), work.lefts);
@@ -166,9 +166,9 @@ bool lower(const Work &work, P level, int64_t max_sweeps, Stats<P> &stats) {
   using T = typename Layout::T;
   const FlushSubnormals flush;
   const int n = work.n, stride = static_cast<int>(work.row);
-  const Column<P, sizeof(P::v[0]) / sizeof(double)> d{work.d, 0}, e{work.e, 0};
-  reduce<Layout, true, UPDATED>(work.a, work.m, n, stride, work.rows, d, e,
-                                KeepReflectors<Layout>{work.lefts, work.rights, work.m, stride});
+  const KeepReflectors<Layout> keep{work.lefts, work.rights, work.m, stride};
+  reduce<Layout, true, UPDATED>(work.a, work.m, n, stride, work.rows, &keep);
+  put_diagonals<Layout>(work.rows, n, 0, work.d, work.e);
   const BidiagonalScale<P> scale(work.d, work.e, n);
   // What is not known is NaN, in the sums as well.
   const P unknown = select(scale.finite, P(0), P(std::numeric_limits<double>::quiet_NaN()));
