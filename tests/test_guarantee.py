@@ -204,3 +204,42 @@ def test_a_limit_beyond_what_squares_can_hold_is_refused():
     with pytest.raises(cs.KernelError, match=r"so far above max_norm=1e-176 .*: rescale the kernel first"):
         cs.project(kernel, torus(8), 1e-176)
     assert float(cs.rescale(kernel, torus(8), 1e-176).norm) <= 1e-176
+
+
+@MOVES
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+def test_a_layer_that_copies_its_input_gives_one_percent_away(move, dtype, mode):
+    """Not the root of the number of copies, which is 2 here."""
+    for seed in range(4):
+        kernel = np.random.default_rng(seed).standard_normal((3, 4, 3, 3)).astype(dtype)
+        geometry = cs.ConvGeometry((6, 7), padding=1, padding_mode=mode)
+        moved = move(kernel, geometry, 1.0)
+        norm = np.linalg.norm(dense_operator(moved.kernel, geometry), 2)
+        assert 0.989 <= norm <= float(moved.norm) <= 1.0
+        before = np.linalg.norm(dense_operator(kernel, geometry), 2)
+        assert before * (1 - 1e-6) <= float(moved.norm_before) <= 1.0101 * before
+        again = move(moved.kernel, geometry, 1.0)
+        np.testing.assert_array_equal(again.kernel, moved.kernel)
+        assert norm <= float(again.norm) <= 1.0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_is_proven_of_a_kernel_is_proven_of_its_multiples(dtype):
+    kernel = np.random.default_rng(0).standard_normal((3, 4, 3, 3)).astype(dtype)
+    geometry = cs.ConvGeometry((6, 7), padding=1, padding_mode="reflect")
+    target = target_of(problem_of(kernel, geometry), "layer")
+    before = float(target.norm)
+    for factor in (1e-3, 0.7, 1e5):
+        times = target.times(factor)
+        norm = np.linalg.norm(dense_operator(times.kernel, geometry), 2)
+        assert norm <= float(times.norm) <= factor * before * (1 + 100 * np.finfo(dtype).eps)
+
+
+def test_a_factorisation_decides_at_every_limit():
+    kernel = np.random.default_rng(0).standard_normal((3, 4, 3, 3))
+    geometry = cs.ConvGeometry((6, 7), padding=1, padding_mode="replicate")
+    norm = np.linalg.norm(dense_operator(kernel, geometry), 2)
+    for below in (1e-2, 1e-6, 1e-10):
+        assert target_of(problem_of(kernel, geometry), "layer").keeps(norm * (1 + below))
+        assert not target_of(problem_of(kernel, geometry), "layer").keeps(norm * (1 - below))

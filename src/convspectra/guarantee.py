@@ -12,9 +12,11 @@
 at most `max_norm / factor` proves one of the operator of at most `max_norm`. Between samples of `any_size`
 the norm may be larger, by 2 % an axis at the most; where values can be looked at the search over all
 frequencies (`supremum.py`) says how much it is. For a layer whose boundary wraps `layer` and `torus` are the
-same; `geometry.on_torus()` is the wrapped version of any layer. `torus` takes a zero-padded layer for the
-wrapped one, as the paper does; of a layer that pads by reflection or replication it says nothing and is
-refused, and one that wraps at sizes where it is not circulant is held as it wraps.
+same; `geometry.on_torus()` is the wrapped version of any layer. Where padding copies the input and that takes
+no more than a second, `layer` is decided by a factorisation (`bounds/rump2006.py`), within 1 % and not within
+the factor. `torus` takes a zero-padded layer for the wrapped one, as the paper does; of a layer that pads by
+reflection or replication it says nothing and is refused, and one that wraps at sizes where it is not
+circulant is held as it wraps.
 Factors are proven in real arithmetic; what rounding adds is decided by `Target.keeps`, and nowhere else.
 """
 
@@ -29,15 +31,26 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 
 from . import functions
-from ._compat import Array, eps_of, is_concrete, like, namespace, to_numpy, with_vjp
+from ._compat import (
+    Array,
+    eps_of,
+    is_concrete,
+    is_on_gpu,
+    is_tracked,
+    like,
+    namespace,
+    to_numpy,
+    with_vjp,
+)
 from .bounds.copy_count import copies_at_any_size, covering_tori
 from .bounds.duffin1938 import searched
 from .bounds.pfister2018 import OVERSAMPLING, sampling_torus
+from .bounds.rump2006 import ProvenNorm, quick_certificate
 from .checks import check_word
 from .compute import Compute
 from .errors import GeometryError, RangeError
 from .geometry import ConvGeometry, Correlation
-from .problem import Problem, in_doubles, problem_of, scaled, without_gradient
+from .problem import Problem, in_doubles, moduli, problem_of, scaled, without_gradient
 from .results import Projection
 from .rounding import rounded_up
 from .spectrum import TopBlock, exceeds, top_on
@@ -46,6 +59,9 @@ from .supremum import Supremum, gradient_at
 Guarantee = Literal["torus", "layer", "any_size"]
 
 _EPS = float(np.finfo(np.float64).eps)
+
+_WIDTH = 0.01
+"""Within which a factorisation proves a norm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +73,8 @@ class Target:
         torus, factor: `norm(operator) <= factor * norm(torus)`.
         copied: the share of the factor that copies of the input have: `norm(operator) <= copied * sup`, the
             largest norm at any frequency; `factor` where the torus has all frequencies that count.
+        certified: the norm is proven by a factorisation where the factor does not suffice.
+        known: an upper bound of the norm that is proven already.
     """
 
     problem: Problem
@@ -64,6 +82,8 @@ class Target:
     guarantee: Guarantee
     factor: float
     copied: float
+    certified: bool = False
+    known: float = math.inf
 
     @property
     def kernel(self) -> Array:
@@ -76,9 +96,32 @@ class Target:
 
     def moved(self, kernel: Array) -> Target:
         """The same operator with another kernel."""
-        return self if kernel is self.kernel else replace(self, problem=self.problem.moved(kernel))
+        if kernel is self.kernel:
+            return self
+        return replace(self, problem=self.problem.moved(kernel), known=math.inf)
 
-    @cached_property
+    def times(self, factor: float) -> Target:
+        """The same operator with the kernel multiplied by a number, and what is proven of its norm."""
+        found = self.moved(self.kernel * factor)
+        if self._proven is None:
+            return found
+        size, power = moduli(found.problem)
+        rounding = eps_of(self.kernel) * size * power * self.copied
+        return replace(found, known=(self._proven.upper * factor + rounding) * (1 + 8 * _EPS))
+
+    def level(self, max_norm: float) -> float:
+        """What the norm of the torus has to be at most.
+
+        Where a factorisation decides this proves nothing: it takes the torus and the operator to keep their
+        ratio.
+        """
+        norm = float(self.norm) if self._proven is not None else 0.0
+        if not norm > 0:
+            return max_norm / self.copied
+        torus = float(top_on(without_gradient(self.problem), self.torus).norm)
+        return max(torus / norm, 1 / self.copied) * max_norm
+
+    @property
     def norm(self) -> Array:
         """The operator's norm: exact up to rounding where the factor is 1, else an upper bound.
 
@@ -88,12 +131,25 @@ class Target:
             RangeError: it is too large for the precision, so that nothing can be promised.
         """
         upper, kernel = self._at_any_size, self.problem.kernel
+        if self._proven is not None:
+            upper = self._proven.upper if math.isfinite(self.known) else self._proven.narrowed(_WIDTH)
         if upper is None:
-            return self.norm_from(top_on(without_gradient(self.problem), self.torus).norm)
+            return self._norm_by_factor
         with np.errstate(over="ignore"):
             return self._in_range(
                 like(rounded_up(np.float64(upper), 1.0, to_numpy(kernel)), kernel, kernel.dtype)
             )
+
+    @cached_property
+    def _norm_by_factor(self) -> Array:
+        return self.norm_from(top_on(without_gradient(self.problem), self.torus).norm)
+
+    @cached_property
+    def _proven(self) -> ProvenNorm | None:
+        if not self.certified:
+            return None
+        upper = min(self.known, float(self._norm_by_factor) * (1 + 4 * _EPS))
+        return ProvenNorm(without_gradient(self.problem), upper)
 
     def norm_from(self, norm: Array) -> Array:
         """What a norm of the torus says of the operator; as `norm`, without a search.
@@ -152,6 +208,8 @@ class Target:
         """
         if self._at_any_size is not None:
             return self._at_any_size <= max_norm or self._is_below_by_sums(max_norm)
+        if self._proven is not None:  # a little less, as the norm is rounded up to the kernel's precision
+            return self._proven.is_at_most(max_norm * (1 - 4 * eps_of(self.kernel)))
         problem, norm = without_gradient(self.problem), float(self.norm)
         error = problem.norm_error(norm / self.factor) * self.factor
         if norm > max_norm:
@@ -181,11 +239,10 @@ class Target:
         """
         here, eps = self, eps_of(self.kernel)
         edge, margin = max_norm * (1 - 32 * eps), 64 * eps
-        norm = self.norm
-        while not (float(norm) <= edge and here.keeps(max_norm)):
-            here = here.moved(here.kernel * (max_norm * (1 - margin) / max(float(norm), edge)))
-            norm, margin = here.norm, min(1.0, 4 * margin)  # at worst the kernel ends at zero
-        return here, norm
+        while not (here.keeps(max_norm) and float(here.norm) <= edge):
+            here = here.times(max_norm * (1 - margin) / max(float(here.norm), edge))
+            margin = min(1.0, 4 * margin)  # at worst the kernel ends at zero
+        return here, here.norm
 
     def projection(self, given: Target, **fields: Any) -> Projection:
         """The record of what became of a given kernel; the norms that `fields` lacks are computed."""
@@ -224,7 +281,16 @@ def target_of(problem: Problem, guarantee: Guarantee) -> Target:
         factor = 1 + 2 * _EPS  # proven, not exact: the layer is less than its torus
     copied = 1.0 if copies == 1 else math.sqrt(copies) * (1 + 2 * _EPS)
     factor *= copied
-    return Target(problem, torus, guarantee, factor, copied if guarantee == "any_size" else factor)
+    if guarantee == "any_size":
+        return Target(problem, torus, guarantee, factor, copied)
+    return Target(problem, torus, guarantee, factor, factor, copies > 1 and _is_certified(problem))
+
+
+def _is_certified(problem: Problem) -> bool:
+    """Whether a factorisation can prove the norm, without a gradient, in a time that is not noticed."""
+    if is_tracked(problem.kernel) or is_on_gpu(problem.kernel):
+        return False
+    return quick_certificate(problem.correlation, problem.compute.memory).seconds > 0
 
 
 def _wrapped(problem: Problem) -> Correlation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..geometry import ConvGeometry, Correlation
 from ..operators.gram_matrix import GramLayout, gram_layout, gram_matrix, gram_roundings
 from ..operators.lanczos import Triplets, largest_triplets
 from ..operators.padded import operator, read_count
-from ..problem import Problem, homogeneous, in_numpy, problem_of
+from ..problem import Problem, homogeneous, in_numpy, problem_of, scaled
 from ..results import Bound
 from ..rounding import moduli as moduli_of
 from ..rounding import rounded_down, rounded_up
@@ -96,19 +97,56 @@ def rump2006_of(problem: Problem, tolerance: float = 0.01) -> Bound:
             "it, or take bounds.copy_count"
         )
     known, ours = copy_count_of(problem), to_numpy(kernel)
-    lower, upper = float(to_numpy(known.lower)), float(to_numpy(known.upper))
-    found = lanczos(problem, tolerance=tolerance / 10, applications=400)
-    lower = max(lower, 0.0 if found is None else float(found.values[0]))
-    width, proven = tolerance, math.inf
-    while math.isinf(proven) and 0 < lower * (1 + width) < upper:
-        proven = norm_below(problem, lower * (1 + width), lower)
-        width *= 2
+    proven = ProvenNorm(problem, float(to_numpy(known.upper)))
+    upper = proven.narrowed(tolerance)
+    lower = max(proven.lower, float(to_numpy(known.lower)))
     return Bound(
         like(rounded_down(np.float64(lower), 1.0, ours), kernel, kernel.dtype),
-        like(rounded_up(np.float64(min(proven, upper)), 1.0, ours), kernel, kernel.dtype),
+        like(rounded_up(np.float64(upper), 1.0, ours), kernel, kernel.dtype),
         method="rump2006",
         assumes="the geometry's padding and input size",
     )
+
+
+class ProvenNorm:
+    """What is proven of the norm of a kernel at any scale: more, as more is asked.
+
+    Attributes:
+        upper: a proven upper bound.
+    """
+
+    def __init__(self, problem: Problem, upper: float) -> None:
+        self._problem, power = scaled(problem)
+        self._power, self.upper = float(power), upper
+
+    @cached_property
+    def _lower(self) -> float:
+        """In units of the power."""
+        found = lanczos(self._problem, tolerance=1e-3, applications=400)
+        return 0.0 if found is None else float(found.values[0])
+
+    @property
+    def lower(self) -> float:
+        """The gain of a Krylov vector, a proven lower bound."""
+        return math.nextafter(self._lower * self._power, 0.0)
+
+    def is_at_most(self, limit: float) -> bool:
+        """Whether the norm is proven to be."""
+        if self.upper <= limit:
+            return True
+        if self._lower * self._power > limit:
+            return False
+        found = norm_below(self._problem, limit / self._power, self._lower)
+        self.upper = min(self.upper, math.nextafter(found * self._power, math.inf))
+        return self.upper <= limit
+
+    def narrowed(self, width: float) -> float:
+        """The upper bound, brought to `lower (1 + width)`, or twice, four times ... the width."""
+        while 0 < self.lower * (1 + width) < self.upper:
+            if self.is_at_most(self.lower * (1 + width)):
+                break
+            width *= 2
+        return self.upper
 
 
 def lanczos(
@@ -147,10 +185,10 @@ def cost_of_certificate(correlation: Correlation, most: float = math.inf) -> Cos
     return replace(cost, seconds=cost.seconds * correlation.groups, memory=cost.memory + layout.bytes)
 
 
-def quick_certificate(correlation: Correlation) -> Cost:
-    """Of the factorisation that is done without a tolerance where padding copies the input, if any."""
+def quick_certificate(correlation: Correlation, memory: float = math.inf) -> Cost:
+    """Of the factorisation that is done unasked where padding copies the input, if any."""
     cost = cost_of_certificate(correlation, _QUICK_CERTIFICATE)
-    return cost if cost.seconds <= _QUICK_CERTIFICATE else Cost()
+    return cost if cost.seconds <= _QUICK_CERTIFICATE and cost.memory <= memory else Cost()
 
 
 def norm_below(

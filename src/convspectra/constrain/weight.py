@@ -215,7 +215,8 @@ def norm_of(weight: Array, use: Use, limits: Limits, compute: Compute = DEFAULT)
 def measured(weight: Array, use: Use, limits: Limits, compute: Compute = DEFAULT) -> tuple[float, bool]:
     """The operator's norm for this use, and whether it is proven to be at most the limit."""
     target = target_for(weight, use, limits, compute)
-    return float(target.norm), target.keeps(limits.max_norm)
+    kept = target.keeps(limits.max_norm)  # first: what proves it may say more of the norm
+    return float(target.norm), kept
 
 
 def target_for(weight: Array, use: Use, limits: Limits, compute: Compute = DEFAULT) -> Target:

@@ -40,7 +40,8 @@ def hinge(
         kernel: as `singular_values`. The gradient is continuous: no exception at ties, at zeros or at the
             limit.
         geometry: any that has the guarantee.
-        max_norm: the limit `c`, positive. For `"any_size"` 2 % an axis less is used.
+        max_norm: the limit `c`, positive. For `"any_size"` 2 % an axis less is used; where padding copies
+            the input, it is divided by the root of the number of copies.
         guarantee: which operator has a norm of at most `max_norm` where the penalty is zero; the singular
             values are those of its torus.
         compute: how; see `Compute`.

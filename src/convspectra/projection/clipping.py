@@ -81,21 +81,21 @@ def clip(
 
 def clipped(target: Target, limit: float) -> tuple[Target, dict[str, Array]]:
     """`clip` of a target without a floor, and what is known of its norms then, by their names."""
-    top = limit / target.copied
+    top = target.level(limit)
     if is_tracked(target.kernel):
         over = functions.lowered(target.kernel, target.torus, top, target.compute)
         return target.moved(target.kernel - over), {}
     found = functions.excess(target.kernel, target.torus, top, target.compute)
     changed = bool(found.top > top)
     moved = target.moved(target.kernel - found.kernel) if changed else target
-    if target.copied != target.factor:  # the norm is between samples
+    if target.certified or target.copied != target.factor:  # the torus does not say all of the norm
         return moved, {}
     before = target.norm_from(found.top)
     return moved, {"norm_before": before} if changed else {"norm_before": before, "norm": before}
 
 
 def _clipped_on_both_sides(target: Target, min_value: float, max_norm: float) -> Target:
-    bottom, top = min_value / target.copied, max_norm / target.copied
+    bottom, top = target.level(min_value), target.level(max_norm)
 
     def beyond(sigma: Array) -> Array:
         return sigma - namespace(sigma).clip(sigma, bottom, top)

@@ -185,8 +185,8 @@ def _find(
     max_iterations: int,
 ) -> _Found:
     target = target.moved(given)
-    norm_before = target.norm
-    if target.keeps(limit):
+    kept, norm_before = target.keeps(limit), target.norm
+    if kept:
         return _Found(given, norm_before, norm_before)
     if float(norm_before) / _FARTHEST > limit:
         raise KernelError(
@@ -195,7 +195,7 @@ def _find(
         )
     # In units of the torus's limit, so that tiny and huge kernels stay in range, and so do limits.
     scaled, power = in_range(given)
-    unit = limit / power / target.copied
+    unit = target.level(limit) / power
     start = to_numpy(scaled).astype(np.float64) / unit
     search = Search(start, target.torus, target.compute, tolerance, max_iterations)
     state = _METHODS[method](search, None if dual is None else to_numpy(dual))

@@ -8,6 +8,7 @@ which scales its result into the ball.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -198,7 +199,7 @@ def project_schatten(
         raise InputError(f"p must be 1, 2 or math.inf; got {p!r}")
     if is_tracked(kernel):
         raise InputError("project_schatten gives no gradient: detach the kernel and call it outside jax.jit")
-    target = target_from(kernel, geometry, guarantee, compute)
+    target = replace(target_from(kernel, geometry, guarantee, compute), certified=False)
     limit = limit / target.factor
     values = _all_values(target, "project_schatten")
     if _schatten(target, p) <= limit:
