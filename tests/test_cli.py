@@ -85,6 +85,75 @@ def test_analyze_prints_a_table_and_writes_every_format(chain, tmp_path):
         assert len(file.files) >= 2
 
 
+def test_layers_by_name_are_analysed_alone(chain, tmp_path):
+    for options, shown in (
+        (["--layers", "layer1"], ["layer1"]),
+        (["--layers", "*0", "--layers", "layer1"], None),
+    ):
+        result = convspectra("analyze", chain, *options, "--json", "r.json", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        report = json.loads((tmp_path / "r.json").read_text())
+        names = [layer["name"] for layer in report["layers"]]
+        assert names == (shown or ["layer0", "layer1"])
+        assert report["left_out"] == 2 - len(names)
+    assert "1 not asked for" in convspectra("analyze", chain, "--layers", "layer1", cwd=tmp_path).stdout
+    refused(convspectra("analyze", chain, "--layers", "none", cwd=tmp_path), "--layers", "'none'", "layer0")
+
+
+def test_without_bounds_there_are_no_columns_of_them(chain, tmp_path):
+    found = {}
+    for bounds in ("none", "fast", "tight"):
+        result = convspectra("analyze", chain, "--bounds", bounds, "--json", "r.json", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert ("own padding" in convspectra("analyze", chain, "--bounds", bounds, cwd=tmp_path).stdout) == (
+            bounds != "none"
+        )
+        found[bounds] = json.loads((tmp_path / "r.json").read_text())
+        assert found[bounds]["bounds"] == bounds
+    for none, fast, tight in zip(*(found[name]["layers"] for name in ("none", "fast", "tight")), strict=True):
+        assert none["bounds"] == {"as_padded": None, "any_size": None}
+        assert none["torus"] == fast["torus"]
+        for name in ("as_padded", "any_size"):
+            width = [one["bounds"][name]["upper"] - one["bounds"][name]["lower"] for one in (tight, fast)]
+            assert width[0] <= width[1] + 1e-6
+    refused(
+        convspectra("analyze", chain, "--bounds", "some", cwd=tmp_path), "--bounds must be one of none, fast"
+    )
+
+
+def test_a_dry_run_computes_nothing_and_ends_as_the_run_would(chain, tmp_path):
+    result = convspectra("analyze", chain, "--dry-run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "layer1" in result.stdout
+    assert "2 layers, nothing computed; estimated" in result.stdout
+    one = convspectra("analyze", chain, "--dry-run", "--layers", "layer0", cwd=tmp_path)
+    assert "1 layer, nothing computed" in one.stdout
+    little = ["--max-seconds", "0.0001"]
+    for options in (little, [*little, "--dry-run"]):
+        result = convspectra("analyze", chain, *options, cwd=tmp_path)
+        assert result.returncode == 3
+        assert "2 skipped" in result.stdout
+    broken = write_onnx(tmp_path / "nan.onnx", [np.full((2, 2, 3, 3), np.nan, np.float32)])
+    assert convspectra("analyze", broken, "--dry-run", cwd=tmp_path).returncode == 3
+    strided = [np.ones((2, 2, 3, 3), np.float32)]
+    odd = write_onnx(tmp_path / "odd.onnx", strided, size=7, strides=[2, 2], pads=[1] * 4)
+    for options in ([], ["--dry-run"]):
+        result = convspectra("analyze", odd, *options, cwd=tmp_path)
+        assert (result.returncode, "does not divide" in result.stdout) == (3, True)
+    refused(
+        convspectra("analyze", chain, "--dry-run", "--json", "r.json", cwd=tmp_path), "--dry-run", "--json"
+    )
+
+
+def test_the_precision_is_that_of_the_kernel_unless_another_is_asked_for(chain, tmp_path):
+    errors = {}
+    for options in ([], ["--dtype", "float64"]):
+        convspectra("analyze", chain, *options, "--json", "r.json", cwd=tmp_path)
+        report = json.loads((tmp_path / "r.json").read_text())
+        errors[report["dtype"]] = report["layers"][0]["torus"]["error"]
+    assert errors["float64"] < 1e-10 < errors["kernel"] < 1e-2
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [(b"", "empty"), (b"not a model at all, only text\n" * 20, ""), (b"\x08\x07" * 9, "")],

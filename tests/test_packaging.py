@@ -111,7 +111,7 @@ FLOORS = (
     ("rounding",),
     ("problem",),
     ("supremum",),
-    ("grid_search",),
+    ("grid_search", "sampled"),
     ("spectrum",),
     ("bounds", "functions"),
     ("guarantee", "krylov"),

@@ -68,7 +68,8 @@ def test_every_statistic_follows_its_definition(layer):
     spectrum = cs.singular_values(kernel, geometry)
     close = {"rtol": 1e-9, "atol": 1e-12 * max(1, sigma[0])}
     np.testing.assert_allclose(spectrum.norm, sigma.max(), **close)
-    np.testing.assert_allclose(spectrum.smallest, sigma.min(), **close)
+    read = sigma[: sigma.size - spectrum.structural_zeros]
+    np.testing.assert_allclose(spectrum.smallest, read.min(), **close)
     np.testing.assert_allclose(spectrum.nuclear_norm, sigma.sum(), rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(spectrum.frobenius_norm, np.linalg.norm(sigma), rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(spectrum.schatten_norm(3), (sigma**3).sum() ** (1 / 3), rtol=1e-9, atol=1e-9)
@@ -82,8 +83,9 @@ def test_every_statistic_follows_its_definition(layer):
         np.testing.assert_allclose(spectrum.stable_rank, (sigma**2).sum() / sigma[0] ** 2, rtol=1e-9)
     threshold = 1e-6 * max(1, sigma[0])
     assert spectrum.rank(threshold) == (sigma > threshold).sum()
+    if read[-1] > 1e-6:
+        np.testing.assert_allclose(spectrum.condition_number, sigma[0] / read[-1], rtol=1e-6)
     if sigma[-1] > 1e-6:
-        np.testing.assert_allclose(spectrum.condition_number, sigma[0] / sigma[-1], rtol=1e-6)
         np.testing.assert_allclose(spectrum.log_volume, np.log(sigma).sum(), rtol=1e-6, atol=1e-6)
 
 

@@ -95,14 +95,14 @@ def test_networks_as_people_have_them_are_within_the_limits(name):
 
 def test_a_small_file_that_asks_for_hours_is_refused_with_the_estimate_and_the_rest_is_done():
     absurd = layer((20_000, 20_000), random(2, 3, 3, 3), "absurd")
-    hours = layer((1000, 1000), random(3, 3, 61, 61), "hours")
+    hours = layer((3000, 3000), random(3, 3, 61, 61), "hours")
     fine = layer((6, 6), random(2, 3, 3, 3), "fine")
     began = time.process_time()
-    found = analyze(model(absurd, hours, fine))
+    found = analyze(model(absurd, hours, fine), spectrum="exact")
     assert time.process_time() - began < 20
     assert [one.status for one in found.layers] == ["partial", "skipped", "ok"]
     assert "GiB" in found.layers[0].reason
-    assert "1000 x 1000 take about" in found.layers[1].reason
+    assert "3000 x 3000 take about" in found.layers[1].reason
     assert " s of one core" in found.layers[1].reason
     assert not found.complete
 
@@ -119,14 +119,14 @@ def test_many_layers_of_one_tensor_do_not_have_its_weights_many_times():
 
 def test_the_limit_can_be_raised_and_what_is_kept_costs_nothing(tmp_path):
     one = layer((64, 64), random(2, 3, 3, 3))
-    refused = analyze(model(one), max_seconds=0.01, resume=tmp_path).layers[0]
+    refused = analyze(model(one), max_seconds=0.001, resume=tmp_path).layers[0]
     assert refused.status == "skipped"
     assert "max_seconds is 0" in refused.reason
     assert refused.torus is None
     assert refused.any_size is not None
     done = analyze(model(one), max_seconds=100, resume=tmp_path)
     assert done.complete
-    again = analyze(model(one), max_seconds=0.01, resume=tmp_path)
+    again = analyze(model(one), max_seconds=0.001, resume=tmp_path)
     assert (again.complete, again.layers[0].torus) == (True, done.layers[0].torus)
 
 
@@ -188,17 +188,18 @@ def test_vectors_of_a_krylov_space_are_refused_before_they_are_taken():
 
 
 def test_the_memory_of_an_operator_can_be_limited_and_the_limit_raised():
-    geometry = cs.ConvGeometry((300, 300), padding=1)
+    geometry = cs.ConvGeometry((300, 300), padding=1, padding_mode="reflect")
     kernel, found = random(1, 1, 3, 3), cs.operator_norm(random(1, 1, 3, 3), geometry)
     with cs.max_memory(2**20):
         with pytest.raises(CostError, match=r"max_memory is 0\.0 GiB: raise it"):
             cs.operator_norm(kernel, geometry)
-        refused = analyze(model(layer((300, 300), kernel))).layers[0]
+        reflected = layer((300, 300), kernel, padding=1, padding_mode="reflect")
+        refused = analyze(model(reflected)).layers[0]
         assert (refused.status, refused.as_padded) == ("partial", None)
         with cs.max_memory(2**33):
             assert cs.operator_norm(kernel, geometry) == found
     # Also in the threads of an analysis, and what was estimated under another limit is not kept.
-    assert analyze(model(layer((300, 300), kernel))).layers[0].status == "ok"
+    assert analyze(model(reflected)).layers[0].status == "ok"
     most = cs.ConvGeometry((20_000, 20_000), padding=1)
     with pytest.raises(CostError, match="GiB"):
         cost_of(most.on_torus().correlation(kernel.shape))
@@ -272,7 +273,7 @@ def test_the_command_skips_with_the_reason_and_status_3_and_takes_a_limit(tmp_pa
     path = one_convolution(tmp_path / "m.onnx", 64)
     out = tmp_path / "r.json"
     command = ["analyze", str(path), "--json", str(out)]
-    assert CliRunner().invoke(app, [*command, "--max-seconds", "0.01"]).exit_code == 3
+    assert CliRunner().invoke(app, [*command, "--max-seconds", "0.001"]).exit_code == 3
     assert "64 x 64" in json.loads(out.read_text())["layers"][0]["reason"]
     assert CliRunner().invoke(app, command).exit_code == 0
 

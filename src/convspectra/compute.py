@@ -13,7 +13,8 @@ from .errors import InputError
 Solver = Literal["auto", "native", "lapack", "torch"]
 
 Progress = Callable[[float, str], None]
-"""Called with the share of the work that is done, 0 to 1, and the name of a part; from any thread."""
+"""Called from any thread with the share of the work that is done, 0 to 1, and the name of what ended, which
+is empty while a part goes on."""
 
 DEFAULT_MEMORY = 256 * 2**20
 

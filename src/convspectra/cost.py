@@ -1,7 +1,8 @@
 """What an operator takes, estimated before memory is taken; what is absurd is refused with the estimate.
 
-Seconds are of one core, by the native solver in double precision, at the rates of an AMD EPYC with AVX-512:
-measured for blocks of 1 x 1 to 128 x 64, and within a factor of 2 of that.
+Seconds are of one core, by the native solver, at the rates of an AMD EPYC with AVX-512: measured for blocks
+of 1 x 1 to 512 x 512, and within a factor of 2 of that. Rates are of double precision; where a function takes
+the bytes of a number, single precision has half of the arithmetic.
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ entry of a matrix that is written down, through each weight."""
 _COLUMN, _BAND = 1e-5, 2.5e-11
 """Seconds for a column of a banded matrix that is factorised in single precision, and for each entry of it
 with each other."""
+
+_TEST, _TEST_NUMBER, _FACTOR = 1e-5, 5e-7, 1e-10
+"""Seconds for a Gram matrix at a frequency, or for a number, and for its rows to the third power and its
+coefficients."""
+
+_FIRST_TESTS = 16
+"""Of each group, in a search over all frequencies, for a kernel of 3 x 3 taps."""
 
 LAPACK, WITH_VECTORS = 10, 5
 """How much longer blocks take by LAPACK or another library than by the native solver; and with vectors."""
@@ -115,7 +123,7 @@ def memory_limit() -> float:
     return _limit.get()
 
 
-def of_torus(correlation: Correlation, period: Sequence[int]) -> Cost:
+def of_torus(correlation: Correlation, period: Sequence[int], itemsize: int = 8) -> Cost:
     """Of all singular values on a torus whose symbol has this period, a part of which they take alone.
 
     Raises:
@@ -128,15 +136,39 @@ def of_torus(correlation: Correlation, period: Sequence[int]) -> Cost:
     # Frequencies with their mirror images, one block, and the values: in parts, joined, and in range again.
     memory = points * 24 * (1 + len(period)) + 16 * c.groups * rows * columns + 24 * values
     kept = 8 * (values + frequencies * (c.groups + len(period) + 1))
-    return _checked(c.output_shape, Cost(seconds_of_blocks(c, frequencies), memory, kept))
+    return _checked(c.output_shape, Cost(seconds_of_blocks(c, frequencies, itemsize), memory, kept))
 
 
-def seconds_of_blocks(correlation: Correlation, frequencies: float) -> float:
-    """Of the singular values of the blocks at so many frequencies."""
+def seconds_of_blocks(correlation: Correlation, frequencies: float, itemsize: int = 8) -> float:
+    """Of the singular values of the blocks at so many frequencies, by numbers of so many bytes."""
     rows, columns = _block_shape(correlation)
     each = _FREQUENCY + _PHASE * math.prod(correlation.kernel_size)
-    each += correlation.groups * (_GROUP + _MULTIPLY_ADD * rows * columns * (min(rows, columns) + 8))
+    arithmetic = _MULTIPLY_ADD * itemsize / 8 * rows * columns * (min(rows, columns) + 8)
+    each += correlation.groups * (_GROUP + arithmetic)
     return frequencies * each
+
+
+def of_search(correlation: Correlation, tests: float) -> Cost:
+    """Of so many factorisations of Gram matrices, in the search for the largest norm over all frequencies."""
+    c = correlation
+    rows, columns = _block_shape(c)
+    short, long = sorted((rows, columns))
+    degrees = [
+        d * (k - 1) // s // (d // math.gcd(d, s))
+        for k, s, d in zip(c.kernel_size, c.stride, c.dilation, strict=True)
+    ]
+    waves = math.prod(2 * degree + 1 for degree in degrees) // 2
+    entries = short * (short + 1) // 2
+    # Every pair of taps has a product.
+    pairs = 0.5 * math.prod((degree + 1) ** 2 for degree in degrees)
+    making = _CALL + c.groups * _PRODUCT * pairs * short**2 * long
+    each = (_TEST if short > 1 else _TEST_NUMBER) + _FACTOR * (short**3 + 4 * entries * (waves + 1))
+    each += 2 * _PHASE * waves
+    # The first cells, of which those of kernels that reach far are many.
+    first = math.prod(max(1, 4 * degree) for degree in degrees) / 4
+    # The groups that do not have the largest norm are soon settled.
+    found = (tests + _FIRST_TESTS * (c.groups - 1)) * max(1.0, first / _FIRST_TESTS) if waves else c.groups
+    return Cost(making + found * each, 16.0 * c.groups * entries * (2 * waves + 1))
 
 
 def of_applications(correlation: Correlation, count: int) -> Cost:
@@ -203,10 +235,16 @@ def by_axis(sizes: Sequence[int]) -> str:
     return " x ".join(map(str, sizes))
 
 
+def classes_of(c: Correlation) -> int:
+    """Polyphase components of the input that a tap reads."""
+    axes = zip(c.kernel_size, c.stride, c.dilation, strict=True)
+    return math.prod(min(k, s // math.gcd(s, d)) for k, s, d in axes)
+
+
 def _block_shape(c: Correlation) -> tuple[int, int]:
     """Of one group, without the columns that no tap reads."""
     rows, columns = c.group_shape
-    return rows, columns * math.prod(min(k, s) for k, s in zip(c.kernel_size, c.stride, strict=True))
+    return rows, columns * classes_of(c)
 
 
 def _checked(shape: Sequence[int], cost: Cost) -> Cost:

@@ -50,6 +50,11 @@ class Problem:
         axes = self.geometry.kernel_axes
         return tuple(axes.index(axis) for axis in range(len(axes)))
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one number of the computation."""
+        return 4 if self.kernel.dtype == namespace(self.kernel).float32 else 8
+
     def moved(self, kernel: Array) -> Problem:
         """The same problem with another kernel, of which nothing is known yet."""
         return replace(self, kernel=kernel)

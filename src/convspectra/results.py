@@ -82,7 +82,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The exact singular values of a block-circulant operator, with their multiplicities.
+    """The singular values of a block-circulant operator, with their multiplicities.
 
     Attributes:
         values: shape (blocks, r), each row descending; blocks are (frequency, group) pairs with
@@ -90,12 +90,16 @@ class Spectrum:
         multiplicity: shape (blocks,), NumPy integers: how many equal blocks a row stands for.
         grid: which frequencies the rows belong to.
         groups: number of groups.
-        error: how far each value may be from the true one: absolute, proven generously. A small multiple of
-            what the moduli of the taps add up to, so that values of taps that cancel, and those far below the
-            norm, may be nothing but rounding. An array while JAX traces.
+        error: how far each value may be from the true one, both in descending order: absolute, proven
+            generously. Of rounding a small multiple of what the moduli of the taps add up to, so that values
+            of taps that cancel, and those far below the norm, may be nothing but rounding; where the spectrum
+            is sampled that of sampling, too. An array while JAX traces.
+        norm_interval: of a spectrum that is sampled, proven bounds of the largest singular value; else None.
+        zero_columns: of each block, columns that no tap reads, as far as they make singular values: the last
+            so many of each row of `values` are zeros whatever the kernel is.
 
     Notes:
-        Every property is exact up to `error`.
+        Every property is that of values which are exact up to `error`.
     """
 
     values: Array
@@ -103,6 +107,16 @@ class Spectrum:
     grid: FrequencyGrid
     groups: int
     error: Any
+    norm_interval: tuple[float, float] | None = None
+    zero_columns: int = 0
+
+    @property
+    def sampled(self) -> bool:
+        """Whether values of a smaller torus stand for those of the operator.
+
+        Then `grid` is that of the smaller torus, and every value is an estimate, its error proven.
+        """
+        return self.norm_interval is not None
 
     def _weights(self) -> Array:
         return like(self.multiplicity[:, None], self.values, self.values.dtype)
@@ -114,17 +128,22 @@ class Spectrum:
 
     @property
     def norm(self) -> Array:
-        """The operator norm: the largest singular value."""
+        """The operator norm: the largest singular value; see `norm_interval`."""
         return namespace(self.values).max(self.values)
 
     @property
+    def structural_zeros(self) -> int:
+        """How many singular values are 0 because no tap reads the input there: strides beyond the kernel."""
+        return int(self.multiplicity.sum()) * self.zero_columns
+
+    @property
     def smallest(self) -> Array:
-        """The smallest singular value."""
-        return namespace(self.values).min(self.values)
+        """The smallest singular value, those that are `structural_zeros` left out."""
+        return namespace(self.values).min(self.values[:, : self.values.shape[1] - self.zero_columns])
 
     @property
     def condition_number(self) -> Array:
-        """`norm / smallest`; infinite where the smallest is zero, also for the zero operator."""
+        """`norm / smallest`, without `structural_zeros`; infinite where the smallest is zero."""
         xp = namespace(self.values)
         smallest, infinity = self.smallest, like(math.inf, self.values, self.values.dtype)
         singular = smallest == 0

@@ -19,35 +19,51 @@ from .cost import LAPACK, seconds_of_blocks
 from .geometry import ConvGeometry, Correlation
 from .problem import Problem, known, once, problem_of, scaled
 from .results import Spectrum
-from .symbol import FrequencyGrid, frequency_grid, input_wave, plane_wave, symbol_blocks
+from .sampled import Sample, Sampling, norm_interval, sample_of, sampling_error
+from .symbol import FrequencyGrid, frequency_grid, input_wave, plane_wave, polyphase, symbol_blocks
 
 Result = TypeVar("Result")
 
 
-def singular_values(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Spectrum:
+def singular_values(
+    kernel: Array, geometry: ConvGeometry, *, spectrum: Sampling = "exact", compute: Compute = DEFAULT
+) -> Spectrum:
     """All singular values of a block-circulant convolution.
 
     They are those of the blocks of its symbol (see `symbol.py`): one small SVD for each frequency
     that differs. Blocks with one row or column need none, a kernel without spatial extent one.
+    The symbol is smooth: of a large map some frequencies can stand for all, with a proven error.
 
     Arguments:
         kernel: real array in the layout of `geometry`, of any array-API namespace; the result is of the
             same. Half precision is computed in float32.
         geometry: with a wrapped boundary, or none that is ever read. `geometry.on_torus()` is the circular
             version of any layer.
+        spectrum: `"exact"` takes all frequencies. `"sampled"` takes those of a smaller torus, at most 4,096
+            and what takes about 5 s of one core; each stands for the frequencies that it is the nearest of.
+            `"auto"` takes all where that is estimated to take at most 5 s of one core, else as many.
         compute: the executor, the bytes in flight, the solver; see `Compute`.
 
     Returns:
-        `Spectrum`, exact up to rounding: its `error` bounds that of each value.
+        `Spectrum`: its `error` bounds that of each value, in descending order. Exact up to rounding unless it
+        is `sampled`; as many values either way.
 
     Raises:
         GeometryError: the operator is not block-circulant, or kernel and geometry do not fit.
         KernelError: the kernel is no real array, or has NaN or infinite entries.
         RangeError: the norm is beyond the range of the kernel's precision.
-        InputError: the solver is not installed or does not take this array.
+        InputError: the solver is not installed or does not take this array; another word for `spectrum`, or
+            one but `"exact"` for a kernel that is traced or whose derivative is wanted.
+        CostError: all frequencies take too much memory.
+
+    Notes:
+        The error of a sampled value is that of Weyl's inequality (`sampled.py`): half of the spacing of the
+        frequencies times the largest derivative of the symbol. It bounds sorted values, not those at one
+        frequency; the norm itself is exact by `operator_norm`.
 
     References:
-        Sedghi, Gupta and Long (2019), Theorem 6, for stride 1; for the rest `symbol.py`.
+        Sedghi, Gupta and Long (2019), Theorem 6, for stride 1; for the rest `symbol.py`. Horn and Johnson
+        (1991), Topics in matrix analysis, Corollary 3.4.3, for Weyl's inequality.
 
     Examples:
         >>> import numpy as np
@@ -55,14 +71,43 @@ def singular_values(kernel: Array, geometry: ConvGeometry, *, compute: Compute =
         >>> difference = np.array([[[1.0, -1.0]]])
         >>> np.round(singular_values(difference, geometry).sorted(), 6)
         array([2.      , 1.414214, 1.414214, 0.      ])
+        >>> large = ConvGeometry(input_shape=10**6, padding="same", padding_mode="circular")
+        >>> sampled = singular_values(difference, large, spectrum="sampled")
+        >>> sampled.count, len(sampled.values), round(float(sampled.error), 5)
+        (1000000, 2049, 0.00077)
     """
     problem = problem_of(kernel, geometry, compute)
-    return spectrum_on(problem, problem.correlation)
+    return sampled_spectrum_on(problem, problem.correlation, spectrum)
 
 
 def spectrum_on(problem: Problem, torus: Correlation) -> Spectrum:
     """All singular values of a problem's kernel on a torus, computed once."""
     return _spectrum(problem, _standing_for(problem, torus))
+
+
+def sampled_spectrum_on(problem: Problem, torus: Correlation, sampling: Sampling) -> Spectrum:
+    """All of them, or those at some frequencies for all: as `singular_values` has it."""
+    sample = sample_of(torus, sampling, problem.itemsize)
+    if sample is None:
+        return spectrum_on(problem, torus)
+    error = sampling_error(problem, sample)
+    found = spectrum_on(problem, sample.torus)
+    norms = norm_interval(problem, torus, float(found.norm), found.error + error)
+    return spectrum_from_sample(found, sample, error, norms)
+
+
+def spectrum_from_sample(
+    found: Spectrum, sample: Sample, error: float, norms: tuple[float, float]
+) -> Spectrum:
+    """The spectrum of a small torus as that of the large one, with the error of sampling beside its own."""
+    grid = sample.grid
+    return replace(
+        found,
+        multiplicity=np.repeat(grid.multiplicity, found.groups),
+        grid=grid,
+        error=found.error + error,
+        norm_interval=norms,
+    )
 
 
 def top_on(problem: Problem, torus: Correlation) -> TopBlock:
@@ -106,7 +151,14 @@ def spectrum_from(problem: Problem, values: Array, torus: Correlation) -> Spectr
         grid=grid,
         groups=torus.groups,
         error=problem.norm_error(namespace(values).max(values)),
+        zero_columns=zero_columns_of(torus),
     )
+
+
+def zero_columns_of(torus: Correlation) -> int:
+    """Singular values of each block that are zero as no tap reads so many of its columns."""
+    rows, columns = torus.group_shape
+    return min(torus.block_shape) - min(rows, columns * len(polyphase(torus)))
 
 
 def spectrum_values(kernel: Array, torus: Correlation, compute: Compute = DEFAULT) -> Array:

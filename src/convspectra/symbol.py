@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from ._compat import Array, complex_dtype, like, namespace
-from .cost import Cost, check_sizes, of_torus
+from .cost import Cost, check_sizes, classes_of, of_torus
 from .geometry import Correlation
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
@@ -194,16 +194,24 @@ def bytes_of_blocks(correlation: Correlation) -> float:
     """Of the blocks at half of the frequencies as doubles, without the columns that no tap reads."""
     c = correlation
     points = math.prod(n // h for n, h in zip(c.output_shape, _repeat(c), strict=True))
-    columns = c.in_channels * math.prod(map(min, c.kernel_size, c.stride))
+    columns = c.in_channels * classes_of(c)
     return 16.0 * (points // 2 + 1) * c.out_channels // c.groups * columns
 
 
-def cost_of(correlation: Correlation) -> Cost:
-    """Of all singular values of a block-circulant correlation; errors as of `frequency_grid`."""
+def cost_of(correlation: Correlation, itemsize: int = 8) -> Cost:
+    """Of all singular values of a block-circulant correlation; errors as of `frequency_grid`.
+
+    `itemsize`: bytes of a number of the kernel.
+    """
     correlation.require_circulant()
     check_sizes(correlation)
     shape = correlation.output_shape
-    return of_torus(correlation, [n // h for n, h in zip(shape, _repeat(correlation), strict=True)])
+    return of_torus(correlation, [n // h for n, h in zip(shape, _repeat(correlation), strict=True)], itemsize)
+
+
+def is_constant(correlation: Correlation) -> bool:
+    """Whether the symbol is the same at all frequencies, on a torus of any size: 1x1 kernels, patches."""
+    return not any(part.offsets.any() for part in polyphase(correlation))
 
 
 def _repeat(correlation: Correlation) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
 
@@ -95,6 +96,19 @@ def capped(task: Callable[[int, int], Result], start: int, stop: int) -> Result:
         return task(start, stop)
 
 
+_told_of_pieces: ContextVar[Callable[[float], None] | None] = ContextVar("told_of_pieces", default=None)
+
+
+@contextmanager
+def telling_of_pieces(tell: Callable[[float], None] | None) -> Iterator[None]:
+    """In this thread `run` calls a function with the share of each piece that is done, from any thread."""
+    token = _told_of_pieces.set(tell)
+    try:
+        yield
+    finally:
+        _told_of_pieces.reset(token)
+
+
 def run(
     task: Callable[[int, int], Result],
     pieces: list[tuple[int, int]],
@@ -107,11 +121,15 @@ def run(
     """
     if len(pieces) == 1:
         return [task(*pieces[0])]
+    tell = _told_of_pieces.get()
     with ExitStack() as stack:
         if uses_blas:
             stack.enter_context(single_threaded_blas())
             task = partial(capped, task)
         futures = [(executor or default_executor()).submit(task, *piece) for piece in pieces]
+        if tell is not None:
+            for future in futures:
+                future.add_done_callback(lambda _: tell(1 / len(pieces)))
         try:
             if executor is None:
                 # Not idle while the pool works: from the other end, take back what has not started.

@@ -2,19 +2,24 @@
 
 from .comparison import Comparison, LayerComparison, compare
 from .of_layer import analyze_layer
-from .of_model import Precision, analyze
+from .of_model import analyze
+from .planning import LayerPlan, Plan, Precision, plan, selected
 from .reports import QUANTILES, LayerReport, LayerStatus, Report, TorusSummary
 
 __all__ = [
     "QUANTILES",
     "Comparison",
     "LayerComparison",
+    "LayerPlan",
     "LayerReport",
     "LayerStatus",
+    "Plan",
     "Precision",
     "Report",
     "TorusSummary",
     "analyze",
     "analyze_layer",
     "compare",
+    "plan",
+    "selected",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,8 +11,10 @@ import numpy as np
 from ..checks import check_kind
 from ..compute import Progress
 from ..models.records import ConvLayer, Model, with_geometry_of
-from ..work import seconds_of
+from ..sampled import Sampling
+from ..work import Bounds, Effort, seconds_of
 from .of_model import analyze
+from .planning import selected
 from .reports import LayerReport, Report
 
 Match = Literal["both", "only before", "only after", "other shape"]
@@ -65,6 +67,9 @@ def compare(
     progress: Progress | None = None,
     estimated: Callable[[float], None] | None = None,
     max_seconds: float | None = None,
+    layers: Sequence[str] = (),
+    bounds: Bounds = "fast",
+    spectrum: Sampling = "auto",
     **options: Any,
 ) -> Comparison:
     """Analyse two models and match their layers by name.
@@ -78,6 +83,9 @@ def compare(
         progress: as for `analyze`, over both.
         estimated: as for `analyze`, over both.
         max_seconds: as for `analyze`, of each.
+        layers: as for `analyze`; a pattern must stand for a layer of each model.
+        bounds: as for `analyze`.
+        spectrum: as for `analyze`.
         **options: of `analyze`.
 
     Returns:
@@ -88,9 +96,10 @@ def compare(
     """
     for name, model in (("before", before), ("after", after)):
         check_kind(name, model, Model, "convspectra.read_model(path)")
-    before, after = _lent(before, after), _lent(after, before)
+    before, after = (selected(model, layers) for model in (_lent(before, after), _lent(after, before)))
+    effort = Effort(bounds, spectrum)
     if estimated is not None:
-        estimated(sum(seconds_of(model.layers, max_seconds) for model in (before, after)))
+        estimated(sum(seconds_of(model.layers, max_seconds, effort) for model in (before, after)))
     reports = []
     for index, model in enumerate((before, after)):
 
@@ -98,7 +107,16 @@ def compare(
             if progress is not None:
                 progress((index + share) / 2, name)
 
-        reports.append(analyze(model, progress=halfway, max_seconds=max_seconds, **options))
+        reports.append(
+            analyze(
+                model,
+                progress=halfway,
+                max_seconds=max_seconds,
+                bounds=bounds,
+                spectrum=spectrum,
+                **options,
+            )
+        )
     first, second = _by_name(before, reports[0]), _by_name(after, reports[1])
     names = [*first, *(name for name in second if name not in first)]
     pairs = tuple(_pair(name, first.get(name), second.get(name)) for name in names)

@@ -8,16 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
+import numpy as np
+
+from .._solvers.pool import telling_of_pieces
 from ..bounds.auto import operator_norm_of
-from ..bounds.duffin1938 import for_any_size
+from ..bounds.duffin1938 import LARGE, duffin1938_of
+from ..bounds.pfister2018 import pfister2018_of
 from ..bounds.tori import repeats_inputs
 from ..compute import DEFAULT, Compute
 from ..errors import CostError, GeometryError, InputError, KernelError, RangeError
 from ..models.records import ConvLayer
 from ..problem import Problem, homogeneous, problem_of
-from ..results import Bound
-from ..spectrum import spectrum_on
-from ..work import anywhere, work_for_any_size
+from ..results import Bound, Spectrum
+from ..spectrum import sampled_spectrum_on
+from ..symbol import is_constant, tap_copies
+from ..work import ANY_SIZE_TESTS, ANY_SIZE_WIDTH, DEFAULT_EFFORT, Effort, anywhere, work_for_any_size
 from . import checkpoint
 from .reports import LayerReport, LayerStatus, summarize
 
@@ -26,6 +31,7 @@ def analyze_layer(
     layer: ConvLayer,
     *,
     folded: bool = False,
+    effort: Effort = DEFAULT_EFFORT,
     compute: Compute = DEFAULT,
     resume: Path | None = None,
     beyond: str = "",
@@ -35,6 +41,7 @@ def analyze_layer(
     Arguments:
         layer: as a reader found it.
         folded: whether a batch norm was taken into the kernel; the report says so.
+        effort: which bounds, and of a large map how many frequencies; see `work.Effort`.
         compute: how; see `Compute`.
         resume: folder in which a finished layer is kept.
         beyond: why it is more work than is allowed; then only what is kept or cheap is in the report.
@@ -49,17 +56,18 @@ def analyze_layer(
     try:
         if layer.geometry is None:
             reason = "; ".join(filter(None, (known.reason, beyond)))
-            any_size = None if beyond else _any_size_without_geometry(layer, compute)
+            bounded = effort.bounds != "none" and not beyond
+            any_size = _any_size_without_geometry(layer, compute) if bounded else None
             return replace(known, status="skipped", reason=reason, any_size=any_size)
         problem, measured = problem_of(layer.kernel, layer.geometry, compute), None
         if resume is not None:
-            kept = checkpoint.path_of(resume, layer.kernel, layer.geometry, compute)
-            measured = checkpoint.load(kept, problem)
+            kept = checkpoint.path_of(resume, layer.kernel, layer.geometry, compute, effort)
+            measured = checkpoint.load(kept, problem, effort)
         if measured is None and beyond:
-            any_size = _cheap_any_size(layer, problem)
+            any_size = None if effort.bounds == "none" else _cheap_any_size(layer, problem)
             return replace(known, status="skipped", reason=beyond, any_size=any_size)
         if measured is None:
-            measured, finished = _measure(problem)
+            measured, finished = _measure(problem, effort)
             if resume is not None and finished:
                 checkpoint.save(kept, measured)
     except RangeError as error:
@@ -71,34 +79,26 @@ def analyze_layer(
         known,
         status=cast(LayerStatus, status),
         reason=reason,
-        torus=None if spectrum is None else summarize(spectrum),
+        torus=None if spectrum is None else summarize(spectrum, _sum_of_squares(problem)),
         as_padded=as_padded,
         any_size=any_size,
         spectrum=spectrum,
     )
 
 
-def _measure(problem: Problem) -> tuple[checkpoint.Measured, bool]:
+def _measure(problem: Problem, effort: Effort) -> tuple[checkpoint.Measured, bool]:
     """The numbers of a layer, and whether more time or memory would find no more of them."""
     spectrum = as_padded = any_size = None
     errors: list[tuple[str, InputError]] = []
     try:  # first: the largest value on this torus need not be computed again
-        spectrum = spectrum_on(problem, problem.wrapped)
+        spectrum = sampled_spectrum_on(problem, problem.wrapped, effort.spectrum)
         if not math.isfinite(summarize(spectrum).nuclear_norm):
             errors.append(("no nuclear norm", RangeError("the sum is beyond the range of float64")))
     except (GeometryError, CostError, RangeError) as error:
         errors.append(("no torus spectrum", error))
-    if not repeats_inputs(problem.correlation):
-        try:
-            any_size = as_floats(homogeneous(for_any_size, problem))
-        except (CostError, RangeError) as error:
-            errors.append(("no bound for any size", error))
-    try:
-        as_padded = as_floats(homogeneous(operator_norm_of, problem))
-        if any_size is not None and problem.correlation.padding_mode == "zeros":
-            as_padded = _least_upper(as_padded, any_size)
-    except (GeometryError, CostError, RangeError) as error:
-        errors.append(("no bound for its own padding", error))
+    if effort.bounds != "none":
+        with telling_of_pieces(None):
+            as_padded, any_size = _bounds(problem, effort, spectrum, errors)
     found = (spectrum, as_padded, any_size)
     status = "partial" if errors else "ok"
     if any(isinstance(error, RangeError) for _, error in errors):
@@ -109,11 +109,51 @@ def _measure(problem: Problem) -> tuple[checkpoint.Measured, bool]:
     return (*found, status, reason), not any(isinstance(error, CostError) for _, error in errors)
 
 
+def _bounds(
+    problem: Problem, effort: Effort, spectrum: Spectrum | None, errors: list[tuple[str, InputError]]
+) -> tuple[Bound | None, Bound | None]:
+    """Of the layer with its own padding, and for any size; what is missing goes to the errors."""
+    as_padded = any_size = None
+    tight = effort.bounds == "tight"
+    if not repeats_inputs(problem.correlation):
+        try:
+            any_size = _any_size(problem, tight)
+        except (CostError, RangeError) as error:
+            errors.append(("no bound for any size", error))
+    norms = None if spectrum is None else spectrum.norm_interval
+    if norms is not None and problem.correlation.is_circulant:
+        return Bound(*norms, method="duffin1938"), any_size
+    try:
+        as_padded = as_floats(homogeneous(operator_norm_of, problem, 0.0 if tight else None))
+        if any_size is not None and problem.correlation.padding_mode == "zeros":
+            as_padded = _least_upper(as_padded, any_size)
+    except (GeometryError, CostError, RangeError) as error:
+        errors.append(("no bound for its own padding", error))
+    return as_padded, any_size
+
+
+def _any_size(problem: Problem, tight: bool = False) -> Bound:
+    if is_constant(problem.correlation):
+        return as_floats(homogeneous(pfister2018_of, problem))
+    large = min(problem.correlation.block_shape) > LARGE
+    width = (ANY_SIZE_WIDTH, ANY_SIZE_TESTS) if large and not tight else ()
+    return as_floats(homogeneous(duffin1938_of, problem, *width))
+
+
+def _sum_of_squares(problem: Problem) -> float | None:
+    """Of all singular values on the layer's torus, where no two taps fall on one of its points."""
+    torus = problem.wrapped
+    if tap_copies(torus).max() > 1:
+        return None
+    with np.errstate(over="ignore"):
+        return torus.points * float(np.square(problem.kernel, dtype=np.float64).sum())
+
+
 def _cheap_any_size(layer: ConvLayer, problem: Problem) -> Bound | None:
     """The bound for any size, where it takes no time to speak of and there is one."""
     with suppress(InputError):
         if work_for_any_size(layer.kernel.shape, problem.geometry).seconds < 1:
-            return as_floats(homogeneous(for_any_size, problem))
+            return _any_size(problem)
     return None
 
 
@@ -141,7 +181,7 @@ def _any_size_without_geometry(layer: ConvLayer, compute: Compute) -> Bound:
     frequency axis, a transposed layer is an adjoint, and with groups each group's rows act on inputs
     of their own: the operator of all rows stacked, with one group and stride 1, is no smaller.
     """
-    bound = as_floats(homogeneous(for_any_size, problem_of(layer.kernel, anywhere(layer), compute)))
+    bound = _any_size(problem_of(layer.kernel, anywhere(layer), compute))
     assumes = f"{bound.assumes}; any stride, dilation and groups"
     return replace(bound, lower=None, exact=False, assumes=assumes)
 

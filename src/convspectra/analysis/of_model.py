@@ -9,28 +9,31 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
+from .._solvers import pool
 from .._solvers.pool import available_cores, single_threaded_blas
 from .._version import __version__
 from ..atomic import open_folder
 from ..checks import check_kind
 from ..compute import DEFAULT, Compute, Progress
-from ..cost import allowed, memory_limit
+from ..cost import memory_limit
 from ..models import batch_norm
 from ..models.records import ConvLayer, Model
-from ..work import beyond, work_of
+from ..sampled import Sampling
+from ..work import Bounds, Effort
 from . import checkpoint
 from .of_layer import analyze_layer, contradiction_of
+from .planning import Precision, in_precision, plan, selected
 from .reports import LayerReport, Report
-
-Precision = Literal["kernel", "float32", "float64"]
 
 
 def analyze(
     model: Model,
     *,
-    dtype: Precision = "float64",
+    layers: Sequence[str] = (),
+    bounds: Bounds = "fast",
+    spectrum: Sampling = "auto",
+    dtype: Precision = "kernel",
     fold_batch_norm: bool = False,
     compute: Compute = DEFAULT,
     max_seconds: float | None = None,
@@ -42,7 +45,13 @@ def analyze(
 
     Arguments:
         model: what `models.read_model` returns.
-        dtype: precision of the computation; `"kernel"` takes each kernel's own (at least float32).
+        layers: names or patterns of the layers that are analysed, such as `"layer1.*.conv?"`; default all.
+        bounds: `"fast"` stops where an interval for the norm of a layer is within 1 %, `"tight"` goes as far
+            as it can, `"none"` leaves only the circular spectrum.
+        spectrum: as for `singular_values`; `"auto"` samples layers whose exact spectrum takes more than 5 s
+            of one core, and the report says so beside every number.
+        dtype: precision of the computation; `"kernel"` takes each kernel's own (at least float32), and the
+            report says where rounding can be seen.
         fold_batch_norm: scale the output channels of a convolution by the batch norm that follows
             it, where the reader found one: the two together are one convolution at inference.
         compute: how, over all layers together; see `Compute`. Default: a thread pool of this call's own.
@@ -62,50 +71,63 @@ def analyze(
         the same.
 
     Raises:
-        InputError: `resume` cannot be written to; `max_seconds` is no positive number; this is no `Model`.
+        InputError: `resume` cannot be written to; `max_seconds` is no positive number; a pattern that no
+            layer has; another word for `bounds` or `spectrum`; this is no `Model`.
         KeyboardInterrupt: it was; with `resume`, the message says how many layers are kept.
     """
     check_kind("model", model, Model, "convspectra.read_model(path)")
+    effort = Effort(bounds, spectrum)
     if resume is not None:
         open_folder(resume)
-    if max_seconds is not None:
-        max_seconds = allowed("max_seconds", max_seconds)
-    costs = [work_of(layer) for layer in model.layers]
-    refused = beyond(model.layers, costs, max_seconds)
-    layers = [_prepared(layer, dtype, fold_batch_norm) for layer in model.layers]
-    work = [0.0 if index in refused else cost.seconds for index, cost in enumerate(costs)]
+    whole, model = model, selected(model, layers)
+    expected = plan(model, effort=effort, dtype=dtype, max_seconds=max_seconds)
+    prepared = [_prepared(layer, dtype, fold_batch_norm) for layer in model.layers]
+    work = [0.0 if one.refused else one.seconds for one in expected.layers]
     total, done, lock = sum(work) or 1.0, [0.0], threading.Lock()
     if estimated is not None:
         estimated(total)
 
-    def report_layer(index: int) -> LayerReport:
-        found = analyze_layer(
-            layers[index],
-            folded=fold_batch_norm,
-            compute=shared,
-            resume=resume,
-            beyond=refused.get(index, ""),
-        )
+    def advance(seconds: float, name: str) -> None:
         with lock:
-            done[0] += work[index]
+            done[0] += seconds
             if progress is not None:
-                progress(min(done[0] / total, 1.0), layers[index].name)
+                progress(min(done[0] / total, 1.0), name)
+
+    def report_layer(index: int) -> LayerReport:
+        left = [work[index]]
+
+        def inside(share: float) -> None:
+            """A piece of the spectrum is done; when the layer is, all of its estimate is."""
+            seconds = min(share * expected.layers[index].spectrum_seconds, left[0])
+            left[0] -= seconds
+            advance(seconds, "")
+
+        with pool.telling_of_pieces(inside):
+            found = analyze_layer(
+                prepared[index],
+                folded=fold_batch_norm,
+                effort=effort,
+                compute=shared,
+                resume=resume,
+                beyond=expected.layers[index].refused,
+            )
+        advance(left[0], prepared[index].name)
         return found
 
     # Two pools: these threads wait for a layer's blocks, which the other pool solves; so blocks of
     # several layers are in flight together, and a layer of many blocks still gets every core.
     solvers = compute.executor or ThreadPoolExecutor(available_cores())
     shared = replace(compute, executor=solvers)
-    largest = max((cost.memory for index, cost in enumerate(costs) if index not in refused), default=1)
+    largest = max((one.memory for one in expected.layers if not one.refused), default=1)
     together = max(1, min(available_cores(), int(memory_limit() // max(largest, 1))))
     waiting = ThreadPoolExecutor(together)
-    with single_threaded_blas(), _telling_of_kept(layers, compute, resume):
+    with single_threaded_blas(), _telling_of_kept(prepared, compute, effort, resume):
         try:
-            longest_first = sorted(range(len(layers)), key=lambda index: -work[index])
+            longest_first = sorted(range(len(prepared)), key=lambda index: -work[index])
             futures = {
                 index: waiting.submit(copy_context().run, report_layer, index) for index in longest_first
             }
-            reports = tuple(futures[index].result() for index in range(len(layers)))
+            reports = tuple(futures[index].result() for index in range(len(prepared)))
         finally:
             # What has not started is dropped, and what runs is waited for: nothing goes on behind.
             waiting.shutdown(wait=False, cancel_futures=True)
@@ -124,11 +146,16 @@ def analyze(
         other=model.other,
         notes=model.notes,
         unread=model.unread,
+        bounds=bounds,
+        spectrum=spectrum,
+        left_out=len(whole.layers) - len(model.layers),
     )
 
 
 @contextmanager
-def _telling_of_kept(layers: Sequence[ConvLayer], compute: Compute, resume: Path | None) -> Iterator[None]:
+def _telling_of_kept(
+    layers: Sequence[ConvLayer], compute: Compute, effort: Effort, resume: Path | None
+) -> Iterator[None]:
     """An interruption says how many layers need not be computed again."""
     try:
         yield
@@ -136,7 +163,7 @@ def _telling_of_kept(layers: Sequence[ConvLayer], compute: Compute, resume: Path
         if resume is None:
             raise
         kept = sum(
-            checkpoint.path_of(resume, layer.kernel, layer.geometry, compute).exists()
+            checkpoint.path_of(resume, layer.kernel, layer.geometry, compute, effort).exists()
             for layer in layers
             if layer.geometry is not None
         )
@@ -144,9 +171,8 @@ def _telling_of_kept(layers: Sequence[ConvLayer], compute: Compute, resume: Path
 
 
 def _prepared(layer: ConvLayer, dtype: Precision, fold: bool) -> ConvLayer:
-    kernel = layer.kernel
-    if dtype != "kernel":
-        kernel = kernel.astype(dtype, copy=False)
-    if fold and layer.batch_norm_scale is not None and not contradiction_of(layer):
-        kernel = kernel * batch_norm.layer_factors(layer).astype(kernel.dtype)
-    return replace(layer, kernel=kernel)
+    layer = in_precision(layer, dtype)
+    if not fold or layer.batch_norm_scale is None or contradiction_of(layer):
+        return layer
+    factors = batch_norm.layer_factors(layer)
+    return replace(layer, kernel=layer.kernel * factors.astype(layer.kernel.dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -11,6 +12,9 @@ import numpy as np
 from ..geometry import Pads
 from ..models.records import Unread
 from ..results import Bound, Spectrum
+from ..sampled import Sampling
+from ..work import Bounds
+from .ranges import Ranges, ranges_of
 
 LayerStatus = Literal["ok", "partial", "out of range", "skipped", "failed"]
 
@@ -19,19 +23,24 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 @dataclass(frozen=True)
 class TorusSummary:
-    """The exact spectrum of the circular version of a layer, in numbers.
+    """The spectrum of the circular version of a layer, in numbers.
 
     Attributes:
         norm: the largest singular value.
-        smallest: the smallest.
+        smallest: the smallest, without `structural_zeros`.
         condition_number: infinite where `smallest` is 0, or where it leaves the range of floats.
-        count: of all singular values.
+        count: of all singular values, exact.
         rank: as `Spectrum.rank`.
         effective_rank: as `Spectrum.effective_rank`.
         stable_rank: as `Spectrum.stable_rank`.
         nuclear_norm: the sum; infinite where it leaves the range of floats.
         quantiles: values by their levels, which are `QUANTILES`.
-        error: of each singular value, absolute.
+        error: of each singular value, absolute; both in descending order.
+        structural_zeros: how many of them are 0 because no tap reads the input there; as in `Spectrum`.
+        sampled: whether the numbers are estimates from some frequencies; else they are exact up to rounding.
+        ranges: proven intervals, by name, of the numbers that are estimates: all but `count`,
+            `structural_zeros` and `quantiles` (which are off by at most `error`) where the spectrum is
+            sampled, else those that rounding makes uncertain.
     """
 
     norm: float
@@ -44,6 +53,9 @@ class TorusSummary:
     nuclear_norm: float
     quantiles: Mapping[float, float]
     error: float
+    structural_zeros: int = 0
+    sampled: bool = False
+    ranges: Ranges = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,9 @@ class Report:
         other: as in `Model`.
         notes: as in `Model`.
         unread: as in `Model`.
+        bounds: `none`, `fast` or `tight`, as for `analyze`.
+        spectrum: `exact`, `sampled` or `auto`, as for `analyze`; `TorusSummary.sampled` is what was done.
+        left_out: how many layers of the model were not asked for.
     """
 
     model: str
@@ -129,6 +144,9 @@ class Report:
     other: Mapping[str, int]
     notes: tuple[str, ...]
     unread: tuple[Unread, ...] = ()
+    bounds: Bounds = "fast"
+    spectrum: Sampling = "auto"
+    left_out: int = 0
 
     @property
     def complete(self) -> bool:
@@ -136,24 +154,40 @@ class Report:
         return bool(self.layers) and not self.unread and all(layer.status == "ok" for layer in self.layers)
 
 
-def summarize(spectrum: Spectrum) -> TorusSummary:
-    """The numbers of a spectrum as Python floats, sums taken in float64."""
+def summarize(spectrum: Spectrum, squares: float | None = None) -> TorusSummary:
+    """The numbers of a spectrum as Python floats, sums taken in float64.
+
+    `squares`: the sum of the squares of all values, where it is known without them.
+    """
     wide = replace(spectrum, values=spectrum.values.astype(np.float64))
     quantiles = wide.quantiles(QUANTILES)
-    with np.errstate(over="ignore"):
-        return _summary(spectrum, wide, quantiles)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        return _summary(spectrum, wide, quantiles, squares)
 
 
-def _summary(spectrum: Spectrum, wide: Spectrum, quantiles: np.ndarray[Any, Any]) -> TorusSummary:
+def _summary(
+    spectrum: Spectrum, wide: Spectrum, quantiles: np.ndarray[Any, Any], squares: float | None
+) -> TorusSummary:
+    norm = float(wide.norm)
+    norms = spectrum.norm_interval or (max(norm - float(spectrum.error), 0.0), norm + float(spectrum.error))
+    stable_rank, condition_number = float(wide.stable_rank), float(wide.condition_number)
+    if spectrum.sampled:
+        norm = norms[0]
+        condition_number = norm / float(wide.smallest) if wide.smallest > 0 else math.inf
+        if squares is not None and norm > 0:
+            stable_rank = squares / norm**2
     return TorusSummary(
-        norm=float(wide.norm),
+        norm=norm,
         smallest=float(wide.smallest),
-        condition_number=float(wide.condition_number),
+        condition_number=condition_number,
         count=wide.count,
         rank=spectrum.rank(),
         effective_rank=float(wide.effective_rank),
-        stable_rank=float(wide.stable_rank),
+        stable_rank=stable_rank,
         nuclear_norm=float(wide.nuclear_norm),
         quantiles=dict(zip(QUANTILES, map(float, quantiles), strict=True)),
         error=float(spectrum.error),
+        structural_zeros=spectrum.structural_zeros,
+        sampled=spectrum.sampled,
+        ranges=ranges_of(wide, norms, squares),
     )

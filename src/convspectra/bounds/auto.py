@@ -16,7 +16,7 @@ from .._compat import Array, is_tracked, like, namespace, to_numpy
 from ..checks import check_word
 from ..compute import DEFAULT, Compute
 from ..cost import of_applications, of_matrix, seconds_of_blocks
-from ..errors import InputError
+from ..errors import CostError, InputError
 from ..geometry import ConvGeometry, Correlation
 from ..operators.lanczos import start_vector
 from ..operators.padded import operator
@@ -48,7 +48,7 @@ NumpyArray = np.ndarray[Any, Any]
 WIDE = 0.01
 """Relative width that no more work is done for, unless a tolerance is given."""
 
-_QUICK = 0.2
+QUICK = 0.2
 """Seconds, roughly, that are spent on a wide interval without a tolerance."""
 
 _MOST = 30.0
@@ -142,17 +142,24 @@ def operator_norm_of(
 ) -> Bound:
     """`operator_norm` of a problem whose entries are in range."""
     correlation = problem.correlation
-    layer = operator(problem.kernel, correlation)
-    first = None if start is None else start_vector(start, layer.x_shape)
-    if correlation.is_circulant:
-        norm = top_on(problem, correlation).norm
-        return around(norm, problem.norm_error(norm), "symbol")
     copies = correlation.padding_mode != "zeros" and any(map(any, correlation.padding))
-    whatever_size = None if copies or is_tracked(problem.kernel) else _at_any_size(problem)
+    whatever_size = None
+    if not (correlation.is_circulant or copies or is_tracked(problem.kernel)):
+        whatever_size = _at_any_size(problem)
     if whatever_size is not None and seconds is start is None:
         low, high = _sides(whatever_size)
         if high <= low * (1 + (WIDE if tolerance is None else tolerance)):
             return whatever_size
+    try:
+        layer = operator(problem.kernel, correlation)
+    except CostError:
+        if whatever_size is None:
+            raise
+        return whatever_size  # maps that the layer cannot be applied to: nothing below would be
+    first = None if start is None else start_vector(start, layer.x_shape)
+    if correlation.is_circulant:
+        norm = top_on(problem, correlation).norm
+        return around(norm, problem.norm_error(norm), "symbol")
     if correlation.groups > 1 and not copies and not is_tracked(problem.kernel):
         # Each group's largest value is needed below, and tells which is the largest of all.
         spectrum_on(problem, enclosing_tori(correlation, 1)[0])
@@ -164,7 +171,7 @@ def operator_norm_of(
     if seconds is not None:
         left, end = math.inf, time.monotonic() + seconds
     elif tolerance is None:
-        left = _QUICK + (quick_certificate(correlation).seconds if copies else 0.0)
+        left = QUICK + (quick_certificate(correlation).seconds if copies else 0.0)
     most = left if seconds is None else seconds
     if tolerance is None:
         tolerance = WIDE if seconds is None else 0.0
@@ -213,7 +220,7 @@ def _at_any_size(problem: Problem) -> Bound | None:
     """An interval by the supremum over all frequencies, where that is cheaper than tori around the layer."""
     c = problem.correlation
     blocks = sum(math.prod(torus.output_shape) // 2 + 1 for torus in enclosing_tori(c, 2))
-    if blocks < _FEWEST_BLOCKS or of_matrix(c).seconds <= _QUICK / 2:
+    if blocks < FEWEST_BLOCKS or of_matrix(c).seconds <= QUICK / 2:
         return None
     top = supremum(problem, _ROUGH, 2 * blocks)
     if top is None:
@@ -231,7 +238,7 @@ def _at_any_size(problem: Problem) -> Bound | None:
 _NEAR = 0.2
 """Where the residual is at most this times the root of a width, the value is mostly within the width."""
 
-_FEWEST_BLOCKS = 200
+FEWEST_BLOCKS = 200
 """On two tori around a layer: the supremum takes as long as about so many."""
 
 
@@ -277,11 +284,11 @@ class _Search:
         yield each * 24, partial(self.krylov, start, 24)
         uppers = self.group_uppers()
         whole = self.seconds_to_decompose(uppers)
-        if whole <= _QUICK / 2:
+        if whole <= QUICK / 2:
             yield whole, partial(self.decompose, uppers)
         if not self.copies:
             yield self.seconds_any_size(8), self.any_size
-        if whole > _QUICK / 2:
+        if whole > QUICK / 2:
             yield whole, partial(self.decompose, uppers)
         widths = (tolerance, tolerance, tolerance, 8 * tolerance) if tolerance else (1e-2, 1e-3, 1e-6, 0.1)
         for applications, width in zip((0, 100, 400, 0), widths, strict=True):

@@ -25,7 +25,7 @@ _MOST = 20_000
 _FOR_EACH_SAMPLE, _OF_LARGE = 12, 4
 """Likewise for each sample of `pfister2018`, if it must not take many times as long; and of large blocks:"""
 
-_LARGE = 128
+LARGE = 128
 """Rows of a block from which on it is called large."""
 
 
@@ -119,7 +119,7 @@ def for_any_size(problem: Problem) -> Bound:
 
 
 def _is_large(problem: Problem) -> bool:
-    return min(problem.correlation.block_shape) > _LARGE
+    return min(problem.correlation.block_shape) > LARGE
 
 
 def _samples(problem: Problem) -> int:

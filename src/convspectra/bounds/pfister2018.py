@@ -73,6 +73,8 @@ def pfister2018_of(problem: Problem, oversampling: int = OVERSAMPLING) -> Bound:
     correlation = problem.correlation
     refuse_repeated_inputs("pfister2018", correlation)
     torus, factor = sampling_torus(correlation, oversampling)
+    if factor == 1.0 and problem.wrapped.is_circulant:
+        torus = problem.wrapped  # its spectrum may be known
     norm = top_on(problem, torus).norm
     error = problem.norm_error(norm)
     if factor == 1.0:  # the symbol is constant: one block says it all

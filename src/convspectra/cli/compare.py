@@ -10,17 +10,20 @@ import typer
 from ..compute import Compute
 from .delivery import deliver
 from .options import (
+    BoundsOption,
     Dtype,
     FoldBatchNorm,
     GeometryFile,
     Html,
     InputShape,
     Json,
+    LayerGlobs,
     MaxMemory,
     MaxSeconds,
     Module,
     Png,
     SolverOption,
+    SpectrumOption,
     read,
 )
 
@@ -32,7 +35,10 @@ def compare(
     input_shape: InputShape = None,
     geometry: GeometryFile = None,
     fold_batch_norm: FoldBatchNorm = False,
-    dtype: Dtype = "float64",
+    layers: LayerGlobs = None,
+    bounds: BoundsOption = "fast",
+    spectrum: SpectrumOption = "auto",
+    dtype: Dtype = "kernel",
     solver: SolverOption = "auto",
     max_seconds: MaxSeconds = None,
     max_memory: MaxMemory = None,
@@ -52,6 +58,9 @@ def compare(
     with watching() as told:
         found = compare_models(
             *models,
+            layers=layers or (),
+            bounds=bounds,
+            spectrum=spectrum,
             dtype=dtype,
             fold_batch_norm=fold_batch_norm,
             compute=Compute(solver=solver),

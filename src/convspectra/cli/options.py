@@ -14,6 +14,8 @@ from ..analysis import Precision
 from ..compute import Solver
 from ..cost import max_memory
 from ..errors import InputError
+from ..sampled import Sampling
+from ..work import Bounds
 
 if TYPE_CHECKING:
     from ..models import sample_shapes
@@ -63,7 +65,38 @@ def one_of(words: Any, name: str, description: str) -> Any:
 
 
 Dtype = Annotated[
-    Any, one_of(Precision, "--dtype", "Precision of the computation; kernel: that of the kernel as stored.")
+    Any,
+    one_of(
+        Precision,
+        "--dtype",
+        "Precision of the computation; kernel: that of the kernel as stored, at least float32.",
+    ),
+]
+BoundsOption = Annotated[
+    Any,
+    one_of(
+        Bounds,
+        "--bounds",
+        "Bounds of the norm of each layer: fast stops within 1 %, tight goes as far as it can, none leaves "
+        "only the circular spectrum.",
+    ),
+]
+SpectrumOption = Annotated[
+    Any,
+    one_of(
+        Sampling,
+        "--spectrum",
+        "exact takes all frequencies; sampled takes some for all, with a proven error beside each number; "
+        "auto samples layers that take more than 5 s of one core.",
+    ),
+]
+LayerGlobs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layers",
+        metavar="GLOB",
+        help="Only layers of such names, as 'layer1.*.conv?'; can be repeated.",
+    ),
 ]
 MaxSeconds = Annotated[
     float | None,
@@ -100,6 +133,8 @@ _OPTIONS = {
     "tolerance": "--tolerance",
     "guarantee": "--guarantee",
     "layers": "--layers",
+    "bounds": "--bounds",
+    "spectrum": "--spectrum",
     "output": "--output",
     "outputs": "--output",
     "inputs": "--inputs",

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..analysis import LayerReport
 from ..results import Bound
-from .numbers import at_most, interval, number, one_or_all, sizes
+from .numbers import at_most, estimate, interval, one_or_all, sizes
 from .terminal import printable
 
 Key = float | str | None
@@ -55,8 +55,12 @@ def _known(
     return Column(title, lambda layer: "?" if get(layer) is None else text(get(layer)), key=order)
 
 
-def _torus(title: str, name: str, text: Callable[[Any], str] = number) -> Column:
-    """A column of a number of the spectrum."""
+def _torus(title: str, name: str) -> Column:
+    """A column of a number of the spectrum, with its error where it is an estimate."""
+
+    def text(layer: LayerReport) -> str:
+        torus = layer.torus
+        return "-" if torus is None else estimate(getattr(torus, name), torus.ranges.get(name))
 
     def value(layer: LayerReport) -> Any:
         return None if layer.torus is None else getattr(layer.torus, name)
@@ -65,7 +69,7 @@ def _torus(title: str, name: str, text: Callable[[Any], str] = number) -> Column
         # JSON has no infinity: the largest number sorts in its place.
         return None if layer.torus is None else min(value(layer), 1e308)
 
-    return Column(title, lambda layer: "-" if layer.torus is None else text(value(layer)), key=order)
+    return Column(title, text, key=order)
 
 
 def _bound(
@@ -79,7 +83,10 @@ def _bound(
 
 
 def _rank(layer: LayerReport) -> str:
-    return "-" if layer.torus is None else f"{layer.torus.rank}/{layer.torus.count}"
+    if layer.torus is None:
+        return "-"
+    low, high = layer.torus.ranges.get("rank", (layer.torus.rank,) * 2)
+    return f"{'>= ' if low < high else ''}{int(low)}/{layer.torus.count}"
 
 
 _ALL = (
@@ -102,6 +109,9 @@ _ALL = (
     _word("status", lambda layer: layer.status),
 )
 _BY_TITLE = {column.title: column for column in _ALL}
+
+BOUNDS = ("own padding", "any size")
+"""Titles of columns that are empty where no bounds were asked for."""
 
 PAGE = tuple(column for column in _ALL if column.title != "options")
 

@@ -8,9 +8,9 @@ from typing import Any, BinaryIO
 from ..analysis import Comparison, LayerComparison, Report
 from .compare_text import COLUMNS, sides, summary
 from .figures import colour, curves, frequency_maps, norms
-from .html import curve_data, filled_page, map_data, short
+from .html import curve_data, filled_page, map_data, short, wrapped_norm
 from .terminal import printable
-from .text import not_read
+from .text import not_read, uncertain
 
 _WORSE = ("ok", "partial", "skipped", "out of range", "failed")
 
@@ -30,7 +30,7 @@ def render(comparison: Comparison) -> str:
         notes=[
             f"{word.lower()}: {note}"
             for word, report in models
-            for note in (*not_read(report.unread), *report.notes)
+            for note in (*uncertain(report.layers), *not_read(report.unread), *report.notes)
         ],
         models=models,
         curves=" Dashed before, solid after.",
@@ -86,6 +86,8 @@ def _layer(layer: LayerComparison, place: float) -> dict[str, Any]:
         "light": colour(place),
         "dark": colour(place, dark=True),
         "norms": [short(value) for value in (norms(after) if after else (None,) * 4)],
+        "wrapped": wrapped_norm(after),
+        "wrapped_before": wrapped_norm(before),
         "before": None if torus is None else short(torus.norm),
         "exact": after is not None and after.as_padded is not None and after.as_padded.exact,
         "cells": [

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis import Comparison, LayerComparison
+from .compare_text import sides
 from .figures import Curve, colour, curves
+from .numbers import upper
 from .pictures import canvas, name_ticks, write_figures
 
 _COLUMNS, _ROWS = 6, 8
@@ -42,8 +44,8 @@ def _spectra(panels: Sequence[tuple[str, str, dict[str, Curve]]]) -> Any:
     # One inch more holds the labels of a figure of few panels.
     figure, grid = canvas(1.25 * columns + 1, 1.15 * rows + 0.5, rows, columns)
     axes = grid.ravel() if len(panels) > 1 else [grid]
-    for place, (name, shade, sides) in zip(axes, panels, strict=False):
-        for when, curve in sides.items():
+    for place, (name, shade, curves_of) in zip(axes, panels, strict=False):
+        for when, curve in curves_of.items():
             style: Any = (0, (3, 1.5)) if when == "before" else "-"
             ranks = [rank / curve.count for rank in curve.ranks]
             place.plot(ranks, curve.values, color=shade, linewidth=0.9, linestyle=style)
@@ -54,7 +56,9 @@ def _spectra(panels: Sequence[tuple[str, str, dict[str, Curve]]]) -> Any:
         place.tick_params(labelsize=5)
     for place in axes[len(panels) :]:
         place.set_axis_off()
-    figure.supxlabel("rank / number of values; dashed before, solid after", fontsize=7)
+    errors = [curve.error for *_, curves_of in panels for curve in curves_of.values() if curve.sampled]
+    estimates = f"; estimates off by at most {upper(max(errors))} among them" if errors else ""
+    figure.supxlabel(f"rank / number of values; dashed before, solid after{estimates}", fontsize=7)
     figure.supylabel("singular value", fontsize=7)
     return figure
 
@@ -73,7 +77,10 @@ def _norms(comparison: Comparison) -> Any:
             )
     name_ticks(axes, [layer.name for layer, _ in shown])
     axes.set_ylabel("norm")
-    axes.set_title("wrapped boundary: dashed before, filled after", fontsize=7, loc="left")
+    found = [one.torus for layer, _ in shown for one in sides(layer) if one.torus is not None]
+    widths = [high - low for torus in found for low, high in [torus.ranges.get("norm", (0.0, 0.0))]]
+    within = f" (within {upper(max(widths))})" if any(widths) else ""
+    axes.set_title(f"wrapped boundary{within}: dashed before, filled after", fontsize=7, loc="left")
     return figure
 
 

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from ..analysis import Comparison, LayerComparison, LayerReport, Report
 from .columns import Column, chosen
-from .numbers import counted, number, percent, upper
-from .text import assumptions, layer_table, not_read, plain, with_names
+from .numbers import counted, estimate, percent, upper
+from .text import assumptions, layer_table, not_read, plain, uncertain, with_names
 
 
 def render(comparison: Comparison, console: Console) -> None:
@@ -31,12 +31,9 @@ def summary(comparison: Comparison) -> str:
     changed = sum(layer.relative_change != 0 for layer in both)
     parts = [f"{counted(len(both), 'layer')} in both, {changed} changed"]
     reports = (comparison.before, comparison.after)
-    wrapped = [
-        max((one.torus.norm for one in report.layers if one.torus is not None), default=None)
-        for report in reports
-    ]
-    if any(norm is not None for norm in wrapped):
-        parts.append(f"largest norm {arrow(*map(number, wrapped))} wrapped")
+    wrapped = [_largest_wrapped(report) for report in reports]
+    if any(norm != "-" for norm in wrapped):
+        parts.append(f"largest norm {arrow(*wrapped)} wrapped")
     padded = [_largest_padded(report) for report in reports]
     if None not in padded:
         parts.append(f"at most {arrow(*map(upper, padded))} with their own padding")
@@ -49,6 +46,12 @@ def summary(comparison: Comparison) -> str:
         if count:
             parts.append(f"{count} {words}")
     return f"{comparison.before.model} -> {comparison.after.model}: {'; '.join(parts)}."
+
+
+def _largest_wrapped(report: Report) -> str:
+    """The largest norm with wrapped boundary, with its error where it is an estimate."""
+    found = max((one.torus for one in report.layers if one.torus), key=lambda torus: torus.norm, default=None)
+    return "-" if found is None else estimate(found.norm, found.ranges.get("norm"))
 
 
 def _largest_padded(report: Report) -> float | None:
@@ -110,11 +113,13 @@ COLUMNS = (
 
 
 def _footnotes(comparison: Comparison) -> Iterator[str]:
+    found = [one for layer in comparison.layers for one in sides(layer)]
+    estimates = ", but for ± >= <=" if any(one.torus and one.torus.ranges for one in found) else ""
     yield (
-        "norm, smallest, condition, effective rank: exact for the layer with wrapped boundary. "
+        f"norm, smallest, condition, effective rank: exact for the layer with wrapped boundary{estimates}. "
         "own padding, any size: proven bounds. change: of the kernel, relative to its Euclidean norm."
     )
-    found = [one for layer in comparison.layers for one in sides(layer)]
+    yield from dict.fromkeys(uncertain(found))
     yield from assumptions(found)
     for when, report in (("before", comparison.before), ("after", comparison.after)):
         left = (one for one in report.layers if one.status != "ok")

@@ -29,8 +29,10 @@ class Curve:
     Attributes:
         layer: index into the report's layers.
         ranks: ascending, the first is 1 and the last is `count`.
-        values: the singular value at each of these ranks, exact.
+        values: the singular value at each of these ranks, exact unless `sampled`.
         count, norm: how many there are, and the largest.
+        sampled: whether the values are estimates.
+        error: what each is off by at the most.
     """
 
     layer: int
@@ -38,6 +40,8 @@ class Curve:
     values: tuple[float, ...]
     count: int
     norm: float
+    sampled: bool = False
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,13 @@ class FrequencyMap:
     Attributes:
         values: one row (1-D) or several; of a 3-D layer the largest over the depth frequencies.
         pooled: whether cells stand for several frequencies, by their largest value.
+        sampled: whether only a part of the layer's frequencies was looked at.
     """
 
     layer: int
     values: NumpyArray
     pooled: bool
+    sampled: bool = False
 
 
 def curves(report: Report, points: int | None = None) -> list[Curve]:
@@ -67,8 +73,17 @@ def curves(report: Report, points: int | None = None) -> list[Curve]:
         if layer.spectrum is None or layer.torus is None:
             continue
         ranks, values = thinned(layer.spectrum, points)
+        torus = layer.torus
         found.append(
-            Curve(index, tuple(ranks.tolist()), tuple(values.tolist()), layer.torus.count, layer.torus.norm)
+            Curve(
+                index,
+                tuple(ranks.tolist()),
+                tuple(values.tolist()),
+                torus.count,
+                torus.norm,
+                torus.sampled,
+                torus.error,
+            )
         )
     return found
 
@@ -112,7 +127,7 @@ def _map(index: int, spectrum: Spectrum, side: int = MAP_SIDE) -> FrequencyMap:
         if size > side:
             starts = np.linspace(0, size, side, endpoint=False).astype(int)
             small = np.maximum.reduceat(small, starts, axis=axis)
-    return FrequencyMap(index, small, pooled=small.shape != full.shape)
+    return FrequencyMap(index, small, pooled=small.shape != full.shape, sampled=spectrum.sampled)
 
 
 def positions(report: Report) -> list[float]:

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from importlib import resources
 from typing import Any, BinaryIO
 
-from ..analysis import Report
+from ..analysis import LayerReport, Report
 from .columns import PAGE
 from .figures import Curve, FrequencyMap, colour, curves, frequency_maps, norms, positions
+from .numbers import estimate
 from .terminal import printable
-from .text import not_read, summary
+from .text import not_read, summary, uncertain
 
 
 def write(report: Report, file: BinaryIO) -> None:
@@ -29,7 +30,7 @@ def render(report: Report) -> str:
         page_data(report),
         title=f"Singular values of {report.model}",
         summary=summary(report),
-        notes=[*not_read(report.unread), *report.notes],
+        notes=[*uncertain(report.layers), *not_read(report.unread), *report.notes],
         models=(("Model", report),),
     )
 
@@ -84,6 +85,7 @@ def page_data(report: Report) -> dict[str, Any]:
                 "light": colour(place),
                 "dark": colour(place, dark=True),
                 "norms": [short(value) for value in norms(layer)],
+                "wrapped": wrapped_norm(layer),
                 "exact": layer.as_padded is not None and layer.as_padded.exact,
                 "cells": [[column.cell(layer), column.key(layer)] for column in PAGE],
                 "status": layer.status,
@@ -98,6 +100,12 @@ def page_data(report: Report) -> dict[str, Any]:
     }
 
 
+def wrapped_norm(layer: LayerReport | None) -> str:
+    """The norm with wrapped boundary, with its error where it is an estimate."""
+    torus = None if layer is None else layer.torus
+    return "-" if torus is None else estimate(torus.norm, torus.ranges.get("norm"))
+
+
 def curve_data(curve: Curve) -> dict[str, Any]:
     """A curve as the page's script takes it."""
     return {
@@ -106,6 +114,7 @@ def curve_data(curve: Curve) -> dict[str, Any]:
         "values": [short(value) for value in curve.values],
         "count": curve.count,
         "norm": short(curve.norm),
+        "error": short(curve.error) if curve.sampled else None,
     }
 
 
@@ -114,6 +123,7 @@ def map_data(one: FrequencyMap) -> dict[str, Any]:
     return {
         "layer": one.layer,
         "pooled": one.pooled,
+        "sampled": one.sampled,
         "values": [[short(value) for value in row] for row in one.values.tolist()],
     }
 
@@ -123,7 +133,9 @@ def _facts(report: Report) -> str:
         "file": report.path or report.model,
         "sha256": report.sha256 or "none: a live module",
         "format": report.format,
-        "precision": report.dtype,
+        "precision": "that of each kernel" if report.dtype == "kernel" else report.dtype,
+        "bounds": report.bounds,
+        "spectrum": report.spectrum,
         "batch norm": "folded into the kernels" if report.fold_batch_norm else "not folded",
         "convspectra": report.version,
     }

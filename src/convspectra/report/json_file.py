@@ -22,6 +22,8 @@ _LAYER_FACTS = (
     *("name", "kind", "kernel_shape", "layout", "input_shape", "stride", "dilation", "groups", "transposed"),
     *("padding", "padding_mode", "assumed", "source", "batch_norm", "status", "reason"),
 )
+RANGED = ("norm", "smallest", "condition_number", "rank", "effective_rank", "stable_rank", "nuclear_norm")
+"""Numbers of the spectrum that can be estimates."""
 QUANTILE_NAMES = tuple(f"{level:g}" for level in QUANTILES)
 
 
@@ -48,6 +50,9 @@ def _report(report: Report) -> dict[str, Any]:
         **_model(report),
         "dtype": report.dtype,
         "fold_batch_norm": report.fold_batch_norm,
+        "bounds": report.bounds,
+        "spectrum": report.spectrum,
+        "left_out": report.left_out,
         "layers": [layer_dict(layer) for layer in report.layers],
         **_rest(report),
     }
@@ -64,6 +69,8 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         "version": after.version,
         "dtype": after.dtype,
         "fold_batch_norm": after.fold_batch_norm,
+        "bounds": after.bounds,
+        "spectrum": after.spectrum,
         "before": {**_model(before), **_rest(before)},
         "after": {**_model(after), **_rest(after)},
         "layers": [
@@ -125,10 +132,14 @@ def flat(layer: LayerReport) -> dict[str, Any]:
     row = layer_dict(layer)
     torus, bounds = row.pop("torus"), row.pop("bounds")
     for name in TorusSummary.__dataclass_fields__:
-        if name != "quantiles":
+        if name not in ("quantiles", "ranges"):
             row[name] = None if torus is None else torus[name]
     for level in QUANTILE_NAMES:
         row[f"quantile_{level}"] = None if torus is None else torus["quantiles"][level]
+    for name in RANGED:
+        exact = None if torus is None else torus[name]
+        one = (torus and torus["ranges"][name]) or {"lower": exact, "upper": exact}
+        row |= {f"{name}_lower": one["lower"], f"{name}_upper": one["upper"]}
     for name, bound in bounds.items():
         for field in ("lower", "upper", "status"):
             row[f"{name}_{field}"] = None if bound is None else bound[field]
@@ -136,7 +147,9 @@ def flat(layer: LayerReport) -> dict[str, Any]:
 
 
 def _torus(torus: TorusSummary) -> dict[str, Any]:
-    facts: dict[str, Any] = _finite(asdict(torus))
+    known = {name: torus.ranges.get(name) for name in RANGED}
+    ranges = {name: one and dict(zip(("lower", "upper"), one, strict=True)) for name, one in known.items()}
+    facts: dict[str, Any] = _finite({**asdict(torus), "ranges": ranges})
     return facts
 
 

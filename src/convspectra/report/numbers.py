@@ -22,6 +22,23 @@ def number(value: float | None, rounding: str = ROUND_HALF_EVEN) -> str:
     return f"{rounded:.{DIGITS}g}"
 
 
+def estimate(value: float, known: tuple[float, float] | None) -> str:
+    """A number that is known exactly, or as `2.1 ±0.03`, `>= 2` or `<= 0.01` by a proven interval.
+
+    The error is that of the number as it is shown, rounded up.
+    """
+    if known is None:
+        return number(value)
+    low, high = known
+    if math.isinf(high):
+        return f">= {lower(low)}"
+    if low <= 0:
+        return f"<= {upper(high)}"
+    shown = float(number(value))
+    error = Context(prec=2, rounding=ROUND_CEILING).create_decimal(max(high - shown, shown - low, 0.0))
+    return f"{number(value)} ±{float(error):g}"
+
+
 def counted(number: int, noun: str) -> str:
     """`1 layer`, `2 layers`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -11,6 +11,7 @@ from typing import Any
 from ..analysis import Report
 from .figures import Curve, colour, curves, norms, positions
 from .files import atomic
+from .numbers import upper
 from .terminal import printable
 
 _STYLE: dict[Any, Any] = {
@@ -67,7 +68,12 @@ def _curves(report: Report, points: Points, x_label: str, y_label: str) -> Any:
     places = positions(report)
     for curve in curves(report):
         x, y = points(curve)
-        axes.plot(x, y, color=colour(places[curve.layer]), linewidth=0.9)
+        style: Any = (0, (1, 1)) if curve.sampled else "-"
+        axes.plot(x, y, color=colour(places[curve.layer]), linewidth=0.9, linestyle=style)
+    sampled = [curve for curve in curves(report) if curve.sampled]
+    if sampled:
+        error = upper(max(curve.error for curve in sampled))
+        axes.set_title(f"dotted: estimates, values off by at most {error}", fontsize=7, loc="left")
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.set_xlim(left=0)
@@ -108,18 +114,21 @@ def _norms(report: Report) -> Any:
     figure, axes = canvas(width=max(3.5, 0.16 * len(shown) + 1), height=3.4)
     places = positions(report)
     for x, index in enumerate(shown):
-        torus, lower, upper, anywhere = norms(report.layers[index])
+        torus, low, high, anywhere = norms(report.layers[index])
         if torus is not None:
             axes.bar(x, torus, color=colour(places[index]), width=0.7, alpha=0.75)
-        if upper is not None:
-            axes.vlines(x, lower or 0.0, upper, color="black", linewidth=1)
-            axes.hlines([lower or 0.0, upper], x - 0.15, x + 0.15, color="black", linewidth=1)
+        if high is not None:
+            axes.vlines(x, low or 0.0, high, color="black", linewidth=1)
+            axes.hlines([low or 0.0, high], x - 0.15, x + 0.15, color="black", linewidth=1)
         if anywhere is not None and math.isfinite(anywhere):
             axes.hlines(anywhere, x - 0.38, x + 0.38, color="black", linewidth=0.8, linestyle=(0, (2, 1)))
     names = [report.layers[index].name for index in shown]
     name_ticks(axes, names)
     axes.set_ylabel("norm")
-    axes.set_title("bar: wrapped; whisker: own padding; dashed: any size", fontsize=7, loc="left")
+    found = [one.torus.ranges["norm"] for one in report.layers if one.torus and "norm" in one.torus.ranges]
+    width = f" (within {upper(max(end - start for start, end in found))})" if found else ""
+    title = f"bar: wrapped{width}; whisker: own padding; dashed: any size"
+    axes.set_title(title, fontsize=7, loc="left")
     return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -51,6 +52,7 @@ def write_parquet(report: Report, file: BinaryIO) -> None:
     types |= {name: pa.string() for name in _WORDS}
     types |= {"padding": pa.list_(pa.list_(pa.int64())), "assumed": pa.list_(pa.string())}
     types |= {"groups": pa.int64(), "count": pa.int64(), "rank": pa.int64(), "transposed": pa.bool_()}
+    types |= {"structural_zeros": pa.int64(), "sampled": pa.bool_()}
     metadata = {"schema": SCHEMA, "model": _encodable(report.model), "sha256": report.sha256 or ""}
     schema = pa.schema([(name, types.get(name, pa.float64())) for name in _COLUMNS], metadata)
     rows = [{name: _encodable(value) for name, value in flat(layer).items()} for layer in report.layers]
@@ -61,14 +63,21 @@ def write_npz(report: Report, file: BinaryIO) -> None:
     """Write `names`, and for the layer `names[i]` the array `values_i`: all its values, descending.
 
     Layers are numbered because a name may hold what the name of an array cannot. A layer without a
-    spectrum has no array.
+    spectrum has no array. Values are off by at most `errors[i]`; `sampled[i]` where they are estimates.
     """
     arrays = {
         f"values_{i}": layer.spectrum.sorted()
         for i, layer in enumerate(report.layers)
         if layer.spectrum is not None
     }
-    np.savez_compressed(file, names=np.array([layer.name for layer in report.layers], dtype=str), **arrays)
+    summaries = [layer.torus for layer in report.layers]
+    np.savez_compressed(
+        file,
+        names=np.array([layer.name for layer in report.layers], dtype=str),
+        errors=np.array([math.nan if torus is None else torus.error for torus in summaries]),
+        sampled=np.array([torus is not None and torus.sampled for torus in summaries]),
+        **arrays,
+    )
 
 
 def _cell(value: Any) -> Any:

@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from .._solvers.pool import available_cores
-from ..analysis import Report
+from ..analysis import LayerReport, Report
 from ..models.records import Unread
 from . import terminal
-from .columns import Column, chosen, options
-from .numbers import counted, number, sizes
+from .columns import BOUNDS, Column, chosen, options
+from .numbers import counted, estimate, sizes
 from .terminal import printable
 
 MARK = {
@@ -71,12 +71,15 @@ def summary(report: Report) -> str:
         if largest.torus is not None:
             some = len(measured) < len(report.layers)
             which = f"largest of {counted(len(measured), 'known norm')}" if some else "largest norm"
-            parts.append(f"{which} {number(largest.torus.norm)} in {largest.name}")
+            text = estimate(largest.torus.norm, largest.torus.ranges.get("norm"))
+            parts.append(f"{which} {text} in {largest.name}")
     for status in ("partial", "out of range", "skipped", "failed"):
         if count[status]:
             parts.append(f"{count[status]} {'with a number missing' if status == 'partial' else status}")
     if report.unread:
         parts.append(f"{len(report.unread)} not read")
+    if report.left_out:
+        parts.append(f"{report.left_out} not asked for")
     if report.other:
         shown = sorted(report.other.items(), key=lambda item: -item[1])
         listed = ", ".join(f"{n} {name}" for name, n in shown[:4])
@@ -115,8 +118,10 @@ def watching(console: Console | None = None) -> Iterator[dict[str, Any]]:
                 terminal.tell(f"convspectra: estimated {minutes} on {counted(cores, 'core')}")
 
         def advance(share: float, name: str) -> None:
-            progress.update(task, completed=share, description=_shortened(printable(name), 30))
-            if long and progress.disable:
+            progress.update(task, completed=share)
+            if name:
+                progress.update(task, description=_shortened(printable(name), 30))
+            if name and long and progress.disable:
                 terminal.tell(f"convspectra: {share:.0%} {name}")
 
         yield {"estimated": estimated, "progress": advance}
@@ -124,7 +129,7 @@ def watching(console: Console | None = None) -> Iterator[dict[str, Any]]:
 
 def _table(report: Report, width: int) -> Table:
     names = [layer.name + ("*" if layer.assumed else "") for layer in report.layers]
-    columns = list(_COLUMNS)
+    columns = [column for column in _COLUMNS if report.bounds != "none" or column.title not in BOUNDS]
     if any(MARK[layer.status] for layer in report.layers):
         columns.append(Column("status", lambda layer: MARK[layer.status], 0, right=False))
     bad = [layer.status == "failed" for layer in report.layers]
@@ -172,13 +177,44 @@ def _shortened(name: str, room: int) -> str:
 def _footnotes(report: Report) -> Iterator[str]:
     if any(layer.torus for layer in report.layers):
         yield (
-            "norm, smallest, condition, ranks: exact for the layer with wrapped boundary. "
-            "own padding: proven interval for the layer with it (= exact). "
-            "any size: proven upper bound for every input size."
+            "norm, smallest, condition, ranks: exact for the layer with wrapped boundary, but for ± >= <=."
+            if (any(layer.torus and layer.torus.ranges for layer in report.layers))
+            else "norm, smallest, condition, ranks: exact for the layer with wrapped boundary."
         )
+        if report.bounds != "none":
+            yield (
+                "own padding: proven interval for the layer with it (= exact). "
+                "any size: proven upper bound for every input size."
+            )
+    yield from uncertain(report.layers)
     if any(options(layer) for layer in report.layers):
         yield "options: s stride, d dilation, g groups."
     yield from assumptions(report.layers)
+
+
+def uncertain(layers: Sequence[LayerReport]) -> Iterator[str]:
+    """The footnotes of numbers that are estimates, and of zeros that are left out."""
+    known = [(layer.name, layer.torus) for layer in layers if layer.torus is not None]
+    yield from with_names(
+        (
+            "sampled: a part of the frequencies stands for all. a ±e is an estimate, off by at most e, "
+            "proven; >= and <= are proven, the other side is not known.",
+            name,
+        )
+        for name, torus in known
+        if torus.sampled
+    )
+    if any(torus.ranges and not torus.sampled for _, torus in known):
+        yield "±, >= and <= where nothing is sampled: what rounding leaves open, proven."
+    yield from with_names(
+        (
+            f"no tap reads a part of the input: {torus.structural_zeros:,} singular values that are 0 for it "
+            "are left out of smallest and condition.",
+            name,
+        )
+        for name, torus in known
+        if torus.structural_zeros
+    )
 
 
 def assumptions(layers: Iterable[Any]) -> Iterator[str]:

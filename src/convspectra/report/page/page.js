@@ -26,7 +26,7 @@
     figure7: { x: "rank / number of singular values", y: "ratio to the largest", log: { x: false, y: false }, point: (c, i) => [c.ranks[i] / c.count, c.values[i] / c.norm] },
   };
   for (const figure of Object.values(figures)) {
-    figure.curves = data.curves.filter((c) => c.norm > 0).map((c) => ({ layer: c.layer, when: c.when, points: c.ranks.map((_, i) => figure.point(c, i)) }));
+    figure.curves = data.curves.filter((c) => c.norm > 0).map((c) => ({ layer: c.layer, when: c.when, error: c.error, points: c.ranks.map((_, i) => figure.point(c, i)) }));
   }
 
   const axis = (name, log, floor, room) => ({
@@ -96,7 +96,7 @@
           const share = px === previous[0] ? 0 : (x - previous[0]) / (px - previous[0]);
           const at = px - previous[0] < 2 ? Math.min(Math.max(y, Math.min(py, previous[1])), Math.max(py, previous[1])) : previous[1] + share * (py - previous[1]);
           const distance = Math.abs(at - y);
-          if (distance < closest) { closest = distance; best = { layer: c.layer, when: c.when, point: share < 0.5 ? previous[2] : p }; }
+          if (distance < closest) { closest = distance; best = { layer: c.layer, when: c.when, error: c.error, point: share < 0.5 ? previous[2] : p }; }
         }
         previous = [px, py, p];
       }
@@ -162,7 +162,7 @@
   function drawMap() {
     const map = data.maps[Number(select.value || -1)];
     if (!map) { charts.map.clear(); element("pooled").textContent = data.maps.length ? "" : "No layer here has more than one frequency."; return; }
-    element("pooled").textContent = map.pooled ? "Each cell shows the largest value of several frequencies." : "";
+    element("pooled").textContent = [map.pooled && "Each cell shows the largest value of several frequencies.", map.sampled && "Only a part of the frequencies was looked at."].filter(Boolean).join(" ");
     const rows = map.values.length, columns = map.values[0].length;
     const flat = map.values.flat();
     // Of two models, a layer's two maps have one scale of colours.
@@ -323,9 +323,9 @@
     const place = Math.round(charts.norms.convertFromPixel({ gridIndex: 0 }, [x, y])[0]);
     const layer = withNorms[place];
     if (layer === undefined) return null;
-    const [torus, lower, upper, any] = layers[layer].norms;
+    const [, lower, upper, any] = layers[layer].norms;
     const before = layers[layer].before;
-    const lines = [before === undefined ? `wrapped: ${text(torus)}` : `wrapped: ${text(before)} before, ${text(torus)} after`];
+    const lines = [before === undefined ? `wrapped: ${layers[layer].wrapped}` : `wrapped: ${layers[layer].wrapped_before} before, ${layers[layer].wrapped} after`];
     if (upper !== null) lines.push(layers[layer].exact ? `own padding: = ${text(upper)}` : `own padding: ${text(lower)} to ${text(upper)}`);
     if (any !== null) lines.push(`any size: at most ${text(any)}`);
     return { layer, lines };
@@ -352,7 +352,7 @@
   for (const id of Object.keys(figures)) {
     watch(id, (x, y) => {
       const found = nearest(id, x, y);
-      return found && { layer: found.layer, lines: [...(found.when ? [found.when] : []), `${figures[id].x} ${text(found.point[0])}`, `${figures[id].y} ${text(found.point[1])}`] };
+      return found && { layer: found.layer, lines: [...(found.when ? [found.when] : []), `${figures[id].x} ${text(found.point[0])}`, `${figures[id].y} ${text(found.point[1])}`, ...(found.error ? [`an estimate: singular values off by at most ${text(found.error)}`] : [])] };
     }, () => drawCurves(id));
   }
   watch("norms", findNorm, () => {});
