@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import singledispatch
 
 import numpy as np
 
@@ -37,7 +36,6 @@ from .slopes import SLOPES
 _ALLOWANCE = 1 + 1e-14
 
 
-@singledispatch
 def constant(operation: Operation, shape: Shape) -> tuple[float, str]:
     """An UPPER bound of `||f(x) - f(y)|| / ||x - y||`, and in words where it comes from.
 
@@ -63,82 +61,49 @@ def constant(operation: Operation, shape: Shape) -> tuple[float, str]:
     References: Gao and Pavel (2017) for the Jacobian of softmax; Tsuzuku, Sato and Sugiyama (2018) for
     pooling.
     """
+    match operation:
+        case Convolution() | AxisMatrices():
+            _, norm, how = norm_interval(operation)
+            return norm, how
+        case Move():
+            return _of_move(operation)
+        case Affine():
+            _finite(operation.shift)
+            return float(np.abs(_finite(operation.scale)).max()), "largest factor"
+        case Sum():
+            return 1.0, "sum of its branches"
+        case Concat():
+            return 1.0, "root of the sum of squares"
+        case Pointwise(function=function, parameters=parameters):
+            slope = SLOPES[function](parameters)
+            if not math.isfinite(slope):
+                raise InputError(f"{function} with parameters {dict(parameters)} has no constant")
+            return slope, "largest slope"
+        case Softmax(axis=axis) if shape[axis] == 1:
+            return 0.0, "one entry"
+        case Softmax(axis=axis, logarithm=True):
+            return math.sqrt(shape[axis]), "root of its entries"
+        case Softmax():
+            return 0.5, "Jacobian"
+        case MaxPool():
+            return _of_max_pool(operation, shape)
+        case Refused():
+            raise InputError(operation.reason)
     raise TypeError(f"no constant for {type(operation).__name__}")
 
 
-@constant.register
-def _(operation: Convolution, shape: Shape) -> tuple[float, str]:
-    _, norm, how = norm_interval(operation)
-    return norm, how
-
-
-@constant.register
-def _(operation: AxisMatrices, shape: Shape) -> tuple[float, str]:
-    _, norm, how = norm_interval(operation)
-    return norm, how
-
-
-@constant.register
-def _(operation: Move, shape: Shape) -> tuple[float, str]:
-    if operation.positions is None:
+def _of_move(move: Move) -> tuple[float, str]:
+    if move.positions is None:
         return 1.0, "every entry once"
-    read = operation.index[operation.index >= 0]
+    read = move.index[move.index >= 0]
     copies = int(np.bincount(read.reshape(-1)).max()) if read.size else 0
     return math.sqrt(copies), f"an entry up to {copies} times"
 
 
-@constant.register
-def _(operation: Affine, shape: Shape) -> tuple[float, str]:
-    _finite(operation.shift)
-    return float(np.abs(_finite(operation.scale)).max()), "largest factor"
-
-
-@constant.register
-def _(operation: Sum, shape: Shape) -> tuple[float, str]:
-    return 1.0, "sum of its branches"
-
-
-@constant.register
-def _(operation: Concat, shape: Shape) -> tuple[float, str]:
-    return 1.0, "root of the sum of squares"
-
-
-@constant.register
-def _(operation: Pointwise, shape: Shape) -> tuple[float, str]:
-    slope = SLOPES[operation.function](operation.parameters)
-    if not math.isfinite(slope):
-        raise InputError(f"{operation.function} with parameters {dict(operation.parameters)} has no constant")
-    return slope, "largest slope"
-
-
-@constant.register
-def _(operation: Softmax, shape: Shape) -> tuple[float, str]:
-    size = shape[operation.axis]
-    if size == 1:
-        return 0.0, "one entry"
-    return (math.sqrt(size), "root of its entries") if operation.logarithm else (0.5, "Jacobian")
-
-
-@constant.register
-def _(operation: MaxPool, shape: Shape) -> tuple[float, str]:
-    windows = math.prod(
-        _largest_overlap(n, k, s, d, a, m)
-        for n, k, s, d, a, m in zip(
-            shape[2:],
-            operation.window,
-            operation.stride,
-            operation.dilation,
-            operation.before,
-            operation.outputs,
-            strict=True,
-        )
-    )
+def _of_max_pool(pool: MaxPool, shape: Shape) -> tuple[float, str]:
+    sizes = (shape[2:], pool.window, pool.stride, pool.dilation, pool.before, pool.outputs)
+    windows = math.prod(_largest_overlap(*axis) for axis in zip(*sizes, strict=True))
     return math.sqrt(windows), f"an entry in up to {windows} windows"
-
-
-@constant.register
-def _(operation: Refused, shape: Shape) -> tuple[float, str]:
-    raise InputError(operation.reason)
 
 
 def norm_interval(operation: Convolution | AxisMatrices) -> tuple[float, float, str]:
