@@ -24,6 +24,9 @@ def bench(
     bounds: Annotated[
         bool, typer.Option("--bounds", help="How tight every bound of the norm is instead, and its time.")
     ] = False,
+    models: Annotated[
+        bool, typer.Option("--models", help="Analyses of whole networks instead: seconds and memory.")
+    ] = False,
     full: Annotated[
         bool, typer.Option("--full", help="The paper's whole curves, more rounds; about an hour.")
     ] = False,
@@ -34,7 +37,8 @@ def bench(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Write bench.json and figure1.png here, projection.json or bounds.json."
+            metavar="DIR",
+            help="Write bench.json and figure1.png here, projection.json, bounds.json or models.json.",
         ),
     ] = None,
 ) -> None:
@@ -44,17 +48,19 @@ def bench(
     from convspectra.report.text import watching
 
     from .bench import bounds as bounds_bench
+    from .bench import models as models_bench
     from .bench import projections, spectra
     from .report import benchmarks
 
-    if projection and bounds:
-        raise InputError("--projection and --bounds are different benchmarks; give one of them")
+    if projection + bounds + models > 1:
+        raise InputError("--projection, --bounds and --models are different benchmarks; give one of them")
     if model is not None and not bounds:
         raise InputError("--model goes with --bounds")
-    name = "projection" if projection else "bounds" if bounds else "bench"
+    name = "projection" if projection else "bounds" if bounds else "models" if models else "bench"
     benchmarks_by_name: dict[str, tuple[Any, Any]] = {
         "bench": (spectra.run, benchmarks.render),
         "projection": (projections.run, benchmarks.render_projections),
+        "models": (models_bench.run, benchmarks.render_models),
         "bounds": (partial(bounds_bench.run, model=model), benchmarks.render_bounds),
     }
     run, render = benchmarks_by_name[name]

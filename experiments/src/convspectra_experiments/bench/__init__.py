@@ -1,6 +1,6 @@
 """Benchmarks that anyone can run: ratios within one run, every method checked in it."""
 
-from . import bounds, projections, spectra
+from . import bounds, models, projections, spectra
 from .measuring import Case
 
-__all__ = ["Case", "bounds", "projections", "spectra"]
+__all__ = ["Case", "bounds", "models", "projections", "spectra"]

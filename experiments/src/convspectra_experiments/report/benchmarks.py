@@ -10,7 +10,7 @@ from rich.table import Table
 
 from convspectra.report.files import atomic
 
-from ..bench import bounds, projections
+from ..bench import bounds, models, projections
 from ..bench.spectra import Results
 from ..bench.training_steps import TrainingCost
 
@@ -130,6 +130,28 @@ def render_bounds(results: bounds.Results, console: Console) -> None:
             _ratio(row.upper),
             _ratio(row.lower),
             f"{row.seconds * 1e3:.2f}",
+        )
+    console.print(table)
+
+
+def render_models(results: models.Results, console: Console) -> None:
+    """Print what the analysis of each network takes."""
+    _render_machine(results.machine, console)
+    numbers = ["layers", "sampled", "weights", "estimated", "seconds", "goal", "bounds", "MB"]
+    table = _table(
+        console, "Analyses of whole networks; estimated: seconds of one core", ["network"], numbers
+    )
+    for row in results.rows:
+        table.add_row(
+            row.name,
+            str(row.layers),
+            str(row.sampled),
+            f"{row.weights:,}",
+            f"{row.estimated:.2f}",
+            f"{row.seconds:.2f}",
+            "" if row.goal is None else f"{row.goal:g}",
+            f"{row.share_of_bounds:.0%}",
+            f"{row.megabytes:.0f}",
         )
     console.print(table)
 

@@ -102,7 +102,7 @@ def spectra_of(
     found = trained_model(model, sample_shape=sample_shape, geometry=geometry, module=module)
     large = tuple(layer for layer in found.layers if _taps(layer) > 1)
     left_out = {"kernel of one tap": len(found.layers) - len(large)}
-    report = analyze(replace(found, layers=large), progress=progress)
+    report = analyze(replace(found, layers=large), dtype="float64", spectrum="exact", progress=progress)
     layers = []
     for layer in report.layers:
         if layer.spectrum is None or layer.torus is None:
