@@ -213,3 +213,13 @@ def test_columns_that_no_tap_reads_are_left_out_of_smallest_and_condition(kernel
     assert torus.structural_zeros > 0
     np.testing.assert_allclose(torus.smallest, values[: values.size - torus.structural_zeros][-1])
     assert math.isfinite(torus.condition_number)
+
+
+def test_large_blocks_have_every_number():
+    kernel = np.random.default_rng(0).standard_normal((132, 132, 3, 3)).astype(np.float32)
+    geometry = cs.ConvGeometry((6, 6), padding=1)
+    found = analyze_layer(ConvLayer("l", "conv2d", kernel, "OIHW", geometry))
+    assert found.status == "ok"
+    exact = cs.bounds.duffin1938(kernel, geometry)
+    assert found.any_size.lower <= exact.upper
+    assert exact.lower <= found.any_size.upper

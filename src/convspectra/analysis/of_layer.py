@@ -135,9 +135,9 @@ def _bounds(
 def _any_size(problem: Problem, tight: bool = False) -> Bound:
     if is_constant(problem.correlation):
         return as_floats(homogeneous(pfister2018_of, problem))
-    large = min(problem.correlation.block_shape) > LARGE
-    width = (ANY_SIZE_WIDTH, ANY_SIZE_TESTS) if large and not tight else ()
-    return as_floats(homogeneous(duffin1938_of, problem, *width))
+    if tight or min(problem.correlation.block_shape) <= LARGE:
+        return as_floats(homogeneous(duffin1938_of, problem))
+    return as_floats(homogeneous(duffin1938_of, problem, ANY_SIZE_WIDTH, ANY_SIZE_TESTS))
 
 
 def _sum_of_squares(problem: Problem) -> float | None:

@@ -80,15 +80,15 @@ def duffin1938(
     return homogeneous(duffin1938_of, problem_of(kernel, geometry, compute), width)
 
 
-def duffin1938_of(problem: Problem, width: float | None = None) -> Bound:
-    """`duffin1938` of a problem whose entries are in range, by default from `searched`."""
+def duffin1938_of(problem: Problem, width: float | None = None, most: int = _MOST) -> Bound:
+    """`duffin1938` of a problem whose entries are in range, by default from `searched`, by at most so many tests."""
     kernel = problem.kernel
     refuse_repeated_inputs("duffin1938", problem.correlation)
     if is_tracked(kernel) or not is_concrete(kernel):
         return pfister2018_of(problem)
     found = None
     if _samples(problem) > 1:
-        found = searched(problem) if width is None else supremum(problem, width, _MOST)
+        found = searched(problem) if width is None else supremum(problem, width, most)
     if found is None:
         return pfister2018_of(problem)
     ours = to_numpy(kernel)
