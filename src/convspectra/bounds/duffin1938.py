@@ -81,7 +81,7 @@ def duffin1938(
 
 
 def duffin1938_of(problem: Problem, width: float | None = None, most: int = _MOST) -> Bound:
-    """`duffin1938` of a problem whose entries are in range, by default from `searched`, by at most so many tests."""
+    """`duffin1938` of a problem in range, by default from `searched`, else by so many tests at the most."""
     kernel = problem.kernel
     refuse_repeated_inputs("duffin1938", problem.correlation)
     if is_tracked(kernel) or not is_concrete(kernel):
