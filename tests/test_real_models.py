@@ -146,7 +146,7 @@ def test_a_clipped_model_keeps_the_promise_and_everything_else(name, tmp_path):
     report = clip_file(before, path(name), written, Limits(1.0, guarantee="any_size"))
     assert {layer.status for layer in report.layers} <= {"changed", "inside"}
     after = read_model(written, sample_shape=CLIPPED[name])
-    for layer in analyze(after).layers:
+    for layer in analyze(after, dtype="float64").layers:
         norms = [layer.any_size.upper]
         norms += [layer.torus.norm] if layer.torus else []
         norms += [layer.as_padded.upper] if layer.as_padded else []
