@@ -50,7 +50,7 @@ from .checks import check_word
 from .compute import Compute
 from .errors import GeometryError, RangeError
 from .geometry import ConvGeometry, Correlation
-from .problem import Problem, in_doubles, moduli, problem_of, scaled, without_gradient
+from .problem import Problem, in_doubles, problem_of, scaled, without_gradient
 from .results import Projection
 from .rounding import rounded_up
 from .spectrum import TopBlock, exceeds, top_on
@@ -105,8 +105,7 @@ class Target:
         found = self.moved(self.kernel * factor)
         if self._proven is None:
             return found
-        size, power = moduli(found.problem)
-        rounding = eps_of(self.kernel) * size * power * self.copied
+        rounding = found.problem.symbol_error() * self.copied  # of entries below the normal numbers, too
         return replace(found, known=(self._proven.upper * factor + rounding) * (1 + 8 * _EPS))
 
     def level(self, max_norm: float) -> float:
