@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,6 +27,7 @@ from convspectra.torch import (  # noqa: E402
     orthogonal,
     spectral_norm,
 )
+from convspectra.torch.tensors import constrain_tensor  # noqa: E402
 from strategies import layers as random_layers  # noqa: E402
 
 LAYERS = {
@@ -119,6 +123,74 @@ class TestSpectralNorm:
         bounded = SpectralNorm(0.3, geometry_of(module, size).on_torus())
         weight = module.weight.detach().requires_grad_()
         assert torch.autograd.gradcheck(bounded, (weight,), eps=1e-6, atol=1e-5)
+
+    def test_a_norm_is_computed_once_for_each_weight(self, monkeypatch):
+        module, size = layer("square")
+        spectral_norm(module, 0.5, input_shape=size, guarantee="torus")
+        original, calls = module.parametrizations.weight.original, []
+
+        def counted(*args, **kwargs):
+            calls.append(args)
+            return constrain_tensor(*args, **kwargs)
+
+        monkeypatch.setattr(sys.modules[SpectralNorm.__module__], "constrain_tensor", counted)
+        x = torch.ones(1, 4, *size)
+        optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+        for made in (0, 1):  # the first when it was registered
+            for _ in range(3):
+                (-module(x).square().mean()).backward()
+            assert len(calls) == made
+            optimizer.step()
+        module.eval()
+        with torch.no_grad():
+            first = module(x)
+            module(x)
+        assert len(calls) == 2
+        original.data.mul_(3)  # which moves no version counter
+        with torch.no_grad():
+            assert torch.allclose(module(x), first, atol=1e-5)
+        assert len(calls) == 3
+        assert dense_values(module, size)[0] <= 0.5 * (1 + 1e-6)
+
+    def test_what_is_kept_gives_each_pass_its_own_gradient(self):
+        module, size = layer("square")
+        spectral_norm(module.double(), 0.5, input_shape=size, guarantee="torus")
+        original, x = module.parametrizations.weight.original, torch.randn(2, 4, *size).double()
+        alone = []
+        for one in x:
+            bounded = copy.deepcopy(module)
+            bounded(one[None]).square().sum().backward()
+            alone.append(bounded.parametrizations.weight.original.grad)
+        losses = [module(one[None]).square().sum() for one in x]
+        for loss in losses:
+            loss.backward()
+        assert torch.allclose(original.grad, alone[0] + alone[1], rtol=1e-12)
+
+    def test_a_write_into_the_weight_does_not_stay(self):
+        module, size = layer("square")
+        spectral_norm(module, 0.5, input_shape=size, guarantee="torus")
+        before = module.weight.detach().clone()
+        with torch.no_grad():
+            module.weight.mul_(10)
+        assert torch.equal(module.weight, before)
+
+    def test_another_limit_and_another_precision_are_taken_at_once(self):
+        module, size = layer("square")
+        spectral_norm(module, 0.5, input_shape=size, guarantee="torus")
+        bounded = module.parametrizations.weight[0]
+        bounded.limits = replace(bounded.limits, max_norm=0.25)
+        assert 0.24 < dense_values(module, size)[0] <= 0.25
+        assert module.half().weight.dtype == torch.float16
+        assert dense_values(module, size)[0] <= 0.25
+
+    def test_after_a_step_it_can_be_copied_and_pickled(self):
+        module, size = layer("square")
+        spectral_norm(module, 0.5, input_shape=size, guarantee="torus")
+        module(torch.ones(1, 4, *size)).sum().backward()
+        assert torch.equal(copy.deepcopy(module).weight, module.weight)
+        bounded = module.parametrizations.weight[0]
+        original = module.parametrizations.weight.original
+        assert torch.equal(pickle.loads(pickle.dumps(bounded))(original), module.weight)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision_is_inside_after_rounding(self, dtype):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from .._compat import with_vjp
 from ..constrain import Limits, Use
 from ..errors import InputError
 from ..geometry import ConvGeometry
@@ -34,6 +36,28 @@ from .weight_uses import (
 )
 
 
+@dataclass(frozen=True, eq=False)
+class _Bounded:
+    """A weight and what was made of it, with the graph between them where it has a gradient."""
+
+    weight: torch.Tensor
+    inside: torch.Tensor
+    promise: tuple[Limits, tuple[Use, ...]]
+
+    def is_of(self, weight: torch.Tensor, tracked: bool) -> bool:
+        """Whether it was made of these numbers, and has the gradient that is asked for.
+
+        The numbers are compared: writes through `weight.data` leave no other trace.
+        """
+        mine = self.weight
+        alike = (mine.device, mine.dtype) == (weight.device, weight.dtype)
+        return mine.requires_grad >= tracked and alike and torch.equal(mine, weight)
+
+    def gradient(self, cotangent: torch.Tensor) -> torch.Tensor:
+        [found] = torch.autograd.grad(self.inside, self.weight, cotangent, retain_graph=True)
+        return found
+
+
 class SpectralNorm(nn.Module):
     """`W min(1, c / ||W||)`, with the operator norm of the layer: exact, in training and evaluation alike.
 
@@ -41,8 +65,9 @@ class SpectralNorm(nn.Module):
     matrix's norm: the operator norm of a layer comes out up to the root of its number of taps times as large.
     Here it is at most `c`, and a weight inside the ball is left as it is.
 
-    The norm is computed whenever the weight is asked for; `torch.nn.utils.parametrize.cached()` keeps it for
-    a block of code. Compiled graphs break there; before an export, `remove_parametrizations`.
+    The norm is computed once for each value of the weight: what was made of it is kept until another weight
+    is given, in the memory of three more weights. Compiled graphs break there; before an export,
+    `remove_parametrizations`.
 
     Arguments:
         max_norm: the radius `c`, positive.
@@ -65,18 +90,36 @@ class SpectralNorm(nn.Module):
         array([[[ 0.25, -0.25]]], dtype=float32)
     """
 
+    _kept: _Bounded | None = None
+
     def __init__(
         self, max_norm: float, geometry: ConvGeometry | Sequence[ConvGeometry], guarantee: Guarantee = "layer"
     ) -> None:
         super().__init__()
         self.limits = Limits(max_norm, "rescale", guarantee)
-        self.uses = [Use(one) for one in ([geometry] if isinstance(geometry, ConvGeometry) else geometry)]
+        geometries = [geometry] if isinstance(geometry, ConvGeometry) else geometry
+        self.uses = tuple(Use(one) for one in geometries)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(weight.device.type, enabled=False):
-            inside: torch.Tensor = constrain_tensor(weight, self.uses, self.limits, measure=False).weight
+        tracked = weight.requires_grad and torch.is_grad_enabled()
+        kept = self._kept
+        if kept is None or kept.promise != (self.limits, self.uses) or not kept.is_of(weight, tracked):
+            kept = self._kept = self._bounded(weight, tracked)
+        # A copy, so that a caller who writes into the weight does not write into what is kept.
+        inside: torch.Tensor = with_vjp(
+            lambda _: (kept.inside.detach().clone(), kept), _Bounded.gradient, weight
+        )
         return inside
+
+    def _bounded(self, weight: torch.Tensor, tracked: bool) -> _Bounded:
+        given = weight.detach().clone().requires_grad_(tracked)
+        with torch.autocast(weight.device.type, enabled=False):
+            inside = constrain_tensor(given, self.uses, self.limits, measure=False).weight
+        return _Bounded(given, inside, (self.limits, self.uses))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}  # tensors with a graph can be neither copied nor pickled
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
         """What is kept for an assigned weight: the weight itself.
