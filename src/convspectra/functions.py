@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -78,15 +78,13 @@ def norm(
     if not is_concrete(kernel):  # which pair cannot be looked up: the library's own derivative of eigenvalues
         return top_block(kernel, correlation, compute).norm
 
-    def forward(given: Array) -> tuple[Array, Array]:
+    def forward(given: Array) -> tuple[Array, Callable[[], Array]]:
         found = top or top_block(given, correlation, compute)
-        return 1 * found.norm, (given, found)  # not the given one, which autograd would mark
+        # Computed when first asked for, and once for all passes through one graph.
+        gradient = cache(lambda: _pair(given, correlation, found.frequency, found.group, 0))
+        return 1 * found.norm, gradient  # not the given norm, which autograd would mark
 
-    def backward(saved: tuple[Array, TopBlock], cotangent: Array) -> Array:
-        given, top = saved
-        return cotangent * _pair(given, correlation, top.frequency, top.group, 0)
-
-    return with_vjp(forward, backward, kernel)
+    return with_vjp(forward, lambda gradient, cotangent: cotangent * gradient(), kernel)
 
 
 def smallest(kernel: Array, correlation: Correlation, compute: Compute = DEFAULT) -> Array:
