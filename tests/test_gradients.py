@@ -69,7 +69,7 @@ GEOMETRIES = {
     "transposed": ((2, 2, 3), torus((3,), stride=2, transposed=True), "torus"),
     "kernel larger than the input": ((2, 2, 5), torus((3,)), "torus"),
     "HWIO": ((2, 2, 2, 2), torus((3, 3), layout="HWIO"), "torus"),
-    "any size": ((2, 2, 3), ZERO_PADDED, "any_size"),  # its norms are intervals, see below
+    "any size": ((2, 2, 3), ZERO_PADDED, "any_size"),
     "zero padding": ((2, 2, 3), ZERO_PADDED, "layer"),
 }
 
@@ -88,30 +88,11 @@ def test_torch_agrees_with_finite_differences(case):
     shape, geometry, guarantee = GEOMETRIES[case]
     kernel = torch.from_numpy(generic(shape)).requires_grad_()
     for name, method in EVERYTHING.items():
-        if guarantee == "any_size" and name in ("norm", "squared_norm", "rescale"):
-            continue
         function = partial(method, geometry=geometry, **options_of(name, guarantee))
         if not math.isfinite(float(function(kernel.detach()).sum())):
             assert name in ("log_volume", "condition_number")  # input that no tap reads
             continue
         assert torch.autograd.gradcheck(function, (kernel,), fast_mode=True, raise_exception=False), name
-
-
-@pytest.mark.parametrize(
-    "geometry", [ZERO_PADDED, cs.ConvGeometry(6, stride=2, padding=1), cs.ConvGeometry(5, groups=2)]
-)
-def test_the_norm_at_any_size_has_the_gradient_of_the_largest_norm(geometry):
-    torch = pytest.importorskip("torch")
-    kernel = torch.from_numpy(generic((2, 2 // geometry.groups, 3))).requires_grad_()
-    cs.penalties.norm(kernel, geometry, guarantee="any_size").backward()
-    direction, step = generic(kernel.shape, seed=1), 1e-4
-
-    def largest(moved):
-        return float(cs.bounds.pfister2018(moved, geometry, oversampling=20_000).lower)
-
-    here = kernel.detach().numpy()
-    expected = (largest(here + step * direction) - largest(here - step * direction)) / (2 * step)
-    assert float((kernel.grad.numpy() * direction).sum()) == pytest.approx(expected, rel=0.03)
 
 
 @pytest.mark.slow

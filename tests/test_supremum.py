@@ -137,7 +137,7 @@ def test_both_engines_find_the_same(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_the_interval_of_a_padded_layer_holds_its_dense_norm(dtype, monkeypatch):
-    monkeypatch.setattr(auto, "_FEWEST_BLOCKS", 0)
+    monkeypatch.setattr(auto, "FEWEST_BLOCKS", 0)
     monkeypatch.setattr(auto, "of_matrix", lambda correlation: Cost(math.inf, math.inf))
 
     @settings(max_examples=120)

@@ -40,7 +40,6 @@ from ._compat import (
     like,
     namespace,
     to_numpy,
-    with_vjp,
 )
 from .bounds.copy_count import copies_at_any_size, covering_tori
 from .bounds.duffin1938 import searched
@@ -54,7 +53,7 @@ from .problem import Problem, in_doubles, problem_of, scaled, without_gradient
 from .results import Projection
 from .rounding import rounded_up
 from .spectrum import TopBlock, exceeds, top_on
-from .supremum import Supremum, gradient_at
+from .supremum import Supremum
 
 Guarantee = Literal["torus", "layer", "any_size"]
 
@@ -162,16 +161,8 @@ class Target:
         return self._in_range(norm)
 
     def differentiable_norm(self, top: TopBlock | None = None) -> Array:
-        """`norm` with the gradient of one singular pair that reaches it: on the torus `top`, if known."""
-        found = self._supremum
-        if found is None:
-            return functions.norm(self.kernel, self.torus, self.compute, top) * self.factor
-
-        def backward(problem: Problem, cotangent: Array) -> Array:
-            gradient = gradient_at(scaled(problem)[0], found.group, found.angles) * self.copied
-            return cotangent * like(gradient, cotangent, cotangent.dtype)
-
-        return with_vjp(lambda _: (1 * self.norm, without_gradient(self.problem)), backward, self.kernel)
+        """The norm by the factor, with the gradient of a singular pair that reaches it: `top`, if known."""
+        return functions.norm(self.kernel, self.torus, self.compute, top) * self.factor
 
     def _in_range(self, norm: Array) -> Array:
         if is_concrete(norm) and not math.isfinite(float(norm)):
@@ -185,8 +176,8 @@ class Target:
 
     @cached_property
     def _supremum(self) -> Supremum | None:
-        """None where the torus has all frequencies that count, or values cannot be looked at."""
-        if self.copied == self.factor or not is_concrete(self.kernel):
+        """None where the torus has all frequencies that count, and where a derivative is wanted."""
+        if self.copied == self.factor or is_tracked(self.kernel) or not is_concrete(self.kernel):
             return None
         inside, _ = scaled(without_gradient(self.problem))
         return searched(inside)
@@ -316,8 +307,11 @@ def _is_at_most_by_sums(kernel: np.ndarray[Any, Any], groups: int, limit: Fracti
     for group in moduli:
         rows, columns = group.reshape(len(group), -1), np.swapaxes(group, 0, 1).reshape(group.shape[1], -1)
         with np.errstate(over="ignore"):
-            about = [float(lines.sum(axis=1).max()) / float(limit) for lines in (rows, columns)]
-        if not about[0] * about[1] <= 1 + 1e-12:  # what exact sums, which take long, could not change
+            about = [float(lines.sum(axis=1).max()) for lines in (rows, columns)]
+        # What exact sums, which take long, could not change; the limit may be below all floats.
+        if not all(map(math.isfinite, about)) or math.prod(map(Fraction, about)) > limit**2 * (
+            1 + Fraction(1e-12)
+        ):
             return False
         sums = [max(sum(map(Fraction, map(float, line))) for line in lines) for lines in (rows, columns)]
         if sums[0] * sums[1] > limit * limit:

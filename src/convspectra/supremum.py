@@ -95,19 +95,6 @@ def symbol_at(problem: Problem, group: int, angles: NumpyArray) -> NumpyArray:
     return np.concatenate(parts, axis=1)
 
 
-def gradient_at(problem: Problem, group: int, angles: NumpyArray) -> NumpyArray:
-    """Of the norm of that block, in the order of `Correlation`: `Re(u^H dS v)` of its top pair."""
-    correlation = problem.correlation
-    rows, columns = correlation.group_shape
-    left, _, right = np.linalg.svd(symbol_at(problem, group, angles), full_matrices=False)
-    pair = np.outer(left[:, 0], right[0]).conj().reshape(rows, -1, columns)
-    found = np.zeros((correlation.groups, rows, columns, math.prod(correlation.kernel_size)))
-    for place, part in enumerate(polyphase(correlation)):
-        waves = np.exp(1j * (part.offsets @ angles))
-        found[group][..., part.taps] = (pair[:, place, :, None] * waves).real
-    return found.reshape(problem.kernel.shape)
-
-
 @dataclass
 class _Search:
     """Squares of norms are eigenvalues; `best` is a proven lower bound of the largest one."""

@@ -220,7 +220,12 @@ def _at_any_size(problem: Problem) -> Bound | None:
     """An interval by the supremum over all frequencies, where that is cheaper than tori around the layer."""
     c = problem.correlation
     blocks = sum(math.prod(torus.output_shape) // 2 + 1 for torus in enclosing_tori(c, 2))
-    if blocks < FEWEST_BLOCKS or of_matrix(c).seconds <= QUICK / 2:
+    along = [n + k * m for n, k, m in zip(c.input_shape, c.kernel_size, c.output_shape, strict=True)]
+    if (
+        blocks < FEWEST_BLOCKS
+        or of_matrix(c).seconds <= QUICK / 2
+        or 16 * max(along) > problem.compute.memory
+    ):
         return None
     top = supremum(problem, _ROUGH, 2 * blocks)
     if top is None:

@@ -136,7 +136,10 @@ class ProvenNorm:
             return True
         if self._lower * self._power > limit:
             return False
-        found = norm_below(self._problem, limit / self._power, self._lower)
+        inside = limit / self._power
+        if not inside**2 > 0:  # far below a kernel whose entries are in range
+            return False
+        found = norm_below(self._problem, inside, self._lower)
         self.upper = min(self.upper, math.nextafter(found * self._power, math.inf))
         return self.upper <= limit
 
