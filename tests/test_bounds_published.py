@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 
 import convspectra as cs
 from convspectra import bounds
@@ -237,7 +237,7 @@ def test_one_bound_is_never_above_another(layer):
 
 @pytest.mark.parametrize("mode", ["torus", *ANY])
 def test_elementary_norms_are_those_of_the_dense_operator(mode):
-    @settings(max_examples=60)
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.filter_too_much])
     @given(layers(mode=mode))
     def check(layer):
         kernel, geometry = layer

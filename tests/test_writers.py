@@ -76,7 +76,7 @@ def initializers(path):
 
 def largest_norms(path, **options):
     """The largest of every norm that `analyze` shows."""
-    layers = analyze(read_model(path, **options)).layers
+    layers = analyze(read_model(path, **options), dtype="float64").layers
     return [
         max([layer.torus.norm for layer in layers if layer.torus] or [0]),
         max([layer.as_padded.upper for layer in layers if layer.as_padded] or [0]),
