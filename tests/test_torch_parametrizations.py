@@ -419,6 +419,21 @@ class TestOrthogonal:
         orthogonal(nn.Conv2d(3, 3, 1, padding="same", padding_mode=mode))
 
 
+@pytest.mark.parametrize("guarantee", ["layer", "any_size"])
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_evaluation_has_the_weight_of_training(mode, guarantee):
+    module = nn.Conv2d(3, 4, 3, padding=1, padding_mode=mode)
+    size = {} if guarantee == "any_size" else {"input_shape": (8, 8)}
+    spectral_norm(module, 0.5, guarantee=guarantee, **size)
+    trained = module.weight.detach().clone()
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            module.parametrizations.weight[0]._kept = None
+            torch.testing.assert_close(module.eval().weight.clone(), trained, rtol=0, atol=0)
+    module.train()(torch.randn(1, 3, 8, 8)).sum().backward()
+    assert module.parametrizations.weight.original.grad is not None
+
+
 class TestInitialise:
     @layers
     @pytest.mark.parametrize("norm", [1.0, 0.3])

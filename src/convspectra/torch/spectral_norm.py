@@ -44,14 +44,10 @@ class _Bounded:
     inside: torch.Tensor
     promise: tuple[Limits, tuple[Use, ...]]
 
-    def is_of(self, weight: torch.Tensor, tracked: bool) -> bool:
-        """Whether it was made of these numbers, and has the gradient that is asked for.
-
-        The numbers are compared: writes through `weight.data` leave no other trace.
-        """
+    def is_of(self, weight: torch.Tensor) -> bool:
+        """Whether it was made of these numbers: compared, as writes through `weight.data` leave no trace."""
         mine = self.weight
-        alike = (mine.device, mine.dtype) == (weight.device, weight.dtype)
-        return mine.requires_grad >= tracked and alike and torch.equal(mine, weight)
+        return (mine.device, mine.dtype) == (weight.device, weight.dtype) and torch.equal(mine, weight)
 
     def gradient(self, cotangent: torch.Tensor) -> torch.Tensor:
         [found] = torch.autograd.grad(self.inside, self.weight, cotangent, retain_graph=True)
@@ -102,19 +98,24 @@ class SpectralNorm(nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        tracked = weight.requires_grad and torch.is_grad_enabled()
         kept = self._kept
-        if kept is None or kept.promise != (self.limits, self.uses) or not kept.is_of(weight, tracked):
-            kept = self._kept = self._bounded(weight, tracked)
+        if kept is None or kept.promise != (self.limits, self.uses) or not kept.is_of(weight):
+            kept = self._kept = self._bounded(weight)
         # A copy, so that a caller who writes into the weight does not write into what is kept.
         inside: torch.Tensor = with_vjp(
             lambda _: (kept.inside.detach().clone(), kept), _Bounded.gradient, weight
         )
         return inside
 
-    def _bounded(self, weight: torch.Tensor, tracked: bool) -> _Bounded:
-        given = weight.detach().clone().requires_grad_(tracked)
-        with torch.autocast(weight.device.type, enabled=False):
+    def _bounded(self, weight: torch.Tensor) -> _Bounded:
+        # With its graph also where none is asked for: what has no gradient may be bounded more tightly, and
+        # evaluation is to have the weight of training.
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(weight.device.type, enabled=False),
+        ):
+            given = weight.detach().clone().requires_grad_()
             inside = constrain_tensor(given, self.uses, self.limits, measure=False).weight
         return _Bounded(given, inside, (self.limits, self.uses))
 
