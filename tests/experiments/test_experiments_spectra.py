@@ -27,7 +27,7 @@ def test_only_layers_larger_than_one_tap(demo_spectra):
 
 
 def test_curves_and_counts_are_those_of_all_values(demo_spectra):
-    report = {layer.name: layer for layer in analyze(read_model(model_path())).layers}
+    report = {layer.name: layer for layer in analyze(read_model(model_path()), dtype="float64").layers}
     for layer in demo_spectra.layers:
         values = np.asarray(report[layer.name].spectrum.sorted())
         ranks = np.array(layer.ranks)
