@@ -10,8 +10,8 @@
 
 (`copies`: of one input point by the padding, 1 for zeros; see `bounds/copy_count.py`). A norm of the torus of
 at most `max_norm / factor` proves one of the operator of at most `max_norm`. Between samples of `any_size`
-the norm may be larger, by 2 % an axis at the most; where values can be looked at the search over all
-frequencies (`supremum.py`) says how much it is. For a layer whose boundary wraps `layer` and `torus` are the
+the norm may be larger, by 2 % an axis at the most; where values can be looked at, and no derivative is
+wanted, the search over all frequencies (`supremum.py`) says how much it is. For a layer whose boundary wraps `layer` and `torus` are the
 same; `geometry.on_torus()` is the wrapped version of any layer. Where padding copies the input and that takes
 no more than a second, `layer` is decided by a factorisation (`bounds/rump2006.py`), within 1 % and not within
 the factor. `torus` takes a zero-padded layer for the wrapped one, as the paper does; of a layer that pads by
@@ -71,7 +71,8 @@ class Target:
         problem: the kernel; of a wrapped layer where the guarantee is `torus`.
         torus, factor: `norm(operator) <= factor * norm(torus)`.
         copied: the share of the factor that copies of the input have: `norm(operator) <= copied * sup`, the
-            largest norm at any frequency; `factor` where the torus has all frequencies that count.
+            largest norm at any frequency; `factor` where the torus has all frequencies that count, or where a
+            derivative is wanted.
         certified: the norm is proven by a factorisation where the factor does not suffice.
         known: an upper bound of the norm that is proven already.
     """
@@ -177,7 +178,7 @@ class Target:
     @cached_property
     def _supremum(self) -> Supremum | None:
         """None where the torus has all frequencies that count, and where a derivative is wanted."""
-        if self.copied == self.factor or is_tracked(self.kernel) or not is_concrete(self.kernel):
+        if self.copied == self.factor or not is_concrete(self.kernel):
             return None
         inside, _ = scaled(without_gradient(self.problem))
         return searched(inside)
@@ -272,7 +273,8 @@ def target_of(problem: Problem, guarantee: Guarantee) -> Target:
     copied = 1.0 if copies == 1 else math.sqrt(copies) * (1 + 2 * _EPS)
     factor *= copied
     if guarantee == "any_size":
-        return Target(problem, torus, guarantee, factor, copied)
+        # A search has no derivative, so that the factor stands where one is wanted.
+        return Target(problem, torus, guarantee, factor, factor if is_tracked(problem.kernel) else copied)
     return Target(problem, torus, guarantee, factor, factor, copies > 1 and _is_certified(problem))
 
 
