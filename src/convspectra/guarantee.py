@@ -8,15 +8,15 @@
 | `torus`    | the layer, its boundary wrapped (the paper)  | its input                  | 1              |
 | `any_size` | with its own padding, at every input size    | samples of all frequencies | > 1            |
 
-(`copies`: of one input point by the padding, 1 for zeros; see `bounds/copy_count.py`). A norm of the torus of
-at most `max_norm / factor` proves one of the operator of at most `max_norm`. Between samples of `any_size`
-the norm may be larger, by 2 % an axis at the most; where values can be looked at, and no derivative is
-wanted, the search over all frequencies (`supremum.py`) says how much it is. For a layer whose boundary wraps `layer` and `torus` are the
-same; `geometry.on_torus()` is the wrapped version of any layer. Where padding copies the input and that takes
-no more than a second, `layer` is decided by a factorisation (`bounds/rump2006.py`), within 1 % and not within
-the factor. `torus` takes a zero-padded layer for the wrapped one, as the paper does; of a layer that pads by
-reflection or replication it says nothing and is refused, and one that wraps at sizes where it is not
-circulant is held as it wraps.
+(`copies`: of one input point by the padding, 1 for zeros; see `bounds/copy_count.py`). A norm of the torus
+of at most `max_norm / factor` proves one of the operator of at most `max_norm`. Between samples of
+`any_size` the norm may be larger, by 2 % an axis at the most; where values can be looked at, and no
+derivative is wanted, the search over all frequencies (`supremum.py`) says how much it is. For a layer whose
+boundary wraps `layer` and `torus` are the same; `geometry.on_torus()` is the wrapped version of any layer.
+Where padding copies the input and that takes no more than a second, `layer` is decided by a factorisation
+(`bounds/rump2006.py`), within 1 % and not within the factor. `torus` takes a zero-padded layer for the
+wrapped one, as the paper does; of a layer that pads by reflection or replication it says nothing and is
+refused, and one that wraps at sizes where it is not circulant is held as it wraps.
 Factors are proven in real arithmetic; what rounding adds is decided by `Target.keeps`, and nowhere else.
 """
 
