@@ -32,9 +32,11 @@ import numpy as np
 import onnx
 import torch
 
-from convspectra import analysis, cli, constrain  # noqa: F401  # imported once, for all forks
+from convspectra import analysis, constrain  # noqa: F401  # imported once, for all forks
 from convspectra.atomic import atomic
 from convspectra.cli import app  # noqa: F401
+from convspectra.cli import main as main_of_commands
+from convspectra.cli.signals import INTERRUPTED
 from convspectra.constrain import file as _file  # noqa: F401
 from convspectra.models.formats.onnx import reader, writer  # noqa: F401
 from convspectra.report import clip_text, compare_html, compare_text, html, lipschitz_text  # noqa: F401
@@ -228,7 +230,7 @@ def case(
         counts[what] = counts.get(what, 0) + 1
         if status == 0:
             counts["ended before"] = counts.get("ended before", 0) + 1
-        allowed = {0, -number if number == signal.SIGKILL else cli.INTERRUPTED}
+        allowed = {0, -number if number == signal.SIGKILL else INTERRUPTED}
         if not said:  # it had not begun
             allowed.add(-number)
         if status not in allowed or "Traceback" in said:
@@ -294,7 +296,7 @@ def start(arguments: list[str], folder: Path) -> int:
         os.dup2(said, 1)
         os.dup2(said, 2)
         sys.argv = ["convspectra", *arguments]
-        cli.main()
+        main_of_commands()
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1

@@ -155,7 +155,7 @@ def test_a_clipped_model_keeps_the_promise_and_everything_else(name, tmp_path):
         assert (old.name, old.kernel.dtype) == (new.name, new.kernel.dtype)
         assert (record.status == "inside") == np.array_equal(old.kernel, new.kernel)
         # To the nearest kernel whose samples are inside, a larger ball: what the norm rises between counts.
-        assert record.distance_to_nearest < 0.35
+        assert record.distance_to_nearest < 0.5
     assert written.stat().st_size == pytest.approx(path(name).stat().st_size, rel=1e-3)
 
 
