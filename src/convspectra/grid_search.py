@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ._solvers import native
-from ._solvers.gram import Cells, Gram
+from ._solvers.gram import LARGEST_IN_LANES, Cells, Gram
 from .geometry import Correlation
 from .problem import Problem
 from .supremum import Supremum, gram, supremum
@@ -35,14 +35,11 @@ _SHARE = 12
 _WIDTH = 1e-3
 """Of the interval for the largest norm of all, relative to it."""
 
-_LARGEST = 128
-"""Rows of a block from which on a test costs as much as many blocks."""
-
 
 def pays(torus: Correlation) -> bool:
     """Whether a search can be cheaper than to look at all frequencies: 16 points an axis are tested."""
     grid = frequency_grid(torus)
-    few = min(grid.block_shape) <= _LARGEST and len(grid) >= 10 ** (len(grid.shape) + 2)
+    few = min(grid.block_shape) <= LARGEST_IN_LANES and len(grid) >= 10 ** (len(grid.shape) + 2)
     return few and native.tests_grams()
 
 

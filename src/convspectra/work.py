@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from .bounds.auto import FEWEST_BLOCKS, QUICK
 from .bounds.copy_count import covering_tori
-from .bounds.duffin1938 import LARGE
+from .bounds.duffin1938 import is_large
 from .bounds.rump2006 import quick_certificate
 from .bounds.tori import refuse_repeated_inputs
 from .bounds.wave_packet import PACKET_APPLICATIONS
@@ -124,8 +124,7 @@ def work_for_any_size(shape: tuple[int, ...], geometry: ConvGeometry, tight: boo
     refuse_repeated_inputs("duffin1938", correlation)
     if is_constant(correlation):
         return Cost()  # known from the spectrum
-    small = min(correlation.block_shape) <= LARGE
-    return of_search(correlation, _TIGHT_TESTS if tight or small else _TESTS)
+    return of_search(correlation, _TESTS if is_large(correlation) and not tight else _TIGHT_TESTS)
 
 
 def work_as_padded(

@@ -30,7 +30,7 @@ NumpyArray = np.ndarray[Any, Any]
 
 _EPS = float(np.finfo(np.float64).eps)
 
-_LARGEST_IN_LANES = 128
+LARGEST_IN_LANES = 128
 """Matrices of more rows are left to LAPACK: a group of lanes of them does not stay in the second cache."""
 
 
@@ -106,7 +106,7 @@ class Gram:
             level: at 0 nothing is factorised.
             steps: of power iteration, from the vectors of the cells.
         """
-        by_lanes = native.tests_grams() and 1 < self.rows <= _LARGEST_IN_LANES
+        by_lanes = native.tests_grams() and 1 < self.rows <= LARGEST_IN_LANES
         way = self._test_in_lanes if by_lanes else self._test_by_lapack
         task = partial(self._test_numbers if self.rows == 1 else way, cells, level, steps)
         entries = self.coefficients.shape[1]

@@ -12,8 +12,7 @@ import numpy as np
 
 from .._solvers.pool import telling_of_pieces
 from ..bounds.auto import operator_norm_of
-from ..bounds.duffin1938 import LARGE, duffin1938_of
-from ..bounds.pfister2018 import pfister2018_of
+from ..bounds.duffin1938 import duffin1938_of, is_large
 from ..bounds.tori import repeats_inputs
 from ..compute import DEFAULT, Compute
 from ..errors import CostError, GeometryError, InputError, KernelError, RangeError
@@ -21,7 +20,7 @@ from ..models.records import ConvLayer
 from ..problem import Problem, homogeneous, problem_of
 from ..results import Bound, Spectrum
 from ..spectrum import sampled_spectrum_on
-from ..symbol import is_constant, tap_copies
+from ..symbol import tap_copies
 from ..work import ANY_SIZE_TESTS, ANY_SIZE_WIDTH, DEFAULT_EFFORT, Effort, anywhere, work_for_any_size
 from . import checkpoint
 from .reports import LayerReport, LayerStatus, summarize
@@ -133,11 +132,8 @@ def _bounds(
 
 
 def _any_size(problem: Problem, tight: bool = False) -> Bound:
-    if is_constant(problem.correlation):
-        return as_floats(homogeneous(pfister2018_of, problem))
-    if tight or min(problem.correlation.block_shape) <= LARGE:
-        return as_floats(homogeneous(duffin1938_of, problem))
-    return as_floats(homogeneous(duffin1938_of, problem, ANY_SIZE_WIDTH, ANY_SIZE_TESTS))
+    wide = is_large(problem.correlation) and not tight
+    return as_floats(homogeneous(duffin1938_of, problem, *((ANY_SIZE_WIDTH, ANY_SIZE_TESTS) if wide else ())))
 
 
 def _sum_of_squares(problem: Problem) -> float | None:

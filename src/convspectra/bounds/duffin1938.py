@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from .._compat import Array, is_concrete, is_tracked, like, to_numpy
+from .._solvers.gram import LARGEST_IN_LANES
 from ..compute import DEFAULT, Compute
 from ..errors import InputError
-from ..geometry import ConvGeometry
+from ..geometry import ConvGeometry, Correlation
 from ..problem import Problem, homogeneous, problem_of
 from ..results import Bound
 from ..rounding import rounded_down, rounded_up
 from ..supremum import Supremum, supremum
-from ..symbol import frequency_grid
+from ..symbol import frequency_grid, is_constant
 from .pfister2018 import ASSUMES, OVERSAMPLING, pfister2018_of, sampling_torus
 from .tori import refuse_repeated_inputs
 
@@ -24,9 +25,6 @@ _MOST = 20_000
 
 _FOR_EACH_SAMPLE, _OF_LARGE = 12, 4
 """Likewise for each sample of `pfister2018`, if it must not take many times as long; and of large blocks:"""
-
-LARGE = 128
-"""Rows of a block from which on it is called large."""
 
 
 def duffin1938(
@@ -87,7 +85,7 @@ def duffin1938_of(problem: Problem, width: float | None = None, most: int = _MOS
     if is_tracked(kernel) or not is_concrete(kernel):
         return pfister2018_of(problem)
     found = None
-    if _samples(problem) > 1:
+    if not is_constant(problem.correlation):
         found = searched(problem) if width is None else supremum(problem, width, most)
     if found is None:
         return pfister2018_of(problem)
@@ -109,18 +107,16 @@ def searched(problem: Problem) -> Supremum | None:
 
     That is 0.5 % for flat spectra, of blocks of many rows 2 %; None where there is no interval.
     """
-    each = _OF_LARGE if _is_large(problem) else _FOR_EACH_SAMPLE
-    return supremum(problem, WIDTH, each * _samples(problem))
+    each = _OF_LARGE if is_large(problem.correlation) else _FOR_EACH_SAMPLE
+    samples, _ = sampling_torus(problem.correlation, OVERSAMPLING)
+    return supremum(problem, WIDTH, each * len(frequency_grid(samples)))
 
 
 def for_any_size(problem: Problem) -> Bound:
     """What takes little time of a problem whose entries are in range: of large blocks `pfister2018`."""
-    return pfister2018_of(problem) if _is_large(problem) else duffin1938_of(problem)
+    return pfister2018_of(problem) if is_large(problem.correlation) else duffin1938_of(problem)
 
 
-def _is_large(problem: Problem) -> bool:
-    return min(problem.correlation.block_shape) > LARGE
-
-
-def _samples(problem: Problem) -> int:
-    return len(frequency_grid(sampling_torus(problem.correlation, OVERSAMPLING)[0]))
+def is_large(correlation: Correlation) -> bool:
+    """Whether blocks have so many rows that a test costs as much as many of them."""
+    return min(correlation.block_shape) > LARGEST_IN_LANES
