@@ -24,7 +24,7 @@ _MOST = 20_000
 """Frequencies that are looked at, at the most."""
 
 _FOR_EACH_SAMPLE, _OF_LARGE = 12, 4
-"""Likewise for each sample of `pfister2018`, if it must not take many times as long; and of large blocks:"""
+"""Likewise for each sample of `pfister2018`, if it must not take many times as long; and of large blocks."""
 
 
 def duffin1938(
