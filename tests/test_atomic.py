@@ -223,3 +223,26 @@ def test_a_disk_that_is_full_only_when_the_file_ends_keeps_what_was_there(tmp_pa
         file.write(b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="files without a name are of Linux")
+def test_whether_a_folder_can_be_written_is_found_out_without_a_file_in_it(tmp_path):
+    """So that no interruption, wherever it comes, leaves one."""
+    code = """
+import os, sys
+from convspectra.atomic import open_folder
+
+seen = set()
+
+def audit(event, arguments):
+    if event != "os.listdir" and os.path.isdir("kept"):
+        seen.update(os.listdir("kept"))
+
+sys.addaudithook(audit)
+open_folder(__import__("pathlib").Path("kept"))
+sys.exit(f"{seen} lay there" if seen or not os.path.isdir("kept") else 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr

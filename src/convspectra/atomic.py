@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import ModuleType
 from typing import BinaryIO
 
@@ -81,8 +82,9 @@ def check_writable(path: Path) -> None:
         while not folder.exists():
             folder = folder.parent
         _sweep(folder)
-        with _partial(folder, target.name) as file:
-            _drop(file)
+        # Without a name where the system has such files: nobody sees it, and no interruption leaves it there.
+        with TemporaryFile(dir=folder):
+            pass
 
 
 def open_folder(folder: Path) -> Path:
