@@ -10,11 +10,10 @@ npm init -y >/dev/null
 npm install --no-audit --no-fund echarts@6.1.0 esbuild@0.28.1 terser@5.51.4
 cat > entry.mjs <<'ENTRY'
 import * as core from 'echarts/core';
-import { LineChart, HeatmapChart, CustomChart } from 'echarts/charts';
-import { GridComponent, TooltipComponent, VisualMapContinuousComponent } from 'echarts/components';
+import { LineChart, CustomChart } from 'echarts/charts';
+import { GridComponent, TooltipComponent } from 'echarts/components';
 import { SVGRenderer } from 'echarts/renderers';
-core.use([LineChart, HeatmapChart, CustomChart, GridComponent, TooltipComponent,
-  VisualMapContinuousComponent, SVGRenderer]);
+core.use([LineChart, CustomChart, GridComponent, TooltipComponent, SVGRenderer]);
 export const init = core.init;
 ENTRY
 npx esbuild entry.mjs --bundle --minify --format=iife --global-name=echarts --target=es2020 \

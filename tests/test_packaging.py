@@ -175,18 +175,25 @@ def test_no_file_of_the_package_names_a_machine():
             assert found == [], path
 
 
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+
+
 @pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="README.md is not beside the tests")
-class TestReadme:
-    def test_it_holds_the_two_commands(self):
+class TestPages:
+    def test_the_readme_holds_the_two_commands(self):
         text = (ROOT / "README.md").read_text(encoding="utf-8")
         assert re.findall(r"<!-- command -->\n```sh\n(.+)\n```", text) == [
             "pip install . && convspectra demo",
             'pip install -c constraints.txt -e ".[test]" -e "./experiments[cluster]" && pytest',
         ]
 
+    def test_the_readme_fits_a_screen_or_two(self):
+        assert len((ROOT / "README.md").read_text(encoding="utf-8")) < 6000
+
     @pytest.mark.slow
-    def test_its_python_runs_as_it_stands(self, tmp_path):
-        text = (ROOT / "README.md").read_text(encoding="utf-8")
+    @pytest.mark.parametrize("page", ["README.md", "docs/python.md", "docs/training.md"])
+    def test_python_of_a_page_runs_as_it_stands(self, page, tmp_path):
+        text = (ROOT / page).read_text(encoding="utf-8")
         blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
         assert blocks
         script = tmp_path / "readme.py"
@@ -201,10 +208,11 @@ class TestReadme:
         )
         assert result.returncode == 0, result.stderr
 
-    def test_its_links_lead_somewhere(self):
-        text = (ROOT / "README.md").read_text(encoding="utf-8")
-        for target in re.findall(r"\]\(([^)]+)\)", text):
-            assert target.startswith("http") or (ROOT / target.split("#")[0]).exists(), target
+    @pytest.mark.parametrize("page", PAGES)
+    def test_links_of_a_page_lead_somewhere(self, page):
+        path = ROOT / page
+        for target in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
+            assert target.startswith("http") or (path.parent / target.split("#")[0]).exists(), target
 
 
 @pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="README.md is not beside the tests")

@@ -159,8 +159,16 @@
   const select = element("chosen");
   data.maps.forEach((map, i) => select.append(new Option(layers[map.layer].name + (map.when ? `, ${map.when}` : ""), String(i))));
 
+  // Viridis at five points, straight between them.
+  const ramp = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
+  function ofMap(share) {
+    const at = share * (ramp.length - 1), left = Math.min(Math.floor(at), ramp.length - 2);
+    return `rgb(${ramp[left].map((a, i) => Math.round(a + (at - left) * (ramp[left + 1][i] - a))).join(",")})`;
+  }
+
   function drawMap() {
     const map = data.maps[Number(select.value || -1)];
+    element("scale").hidden = !map || map.values.length === 1;
     if (!map) { charts.map.clear(); element("pooled").textContent = data.maps.length ? "" : "No layer here has more than one frequency."; return; }
     element("pooled").textContent = [map.pooled && "Each cell shows the largest value of several frequencies.", map.sampled && "Only a part of the frequencies was looked at."].filter(Boolean).join(" ");
     const rows = map.values.length, columns = map.values[0].length;
@@ -168,6 +176,8 @@
     // Of two models, a layer's two maps have one scale of colours.
     const both = data.maps.filter((m) => m.layer === map.layer).flatMap((m) => m.values.flat());
     const low = least(both), high = most(both);
+    element("scale").replaceChildren(text(low), document.createElement("i"), text(high));
+    element("scale").children[0].style.background = `linear-gradient(to right, ${ramp.map((_, i) => ofMap(i / (ramp.length - 1))).join(",")})`;
     const soft = { color: css("--soft"), fontSize: 12 };
     const place = (n) => (i) => { const f = (i - Math.floor(n / 2)) / n; return f === 0 ? "0" : String(Number(f.toFixed(2))).replace("-", "−"); };
     const some = (n) => (i) => (i - Math.floor(n / 2)) % Math.max(1, Math.round(n / 8)) === 0;
@@ -175,17 +185,24 @@
     charts.map.clear();
     const ends = (n) => Array.from({ length: n }, (_, i) => i);
     charts.map.setOption({
-      animation: false, grid: { left: 58, right: line ? 16 : 84, top: 12, bottom: 46 },
+      animation: false, grid: { left: 58, right: 16, top: 12, bottom: 46 },
       tooltip: {
         trigger: line ? "axis" : "item", confine: true, backgroundColor: css("--paper"), borderColor: css("--line"), textStyle: { color: css("--ink"), fontSize: 12 },
         formatter: (p) => { const q = Array.isArray(p) ? p[0] : p; return line ? text(q.value[1]) : text(q.value[2]); },
       },
       xAxis: { type: "category", data: ends(columns), name: "frequency, cycles per point" + (line ? "" : " (width)"), nameLocation: "middle", nameGap: 28, nameTextStyle: soft, axisLabel: { color: css("--soft"), hideOverlap: true, formatter: (v) => place(columns)(Number(v)), interval: some(columns) } },
       yAxis: line ? axis("largest singular value", false, 0, 42) : { type: "category", data: ends(rows), name: "frequency (height)", nameLocation: "middle", nameGap: 42, nameTextStyle: soft, axisLabel: { color: css("--soft"), formatter: (v) => place(rows)(Number(v)), interval: some(rows) } },
-      visualMap: line ? undefined : { type: "continuous", min: low, max: high === low ? low + 1 : high, right: 0, top: "middle", itemHeight: 150, itemWidth: 12, precision: 3, calculable: false, textStyle: soft, text: [text(high), text(low)], inRange: { color: ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"] } },
       series: line
         ? [{ type: "line", showSymbol: false, data: flat.map((v, i) => [i, v]), lineStyle: { color: colour(map.layer), width: 2 } }]
-        : [{ type: "heatmap", progressive: 0, data: map.values.flatMap((row, j) => row.map((v, i) => [i, j, v])) }],
+        : [{
+          type: "custom", data: map.values.flatMap((row, j) => row.map((v, i) => [i, j, v])),
+          renderItem: (_, api) => {
+            // Wider by what rounding could leave between two cells.
+            const [x, y] = api.coord([api.value(0), api.value(1)]), [width, height] = api.size([1, 1]);
+            const share = high === low ? 0 : (api.value(2) - low) / (high - low);
+            return { type: "rect", shape: { x: x - width / 2, y: y - height / 2, width: width + 0.5, height: height + 0.5 }, style: { fill: ofMap(share) } };
+          },
+        }],
     });
   }
 
