@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from convspectra.lipschitz import lipschitz
 from convspectra.models.graphs import read_graph
 from convspectra.models.operations import Graph
+from convspectra.network import lipschitz
 
 
 def graph_of(path: Path) -> Graph:

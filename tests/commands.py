@@ -98,8 +98,8 @@ if __name__ == "__main__":
     import onnx.inliner  # noqa: F401
     from typer.testing import CliRunner
 
-    import convspectra.lipschitz
     import convspectra.models.formats.onnx.writer
+    import convspectra.network
     import convspectra.report.files
     import convspectra.report.html  # noqa: F401
     from convspectra.cli.app import app

@@ -202,7 +202,7 @@ def test_modules_with_complex_weights():
         (cs.analyze, "read_model"),
         (lambda given: compare(given, given), "read_model"),
         (lambda given: clip_file(given, "m.onnx", "o.onnx", Limits(1.0)), "read_model"),
-        (cs.lipschitz.lipschitz, "read_graph"),
+        (cs.lipschitz, "read_graph"),
     ],
 )
 def test_a_path_in_place_of_a_model(function, made_by):

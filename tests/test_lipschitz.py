@@ -15,11 +15,11 @@ from rich.console import Console
 from convspectra import ConvGeometry
 from convspectra.cli.lipschitz import measure
 from convspectra.errors import InputError
-from convspectra.lipschitz import lipschitz
-from convspectra.lipschitz.folding import folded
-from convspectra.lipschitz.slopes import SLOPES
 from convspectra.models.graphs import read_graph
 from convspectra.models.operations import Convolution
+from convspectra.network import lipschitz
+from convspectra.network.folding import folded
+from convspectra.network.slopes import SLOPES
 from convspectra.operators.reference import dense_operator
 from convspectra.report import json_file, lipschitz_text
 from test_cli import convspectra, refused
@@ -88,6 +88,18 @@ def residual(net, x):
 
 def one(operator, *more, **attributes):
     return lambda net, x: net.add(operator, x, *more, **attributes)
+
+
+def slices(net, x):
+    """Every second column from the first on, and from the second on, of which the last is left out."""
+    sides = np.array([0]), np.array([4]), np.array([3]), np.array([2])
+    later = np.array([1]), np.array([4]), np.array([3]), np.array([2])
+    return net.add("Slice", x, *sides), net.add("Slice", x, *later)
+
+
+def extremes(net, x):
+    halves = net.add("Split", x, axis=1, num_outputs=2, outputs=2)
+    return net.add("Max", *halves), net.add("Min", *halves[::-1])
 
 
 LINEAR = {
@@ -161,6 +173,10 @@ LINEAR = {
     ),
     "cast": one("Cast", to=onnx.TensorProto.DOUBLE),
     "pow 1": one("Pow", np.array(1.0)),
+    "running sum": one("CumSum", np.array(2)),
+    "running sum from the end": one("CumSum", np.array(-1), reverse=1, exclusive=1),
+    "slices together": lambda net, x: net.add("Concat", *slices(net, x), axis=1),
+    "pieces twice": lambda net, x: net.add("Concat", *slices(net, x), slices(net, x)[0], axis=1),
 }
 
 POINTWISE = {
@@ -197,6 +213,17 @@ OTHERS = {
     "max pool ceil": one("MaxPool", kernel_shape=[2, 2], strides=[3, 2], ceil_mode=1),
     "max pool dilated": one("MaxPool", kernel_shape=[2, 2], dilations=[2, 1]),
     "global max pool": one("GlobalMaxPool"),
+    "softshrink": one("Shrink", lambd=0.3, bias=0.3),
+    "max": lambda net, x: net.add("Max", x, net.add("Neg", x), normal(4, 1, 1)),
+    "max min": lambda net, x: net.add("Concat", *extremes(net, x), axis=1),
+    "max number": lambda net, x: net.add("Max", np.array(0.2), net.add("Min", x, np.array([[0.7]]))),
+    "reduce max": one("ReduceMax", np.array([1, -1]), keepdims=0),
+    "reduce min": one("ReduceMin"),
+    "top k": lambda net, x: net.add("TopK", x, np.array([3]), axis=1, outputs=2)[0],
+    "top k smallest": lambda net, x: net.add("TopK", x, np.array([2]), largest=0, outputs=2)[0],
+    "layer norm": one("LayerNormalization", normal(6, 5), normal(6, 5, seed=1), axis=2, epsilon=0.3),
+    "instance norm": one("InstanceNormalization", normal(4), normal(4, seed=1), epsilon=0.1),
+    "group norm": one("GroupNormalization", normal(2), normal(2, seed=1), num_groups=2, epsilon=0.1),
     "residual": residual,
     "scale, relu, conv": lambda net, x: conv(net, net.add("Relu", batch_norm(net, x)), pads=[1] * 4),
     "scale, tanh, groups": lambda net, x: net.add(
@@ -302,7 +329,7 @@ def height_above_4(net):
 def test_an_if_of_a_known_condition_is_its_branch(condition, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     torch = pytest.importorskip("torch")
-    from convspectra.lipschitz.jacobian import Derivative
+    from convspectra.network.jacobian import Derivative
 
     computed = callable(condition)
     path = branching(tmp_path / "m.onnx", condition if computed else np.array(condition), open_size=computed)
@@ -335,7 +362,7 @@ def test_the_graph_is_read_right(name, tmp_path):
     """Its values again in PyTorch are those of onnxruntime, which is another program."""
     torch = pytest.importorskip("torch")
     runtime = pytest.importorskip("onnxruntime")
-    from convspectra.lipschitz.jacobian import Derivative
+    from convspectra.network.jacobian import Derivative
 
     path = written((LINEAR | OTHERS | ONLY_READ)[name], tmp_path, dtype=np.float32)
     if name == "cast":
@@ -356,9 +383,10 @@ def test_the_graph_is_read_right(name, tmp_path):
 @pytest.mark.parametrize("function", SLOPES)
 def test_slopes_are_proven_and_tight(function):
     torch = pytest.importorskip("torch")
-    from convspectra.lipschitz.jacobian import POINTWISE as FUNCTIONS
+    from convspectra.network.jacobian import POINTWISE as FUNCTIONS
 
     given = {"alpha": 0.7, "beta": 0.4, "gamma": 1.3, "low": -1.0, "high": 2.0, "slope": np.array(-1.6)}
+    given["threshold"] = 0.5
     # An odd count, so that no point is a kink.
     x = torch.linspace(-30, 30, 4_000_001, dtype=torch.float64) + 1e-9
     x.requires_grad_()
@@ -402,6 +430,20 @@ def test_a_scale_in_front_of_an_activation_counts_where_the_kernel_reads(tmp_pat
     upper = lipschitz(read_graph(path)).joint.upper
     assert upper == pytest.approx(np.linalg.norm(kernel[:, :, 0, 0] * gamma, 2))
     assert upper < 1e-2 * np.linalg.norm(kernel[:, :, 0, 0], 2) * 1e3
+
+
+@pytest.mark.parametrize("name", ["max min", "slices together", "top k", "reduce max", "reduce min"])
+def test_pieces_of_a_tensor_stretch_nothing(name, tmp_path):
+    report = lipschitz(read_graph(written((LINEAR | OTHERS)[name], tmp_path)))
+    assert report.joint.upper == pytest.approx(1, rel=1e-12)
+
+
+def test_root_mean_square_norm(tmp_path):
+    path = written(one("RMSNormalization", normal(5), epsilon=0.2), tmp_path, opset=23)
+    upper, x = lipschitz(read_graph(path)).joint.upper, rng(1).standard_normal(SHAPE)
+    assert upper == pytest.approx(np.abs(normal(5)).max() / 0.2**0.5)
+    for scale in (1e-3, 0.3, 2):
+        assert np.linalg.norm(jacobian(path, scale * x), 2) <= upper * TOLERANCE
 
 
 def test_outputs_paths_and_products(tmp_path):
@@ -448,8 +490,9 @@ def test_what_overflows_is_infinite_and_zero_stays_zero(tmp_path):
 
 
 REFUSED = {
-    "LayerNormalization": lambda net, x: net.add("LayerNormalization", x, normal(5)),
-    "InstanceNormalization": lambda net, x: net.add("InstanceNormalization", x, normal(4), normal(4)),
+    "MeanVarianceNormalization": one("MeanVarianceNormalization"),
+    "LayerNormalization": lambda net, x: net.add("LayerNormalization", x, normal(5), epsilon=0.0),
+    "Shrink": one("Shrink", lambd=0.5),
     "Exp": one("Exp"),
     "Sqrt": one("Sqrt"),
     "Mul": lambda net, x: net.add("Mul", x, net.add("Tanh", x)),
@@ -458,10 +501,13 @@ REFUSED = {
     "Conv": lambda net, x: net.add("Conv", x, net.add("Reshape", x, np.array([1, 4, 6, 5]))),
     "Round": one("Round"),
     "Pow": one("Pow", np.array(2.0)),
-    "ReduceMax": one("ReduceMax"),
+    "ReduceProd": one("ReduceProd"),
     "Cast": lambda net, x: net.add("Cast", net.add("Cast", x, to=7), to=11),
     "Gather": lambda net, x: net.add("Gather", normal(4, 2), net.add("Cast", x, to=7)),
     "Resize": one("Resize", "", "", np.array([1, 4, 9, 3]), mode="cubic"),
+    "TopK": lambda net, x: net.add(
+        "Cast", net.add("TopK", x, np.array([2]), outputs=2)[1], to=onnx.TensorProto.DOUBLE
+    ),
 }
 
 

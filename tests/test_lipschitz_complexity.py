@@ -17,12 +17,12 @@ from rich.console import Console
 from convspectra import ConvGeometry
 from convspectra.cli.lipschitz import measure
 from convspectra.errors import InputError
-from convspectra.lipschitz import lipschitz
-from convspectra.lipschitz.complexity import checked_labels, complexity, margins
-from convspectra.lipschitz.records import Complexity, LayerNorms
-from convspectra.lipschitz.row_norms import matrix_norms, row_norms, squared_rows
 from convspectra.models.graphs import read_graph
 from convspectra.models.operations import Node, Sum
+from convspectra.network import lipschitz
+from convspectra.network.complexity import checked_labels, complexity, margins
+from convspectra.network.records import Complexity, LayerNorms
+from convspectra.network.row_norms import matrix_norms, row_norms, squared_rows
 from convspectra.operators.reference import dense_operator
 from convspectra.report import json_file, lipschitz_text
 from strategies import layers

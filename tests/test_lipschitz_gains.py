@@ -21,12 +21,12 @@ from torch import nn  # noqa: E402
 from convspectra import ConvGeometry  # noqa: E402
 from convspectra.cli.lipschitz import measure  # noqa: E402
 from convspectra.errors import InputError  # noqa: E402
-from convspectra.lipschitz import lipschitz  # noqa: E402
-from convspectra.lipschitz.folding import folded  # noqa: E402
-from convspectra.lipschitz.gains import gains  # noqa: E402
-from convspectra.lipschitz.jacobian import POINTWISE, Derivative  # noqa: E402
-from convspectra.lipschitz.slopes import NOT_ZERO_AT_ZERO  # noqa: E402
 from convspectra.models.graphs import read_graph  # noqa: E402
+from convspectra.network import lipschitz  # noqa: E402
+from convspectra.network.folding import folded  # noqa: E402
+from convspectra.network.gains import gains  # noqa: E402
+from convspectra.network.jacobian import POINTWISE, Derivative  # noqa: E402
+from convspectra.network.slopes import NOT_ZERO_AT_ZERO  # noqa: E402
 from convspectra.operators.reference import dense_operator  # noqa: E402
 from convspectra.report import json_file, lipschitz_text  # noqa: E402
 from test_cli import convspectra, refused  # noqa: E402
@@ -190,6 +190,7 @@ def test_tiny_and_huge_signals_have_gains():
 
 def test_which_functions_are_zero_at_zero():
     given = {"alpha": 0.7, "beta": 0.4, "gamma": 1.3, "low": -1.0, "high": 2.0, "slope": np.array(-1.6)}
+    given["threshold"] = 0.5
     zero = torch.zeros(1, dtype=torch.float64)
     for parameters in (given, {**given, "low": 0.5, "beta": -1.0}, {**given, "high": -0.5, "low": -2.0}):
         for name, function in POINTWISE.items():

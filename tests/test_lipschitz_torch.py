@@ -17,10 +17,10 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
 from convspectra.errors import InputError, ModelError  # noqa: E402
-from convspectra.lipschitz import lipschitz  # noqa: E402
-from convspectra.lipschitz.folding import folded  # noqa: E402
-from convspectra.lipschitz.jacobian import Derivative  # noqa: E402
 from convspectra.models.graphs import read_graph  # noqa: E402
+from convspectra.network import lipschitz  # noqa: E402
+from convspectra.network.folding import folded  # noqa: E402
+from convspectra.network.jacobian import Derivative  # noqa: E402
 from test_cli import convspectra, refused  # noqa: E402
 
 DATA = os.environ.get("CONVSPECTRA_DATA")
@@ -51,6 +51,18 @@ def trained(norm):
     nn.init.normal_(norm.running_mean)
     nn.init.uniform_(norm.running_var, 0.5, 2)
     return norm
+
+
+def affine(norm):
+    """A norm with weights that are not 1 and 0."""
+    for weight in norm.parameters():
+        nn.init.normal_(weight)
+    return norm
+
+
+def max_min(x):
+    first, second = x.chunk(2, 1)
+    return torch.maximum(first, second), torch.minimum(first, second)
 
 
 def residual(net, x):
@@ -136,12 +148,38 @@ NETS = {
         lambda net, x: net.left.weight @ (x @ net.right.weight), left=nn.Linear(6, 2), right=nn.Linear(3, 5)
     ),
     "mean": function(lambda net, x: x.mean()),
+    "extremes": function(lambda net, x: torch.cat(max_min(x), 1)),
+    "extremes of others": function(
+        lambda net, x: torch.maximum(x, x.sin()) + torch.minimum(x, torch.ones(6, 1))
+    ),
+    "extreme of numbers": function(lambda net, x: torch.fmax(x, torch.tensor(0.1)) - x.max()),
+    "extremes along": function(
+        lambda net, x: x.amax((1, 3)) - x.amin((3, 1)) + x.max(1)[0].min(2, True).values[..., 0]
+    ),
+    "group sort": function(
+        lambda net, x: x.view(1, 2, 2, 6, 5).sort(2, descending=True).values.flatten(1, 2)
+    ),
+    "top": function(lambda net, x: x.topk(3, 2)[0] - x.topk(3, 2, largest=False)[0]),
+    "median": function(lambda net, x: x.median(1)[0] - x.kthvalue(2, 1, keepdim=True)[0][:, 0]),
+    "maxout": function(lambda net, x: x.unflatten(1, (2, 2)).amax(2)),
+    "running sum": function(lambda net, x: x.cumsum(-1)),
+    "patches": function(lambda net, x: F.unfold(x, (2, 3), padding=(1, 0), stride=(2, 1))),
+    "windows": function(lambda net, x: x.unfold(2, 3, 2)),
+    "focus": function(lambda net, x: torch.cat([x[..., i::2, j:4:2] for i in (0, 1) for j in (0, 1)], 1)),
+    "layer norm": lambda: affine(nn.LayerNorm((6, 5), eps=0.2)),
+    "rms norm": lambda: affine(nn.RMSNorm(5, eps=0.1)),
+    "group norm": lambda: affine(nn.GroupNorm(2, 4, eps=0.3)),
+    "instance norm": lambda: affine(nn.InstanceNorm2d(4, eps=0.3, affine=True)),
+    "instance norm that counted": lambda: trained(
+        nn.InstanceNorm2d(4, affine=True, track_running_stats=True)
+    ),
     "threshold": function(lambda net, x: x.clamp(min=0.1) + x.abs() - x.sin() + x.erf()),
 }
 ACTIVATIONS = (
     *(nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.3), nn.ELU(1.5), nn.CELU(0.7), nn.SELU(), nn.GELU()),
     *(nn.SiLU(), nn.Mish(), nn.Hardswish(), nn.Hardsigmoid(), nn.Hardtanh(-1, 2), nn.Sigmoid()),
     *(nn.Tanh(), nn.Softplus(2.0), nn.LogSigmoid(), nn.Threshold(0.5, 0.5), nn.Tanhshrink(), nn.GELU("tanh")),
+    nn.Softshrink(0.3),
 )
 
 
@@ -163,6 +201,7 @@ def network(name):
     return module, read_graph(module=module, sample_shape=SHAPE)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of PyTorch, about taking windows apart
 @pytest.mark.parametrize("name", NETS)
 def test_the_network_is_read_right_and_its_bound_is_above_jacobians(name):
     module, graph = network(name)
@@ -211,17 +250,33 @@ def test_the_bound_of_something_linear_is_its_norm(name):
     assert upper == pytest.approx(dense_norm(module, points(1)[0]), rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *(("extremes", 1), ("group sort", 1), ("maxout", 1), ("focus", 1), ("top", 2), ("median", 2)),
+        *(("patches", 6**0.5), ("windows", 2**0.5)),
+    ],
+)
+def test_the_bound_of_what_only_chooses_and_sorts(name, expected):
+    assert lipschitz(network(name)[1]).joint.upper <= expected * (1 + 1e-9)
+
+
+def test_the_bound_of_a_norm_of_its_own_input_says_where_it_comes_from():
+    module, graph = network("group norm")
+    report = lipschitz(graph)
+    assert report.joint.upper == pytest.approx(float(module.weight.detach().abs().max()) / 0.3**0.5)
+    assert any("1 / sqrt(epsilon)" in one.how for one in report.nodes)
+
+
 REFUSED = {
-    "layer_norm": nn.LayerNorm(5),
-    "group_norm": nn.GroupNorm(2, 4),
-    "instance_norm": nn.InstanceNorm2d(4),
+    "layer_norm": nn.LayerNorm(5, eps=0),
     "exp": Function(lambda net, x: x.exp()),
     "mul": Function(lambda net, x: x * x.tanh()),
     "matmul": Function(lambda net, x: x @ x.transpose(2, 3)),
     "scaled_dot_product_attention": Function(lambda net, x: F.scaled_dot_product_attention(x, x, x)),
     "div": nn.Softsign(),
     "batch": nn.BatchNorm2d(4, track_running_stats=False),
-    "amax": Function(lambda net, x: x.amax()),
+    "prod": Function(lambda net, x: x.prod()),
     "upsample_bicubic2d": nn.Upsample(scale_factor=2, mode="bicubic"),
     "round": Function(lambda net, x: x.round()),
     "lstm": Function(lambda net, x: net.lstm(x.flatten(2))[0], lstm=nn.LSTM(30, 3)),

@@ -10,10 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from convspectra import InputError, ModelError
 from convspectra.analysis import compare
-from convspectra.lipschitz import lipschitz
 from convspectra.models import read_model
 from convspectra.models.budget import BudgetError
 from convspectra.models.graphs import read_graph
+from convspectra.network import lipschitz
 from convspectra.operators.reference import dense_operator
 
 RNG = np.random.default_rng(0)

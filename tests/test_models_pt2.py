@@ -13,13 +13,13 @@ import zipfile
 import pytest
 
 from convspectra import InputError
-from convspectra.lipschitz import lipschitz
-from convspectra.lipschitz.folding import folded
 from convspectra.models import read_model
 from convspectra.models.graphs import read_graph
+from convspectra.network import lipschitz
+from convspectra.network.folding import folded
 
 torch = pytest.importorskip("torch")
-from convspectra.lipschitz.jacobian import Derivative  # noqa: E402  # which imports torch
+from convspectra.network.jacobian import Derivative  # noqa: E402  # which imports torch
 
 MODEL = "models/model.json"
 CONFIG = "data/weights/model_weights_config.json"

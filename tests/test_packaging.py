@@ -49,10 +49,10 @@ def test_the_command_is_imported_where_there_are_no_locks_and_no_hangups():
 def test_heavy_names_are_imported_on_first_use():
     code = """
 import sys, convspectra as cs
-heavy = {"convspectra.analysis", "convspectra.models", "convspectra.lipschitz"}
+heavy = {"convspectra.analysis", "convspectra.models", "convspectra.network"}
 assert not heavy & set(sys.modules)
 assert {"analyze", "read_model", "lipschitz"} <= set(dir(cs))
-assert all(map(callable, (cs.analyze, cs.read_model, cs.lipschitz.lipschitz)))
+assert all(map(callable, (cs.analyze, cs.read_model, cs.lipschitz, cs.read_graph)))
 assert heavy <= set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
@@ -119,7 +119,7 @@ FLOORS = (
     ("penalties", "published"),
     ("models",),
     ("work",),
-    ("analysis", "lipschitz"),
+    ("analysis", "network"),
     ("constrain",),
     ("torch",),
     ("report",),
@@ -147,8 +147,8 @@ def test_only_the_readers_and_writers_of_a_format_import_its_library():
     assert users_of("torch") <= {name for name in SOURCES if name.startswith(torch_rooms)} | {
         "models.live",
         "models.modules",
-        "lipschitz.jacobian",
-        "lipschitz.gains",
+        "network.jacobian",
+        "network.gains",
         "_compat",
         "_solvers.choice",
     }

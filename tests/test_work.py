@@ -19,11 +19,11 @@ from convspectra.cli.lipschitz import measure
 from convspectra.cost import of_applications
 from convspectra.errors import CostError
 from convspectra.krylov import largest
-from convspectra.lipschitz import lipschitz
-from convspectra.lipschitz.constants import norm_interval
 from convspectra.models import ConvLayer, Model
 from convspectra.models.graphs import read_graph
 from convspectra.models.operations import Convolution
+from convspectra.network import lipschitz
+from convspectra.network.constants import norm_interval
 from convspectra.report.text import watching
 from convspectra.symbol import cost_of
 from convspectra.work import beyond, work_of

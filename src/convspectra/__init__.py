@@ -6,7 +6,7 @@ interruption is a traceback.
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from . import bounds, krylov, lipschitz, penalties, published
+    from . import bounds, krylov, penalties, published
     from ._version import __version__
     from .analysis import analyze
     from .bounds import operator_norm
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .errors import GeometryError, InputError, KernelError, ModelError
     from .geometry import ConvGeometry
     from .models import read_model
+    from .models.graphs import read_graph
+    from .network import lipschitz
     from .projection import (
         clip,
         clip_reshaped_kernel,
@@ -56,6 +58,7 @@ __all__ = [
     "project",
     "project_schatten",
     "published",
+    "read_graph",
     "read_model",
     "rescale",
     "singular_values",
@@ -64,7 +67,7 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "": "bounds krylov lipschitz penalties published",
+    "": "bounds krylov penalties published",
     "_version": "__version__",
     "analysis": "analyze",
     "bounds": "operator_norm",
@@ -73,6 +76,8 @@ _ROOMS = {
     "errors": "GeometryError InputError KernelError ModelError",
     "geometry": "ConvGeometry",
     "models": "read_model",
+    "models.graphs": "read_graph",
+    "network": "lipschitz",
     "projection": "clip clip_reshaped_kernel low_rank orthogonalise project project_schatten rescale "
     "soft_threshold",
     "published": "paper",

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from convspectra.errors import InputError
-from convspectra.lipschitz import lipschitz
 from convspectra.models.formats.torch_export.reader import trace_graph
+from convspectra.network import lipschitz
 from convspectra_experiments.networks.resnet import ResNet, cifar_resnet
 from convspectra_experiments.training.attack import Normalised, attacked_error, pgd
 from convspectra_experiments.training.certificate import certified_error

@@ -16,8 +16,8 @@ from .delivery import deliver
 from .options import InputShape, Json, MaxMemory, Module, shapes_of
 
 if TYPE_CHECKING:
-    from ..lipschitz import LipschitzReport
     from ..models.operations import Graph
+    from ..network import LipschitzReport
 
 NO_LOWER = "no lower bound: PyTorch, which differentiates, is not installed"
 
@@ -98,12 +98,12 @@ def lipschitz(
 def measure(
     graph: Graph, *, file: Path | None = None, labels: Path | None = None, points: int = 0, **options: Any
 ) -> LipschitzReport:
-    """`lipschitz.lipschitz` with points and labels from `.npy` files; without PyTorch none are drawn, noted.
+    """`network.lipschitz` with points and labels from `.npy` files; without PyTorch none are drawn, noted.
 
     Raises:
-        InputError: as `lipschitz.lipschitz`; a file that is missing or is no plain array.
+        InputError: as `network.lipschitz`; a file that is missing or is no plain array.
     """
-    from ..lipschitz import lipschitz as bound_of
+    from ..network import lipschitz as bound_of
 
     if labels is not None and file is None:
         raise InputError("--labels are those of inputs: give --inputs FILE.npy too, one input a label")

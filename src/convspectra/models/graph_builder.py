@@ -70,6 +70,7 @@ class Builder:
         shapes: of the tensors that do, where they are known; filled in by `add` where it can say.
         dependent: names of all that depend on the input, refused or not.
         names, tensors: names of nodes and of tensors that are taken.
+        ordered: by the names of several tensors, the one that has them entry by entry in ascending order.
     """
 
     constants: MutableMapping[str, Array] = field(default_factory=dict)
@@ -79,6 +80,7 @@ class Builder:
     producers: dict[str, Node] = field(default_factory=dict)
     names: Names = field(default_factory=Names)
     tensors: Names = field(default_factory=Names)
+    ordered: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     def add_input(self, name: str, shape: OpenShape | None) -> None:
         """A tensor that somebody hands in."""

@@ -29,6 +29,9 @@ def read_graph(
             tracing. For a graph with several inputs a dictionary by their names.
         module: a live `torch.nn.Module`, or `"package.module:factory"`; traced by `torch.export`.
 
+    Returns:
+        `Graph`, all of its sizes known. A node that is not read is `Refused`, with the reason.
+
     Raises:
         ModelError: the file is missing, damaged, holds code, or holds weights without a graph.
         InputError: an option that contradicts the model, a size that is not fixed, a missing library.

@@ -135,6 +135,26 @@ class Softmax:
 
 
 @dataclass(frozen=True)
+class Sort:
+    """The entries along an axis in ascending order, or in descending order."""
+
+    axis: int
+    descending: bool = False
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """`(x - m) / sqrt(v + epsilon)`, m and v the mean and the variance of x itself over axes.
+
+    `centred`: else m is 0 and v the mean of the squares.
+    """
+
+    axes: Shape
+    epsilon: float
+    centred: bool = True
+
+
+@dataclass(frozen=True)
 class MaxPool:
     """The largest entry of each window over the axes behind the second; windows may reach beyond the input.
 
@@ -156,7 +176,18 @@ class Refused:
 
 
 Operation = (
-    Convolution | AxisMatrices | Move | Affine | Sum | Concat | Pointwise | Softmax | MaxPool | Refused
+    Convolution
+    | AxisMatrices
+    | Move
+    | Affine
+    | Sum
+    | Concat
+    | Pointwise
+    | Softmax
+    | Sort
+    | Normalised
+    | MaxPool
+    | Refused
 )
 
 

@@ -7,8 +7,7 @@ DIVISION = "a division by what depends on the input has no constant that holds f
 ATTENTION = "attention multiplies tensors that depend on the input: no constant holds for all inputs"
 RECURRENT = "a recurrent layer multiplies its gates with its state: no constant holds for all inputs"
 NORMALISED = (
-    "it divides by a deviation of its own input: no constant but the useless 1 / sqrt(epsilon) holds for all "
-    "inputs"
+    "it divides by a deviation of its own input, without an epsilon: no constant holds for all inputs"
 )
 STEEP = "its slope grows beyond every bound"
 STEEP_AT_ZERO = "its slope grows beyond every bound at 0"

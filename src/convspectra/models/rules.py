@@ -12,11 +12,13 @@ from . import refusals
 from .graph_builder import UnsupportedError, average_matrix, pool_outputs, reduction
 from .operations import (
     Affine,
+    Array,
     AxisMatrices,
     Concat,
     Convolution,
     MaxPool,
     Move,
+    Normalised,
     Pointwise,
     Shape,
     StoredLayer,
@@ -73,6 +75,42 @@ def batch_norm(step: Step, names: Sequence[str], epsilon: float) -> None:
     step.emit(norms.affine(gamma, beta, mean, variance, epsilon, len(step.sizes)))
 
 
+def normalised(
+    step: Step,
+    shape: Shape,
+    axes: Sequence[int],
+    epsilon: float | None,
+    scale: Array | None,
+    shift: Array | None,
+    *,
+    centred: bool = True,
+) -> None:
+    """A norm that divides by a deviation of its own input, over axes of that in another shape.
+
+    Arguments:
+        shape: in which the axes are; its entries are those of the input in their order.
+        epsilon: None for what PyTorch takes then, the spacing of float32 at 1.
+        scale, shift: broadcast to the input.
+    """
+    own = step.shape
+    small = float(np.finfo(np.float32).eps) if epsilon is None else float(epsilon)
+    if not small > 0:
+        raise UnsupportedError(refusals.NORMALISED)
+    source = step.source if shape == own else step.between(Move(shape, lambda: positions_in(shape)))
+    made = step.between(Normalised(tuple(axes), small, centred), source)
+    if shape != own:
+        made = step.between(Move(own, lambda: positions_in(own)), made)
+    ones = np.ones((1,) * len(own))
+    factor = ones if scale is None else scale.astype(np.float64)
+    addend = 0 * ones if shift is None else shift.astype(np.float64)
+    step.builder.affine(step.label, step.word, factor, addend, made, step.outputs[0])
+
+
+def by_channel(values: Array | None, rank: int) -> Array | None:
+    """One number a channel, so that it broadcasts to a tensor of this rank."""
+    return None if values is None else values.reshape(-1, *[1] * (rank - 2))
+
+
 def negative(step: Step) -> None:
     ones = np.ones((1,) * len(step.sizes))
     step.emit(Affine(-ones, 0 * ones))
@@ -87,11 +125,11 @@ def concat(step: Step, names: Sequence[str], axis: int) -> None:
     builder = step.builder
     given = next(name for name in names if builder.depends(name))
     rank = len(builder.sizes(given))
-    read = [name if builder.depends(name) else _filled(step, name, given) for name in names]
+    read = [name if builder.depends(name) else filled(step, name, given) for name in names]
     builder.add(step.label, step.word, Concat(axis % rank), read, step.outputs[0])
 
 
-def _filled(step: Step, constant: str, given: str) -> str:
+def filled(step: Step, constant: str, given: str) -> str:
     """A constant as a node of constant 0 of a tensor that depends on the network's input."""
     value = step.builder.constants[constant]
     made = step.builder.tensors.unique(f"{step.outputs[0]}/constant")

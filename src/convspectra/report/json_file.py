@@ -13,7 +13,7 @@ from ..results import Bound
 if TYPE_CHECKING:
     from ..analysis import Comparison
     from ..constrain.records import ClipReport
-    from ..lipschitz import LipschitzReport
+    from ..network import LipschitzReport
 
     Record = Report | ClipReport | Comparison | LipschitzReport
 
@@ -87,8 +87,8 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
 
 
 def _lipschitz(report: LipschitzReport) -> dict[str, Any]:
-    from ..lipschitz.complexity import SOURCE
-    from ..lipschitz.records import ASSUMES, LOWER_ASSUMES
+    from ..network.complexity import SOURCE
+    from ..network.records import ASSUMES, LOWER_ASSUMES
 
     facts = {
         "schema": "convspectra.lipschitz/1",

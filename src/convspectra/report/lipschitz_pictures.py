@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..lipschitz import LipschitzReport
-from ..lipschitz.records import Gains, Spread
+from ..network import LipschitzReport
+from ..network.records import Gains, Spread
 from .figures import colour
 from .pictures import canvas, name_ticks, write_figures
 

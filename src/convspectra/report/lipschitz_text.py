@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
 
-from ..lipschitz import LipschitzReport, NodeBound, OutputBound
-from ..lipschitz.complexity import SOURCE
-from ..lipschitz.records import ASSUMES, LOWER_ASSUMES, Complexity, Gains, Margins
+from ..network import LipschitzReport, NodeBound, OutputBound
+from ..network.complexity import SOURCE
+from ..network.records import ASSUMES, LOWER_ASSUMES, Complexity, Gains, Margins
 from .columns import Column
 from .numbers import counted, lower, number, percent, sizes, upper
 from .text import layer_table, plain

@@ -28,7 +28,7 @@ def certified_error(
         labels: whole numbers, of shape (N,).
         radius: l2, in units of the images.
         lipschitz: an upper bound of the Lipschitz constant of `model`, such as
-            `convspectra.lipschitz.lipschitz` proves.
+            `convspectra.network.lipschitz` proves.
         batch: images at a time.
 
     Raises:

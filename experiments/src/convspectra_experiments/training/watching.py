@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convspectra.lipschitz import LipschitzReport, lipschitz
-from convspectra.lipschitz.complexity import margins
 from convspectra.models.graphs import read_graph
+from convspectra.network import LipschitzReport, lipschitz
+from convspectra.network.complexity import margins
 from convspectra.spectrum import singular_values
 
 from ..data.datasets import Data

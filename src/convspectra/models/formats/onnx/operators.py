@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ... import refusals, rules
+from ... import ordering, refusals, rules
 from ...graph_builder import UnsupportedError
 from ...operations import (
     Array,
@@ -35,6 +35,74 @@ def _batch_norm(step: Step) -> None:
     if step.found.get("training_mode", 0) or len(list(filter(None, step.outputs))) > 1:
         raise UnsupportedError(refusals.TRAINING)
     rules.batch_norm(step, list(step.found)[1:5], step.found.get("epsilon", 1e-5))
+
+
+def _layer_norm(step: Step) -> None:
+    shape, names = step.shape, list(step.found)
+    axes = range(step.found.get("axis", -1) % len(shape), len(shape))
+    scale, shift = step.optional(names[1]), step.optional("B") if "B" in names else None
+    epsilon = step.found.get("epsilon", 1e-5)
+    centred = step.word == "LayerNormalization"
+    rules.normalised(step, shape, axes, epsilon, scale, shift, centred=centred)
+
+
+def _channel_norm(step: Step) -> None:
+    """Instance and group norm; before version 21 of ONNX the latter has one scale a group."""
+    shape = step.shape
+    groups = step.found.get("num_groups", shape[1])
+    grouped = (shape[0], groups, math.prod(shape[1:]) // groups)
+    sides = []
+    for name in list(step.found)[1:3]:
+        values = step.constant(name).reshape(-1)
+        if len(values) == groups:
+            values = np.repeat(values, shape[1] // groups)
+        sides.append(rules.by_channel(values, len(shape)))
+    epsilon = step.found.get("epsilon", 1e-5)
+    rules.normalised(step, grouped, [2], epsilon, *sides)
+
+
+def _top(step: Step) -> None:
+    found, k = step.found, step.constant("K") if "K" in step.found else step.found["k"]
+    if not found.get("sorted", 1):
+        raise UnsupportedError("the largest in no order that is known")
+    largest, first = bool(found.get("largest", 1)), slice(int(np.asarray(k).reshape(())))
+    ordering.sort(step, found.get("axis", -1), descending=largest, chosen=first)
+
+
+def _extreme(step: Step) -> None:
+    names = step.found["data_0"]
+    if len(names) == 1:
+        rules.identity(step)
+    else:
+        ordering.elementwise(step, names, largest=step.word == "Max")
+
+
+def _reduced_extreme(step: Step) -> None:
+    axes = windows.reduced_axes(step)
+    if axes == []:
+        rules.identity(step)
+        return
+    keep = bool(step.found.get("keepdims", 1))
+    ordering.extreme(step, axes, largest=step.word == "ReduceMax", keep=keep)
+
+
+def _running_sum(step: Step) -> None:
+    found = step.found
+    ordering.running_sum(
+        step,
+        int(step.constant("axis").reshape(())),
+        reverse=bool(found.get("reverse", 0)),
+        exclusive=bool(found.get("exclusive", 0)),
+    )
+
+
+def _shrink(step: Step) -> None:
+    threshold, bias = (
+        float(step.found.get(name, default)) for name, default in (("lambd", 0.5), ("bias", 0.0))
+    )
+    if threshold != bias:
+        raise UnsupportedError(refusals.JUMPS)
+    step.emit(Pointwise("softshrink", {"threshold": threshold}))
 
 
 def _arithmetic(word: str) -> rules.Rule:
@@ -153,6 +221,13 @@ TABLE: dict[str, rules.Rule] = {
     "GlobalMaxPool": windows.global_max,
     "ReduceMean": windows.reduce,
     "ReduceSum": windows.reduce,
+    **dict.fromkeys(("ReduceMax", "ReduceMin"), _reduced_extreme),
+    **dict.fromkeys(("Max", "Min"), _extreme),
+    "TopK": _top,
+    "CumSum": _running_sum,
+    "Shrink": _shrink,
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"), _layer_norm),
+    **dict.fromkeys(("InstanceNormalization", "GroupNormalization"), _channel_norm),
     "Identity": rules.identity,
     "Dropout": _dropout,
     "Cast": _cast,
@@ -164,10 +239,7 @@ TABLE: dict[str, rules.Rule] = {
 
 REASONS = {
     **dict.fromkeys(
-        (
-            *(f"{kind}Normalization" for kind in ("Layer", "Instance", "Group", "RMS", "MeanVariance", "Lp")),
-            "SimplifiedLayerNormalization",
-        ),
+        ("MeanVarianceNormalization", "LpNormalization"),
         refusals.NORMALISED,
     ),
     **dict.fromkeys(("Attention", "MultiHeadAttention"), refusals.ATTENTION),

@@ -177,6 +177,7 @@ class Reader:
         outputs = outputs if any(outputs) else [self.builder.tensors.unique(label)]
         if isinstance(layer, StoredLayer):
             self.weights[outputs[0]] = node, layer.tensor, scope
+        reason = "an output without a proven constant"
         try:
             with translating():
                 if missing:
@@ -192,10 +193,11 @@ class Reader:
                 found = arguments(node, read, self.opset)
                 rule(Step(self.builder, label, operator, found, outputs, layer, (node, self.opset)))
         except UnsupportedError as error:
-            for key in outputs:
-                if key and key not in self.builder.producers:
-                    self.builder.refuse(label, operator, str(error), [*read, *inside], key, layer)
-                    layer = None
+            reason = str(error)
+        for key in outputs:
+            if key and key not in self.builder.producers:
+                self.builder.refuse(label, operator, reason, [*read, *inside], key, layer)
+                layer = None
 
     def _is_evaluated(self, node: Any, scope: Scope) -> bool:
         """Whether a node of constants is no layer: one that is and cannot be worked out is named."""

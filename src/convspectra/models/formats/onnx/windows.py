@@ -49,12 +49,18 @@ def global_max(step: Step) -> None:
 
 
 def reduce(step: Step) -> None:
-    given = step.optional("axes")
-    axes = None if given is None else given.reshape(-1).tolist()
-    if not axes and step.found.get("noop_with_empty_axes", 0):
+    axes = reduced_axes(step)
+    if axes == []:
         rules.identity(step)
         return
     rules.reduce(step, axes, mean=step.word == "ReduceMean", keep=bool(step.found.get("keepdims", 1)))
+
+
+def reduced_axes(step: Step) -> list[int] | None:
+    """The axes that a reduction is over, None for all of them, none where it does nothing."""
+    given = step.optional("axes")
+    axes = [] if given is None else [int(axis) for axis in given.reshape(-1)]
+    return axes or ([] if step.found.get("noop_with_empty_axes", 0) else None)
 
 
 def pad(step: Step) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from ....geometry import PaddingMode
-from ... import refusals, rules
+from ... import ordering, refusals, rules
 from ...graph_builder import UnsupportedError
 from ...operations import (
+    Array,
     AxisMatrices,
     Move,
     Pointwise,
@@ -54,6 +55,65 @@ def _batch_norm(step: Step) -> None:
     if step.found.get("training", False):
         raise UnsupportedError(refusals.TRAINING)
     rules.batch_norm(step, ("weight", "bias", "running_mean", "running_var"), step.found["eps"])
+
+
+def _layer_norm(step: Step) -> None:
+    sizes, rank = step.found["normalized_shape"], len(step.shape)
+    sides = step.optional("weight"), step.optional("bias")
+    axes = range(rank - len(sizes), rank)
+    rules.normalised(step, step.shape, axes, step.found["eps"], *sides, centred="rms" not in step.word)
+
+
+def _group_norm(step: Step) -> None:
+    shape, found = step.shape, step.found
+    groups = int(found["num_groups"] if "num_groups" in found else found["group"])
+    grouped = (shape[0], groups, math.prod(shape[1:]) // groups)
+    rules.normalised(step, grouped, [2], found["eps"], *_by_channel(step))
+
+
+def _instance_norm(step: Step) -> None:
+    if step.found["use_input_stats"]:
+        axes = range(2, len(step.shape))
+        rules.normalised(step, step.shape, axes, step.found["eps"], *_by_channel(step))
+    else:
+        rules.batch_norm(step, ("weight", "bias", "running_mean", "running_var"), step.found["eps"])
+
+
+def _by_channel(step: Step) -> tuple[Array | None, Array | None]:
+    scale, shift = (rules.by_channel(step.optional(name), len(step.shape)) for name in ("weight", "bias"))
+    return scale, shift
+
+
+def _sort(step: Step) -> None:
+    found = step.found
+    ordering.sort(step, found.get("dim", -1), descending=bool(found.get("descending", False)))
+
+
+def _top(step: Step) -> None:
+    found = step.found
+    if not found["sorted"]:
+        raise UnsupportedError("the largest in no order that is known")
+    ordering.sort(step, found["dim"], descending=bool(found["largest"]), chosen=slice(int(found["k"])))
+
+
+def _ranked(step: Step) -> None:
+    """The k-th smallest entry, or the median, the lower of two."""
+    found, shape = step.found, step.shape
+    if "dim" not in found:
+        raise UnsupportedError("a median of all entries; along an axis it is taken")
+    k = int(found["k"]) if step.word == "kthvalue" else (shape[found["dim"]] + 1) // 2
+    ordering.sort(step, found["dim"], descending=False, chosen=slice(k - 1, k), keep=bool(found["keepdim"]))
+
+
+def _extreme(step: Step) -> None:
+    found, largest = step.found, "max" in step.word
+    if "other" in found:
+        names = [_operand(step, place) for place in ("self", "other")]
+        ordering.elementwise(step, names, largest=largest)
+        return
+    dim = found.get("dim")
+    axes = [dim] if isinstance(dim, int) else dim
+    ordering.extreme(step, axes, largest=largest, keep=bool(found.get("keepdim", False)))
 
 
 def _arithmetic(word: str) -> rules.Rule:
@@ -156,8 +216,11 @@ def _moved(step: Step) -> None:
 
     @functools.cache
     def moved() -> list[Any]:
-        # In float64, which holds every position exactly and which every operator takes.
-        return moved_of(torch.from_numpy(positions_in(sizes).astype(np.float64)))
+        # In float64, which holds every position exactly and which every operator takes; from 1 on, as what
+        # pads on its own account does so with 0.
+        filled = mode == "constant"
+        positions = torch.from_numpy(positions_in(sizes).astype(np.float64))
+        return moved_of(positions) if filled else [one - 1 for one in moved_of(positions + 1)]
 
     made = moved_of(torch.empty(sizes, dtype=torch.float64, device="meta"))
     for place, (output, one) in enumerate(zip(step.outputs, made, strict=False)):
@@ -198,7 +261,7 @@ def _identity(step: Step) -> None:
 _MOVING = """
 view _unsafe_view reshape permute transpose t numpy_T flatten unflatten squeeze unsqueeze slice select narrow
 split chunk unbind split_with_sizes expand repeat pad constant_pad_nd flip roll index index_select
-tensor_split pixel_shuffle pixel_unshuffle channel_shuffle movedim
+tensor_split pixel_shuffle pixel_unshuffle channel_shuffle movedim unfold im2col
 """
 _MOVING_MAPS = "upsample_nearest _upsample_nearest_exact reflection_pad replication_pad"
 
@@ -227,6 +290,15 @@ TABLE: dict[str, rules.Rule] = {
     "relu6": rules.pointwise("clip", low=0.0, high=6.0),
     **dict.fromkeys(("hardtanh", "clamp", "clamp_min", "clamp_max"), rules.clip),
     "threshold": _threshold,
+    "softshrink": rules.pointwise("softshrink", threshold="lambd"),
+    **dict.fromkeys(("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"), _layer_norm),
+    **dict.fromkeys(("group_norm", "native_group_norm"), _group_norm),
+    "instance_norm": _instance_norm,
+    "sort": _sort,
+    "topk": _top,
+    **dict.fromkeys(("kthvalue", "median"), _ranked),
+    **dict.fromkeys(("max", "min", "amax", "amin", "maximum", "minimum", "fmax", "fmin"), _extreme),
+    "cumsum": lambda step: ordering.running_sum(step, step.found["dim"]),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax"), _softmax),
     **dict.fromkeys(
         (f"max_pool{n}d{indices}" for n in (1, 2, 3) for indices in ("", "_with_indices")), windows.pool
@@ -248,13 +320,7 @@ TABLE: dict[str, rules.Rule] = {
 
 
 REASONS = {
-    **dict.fromkeys(
-        (
-            *(f"{native}{kind}_norm" for native in ("", "native_") for kind in ("layer", "group")),
-            *("instance_norm", "rms_norm", "_fused_rms_norm", "linalg_vector_norm"),
-        ),
-        refusals.NORMALISED,
-    ),
+    "linalg_vector_norm": refusals.NORMALISED,
     "scaled_dot_product_attention": refusals.ATTENTION,
     "bmm": refusals.PRODUCT,
     **dict.fromkeys(("exp", "pow", "square"), refusals.STEEP),

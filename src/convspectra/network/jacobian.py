@@ -27,9 +27,11 @@ from ..models.operations import (
     MaxPool,
     Move,
     Node,
+    Normalised,
     Operation,
     Pointwise,
     Softmax,
+    Sort,
     Sum,
 )
 from .records import JOINT
@@ -245,6 +247,20 @@ def _(operation: Softmax, shape: tuple[int, ...]) -> Callable[..., Tensor]:
 
 
 @function.register
+def _(operation: Sort, shape: tuple[int, ...]) -> Callable[..., Tensor]:
+    return lambda x: torch.sort(x, dim=operation.axis, descending=operation.descending).values
+
+
+@function.register
+def _(operation: Normalised, shape: tuple[int, ...]) -> Callable[..., Tensor]:
+    def step(x: Tensor) -> Tensor:
+        centred = x - x.mean(operation.axes, keepdim=True) if operation.centred else x
+        return centred / torch.sqrt((centred**2).mean(operation.axes, keepdim=True) + operation.epsilon)
+
+    return step
+
+
+@function.register
 def _(operation: MaxPool, shape: tuple[int, ...]) -> Callable[..., Tensor]:
     axes = len(operation.window)
     pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[axes - 1]
@@ -292,6 +308,7 @@ POINTWISE: dict[str, Callable[[Tensor, Mapping[str, Any]], Tensor]] = {
     "swish": lambda x, given: x * torch.sigmoid(given["alpha"] * x),
     "mish": lambda x, _: x * torch.tanh(F.softplus(x)),
     "clip": lambda x, given: torch.clamp(x, given["low"], given["high"]),
+    "softshrink": lambda x, given: F.softshrink(x, given["threshold"]),
     "abs": lambda x, _: torch.abs(x),
     "sin": lambda x, _: torch.sin(x),
     "cos": lambda x, _: torch.cos(x),

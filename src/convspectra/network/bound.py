@@ -48,17 +48,19 @@ def lipschitz(
     `folding` and `scales` say what is taken together.
 
     Arguments:
-        graph: from `models.graphs.read_graph`.
+        graph: from `convspectra.read_graph`.
         outputs: names of tensors, by default those of the graph's outputs that have a bound; `refused` of
             the report says why others have none.
         inputs: shape (N, ...), points for the lower bound; for networks of one input.
         labels: shape (N,), integers, the classes of these inputs, for the margins of one output of shape
             (1, classes).
-        points: how many more to draw, uniformly `between` two numbers, or of a standard normal distribution.
+        points: how many more to draw.
+        between: two numbers, between which they are drawn uniformly; else of a standard normal law.
         iterations: of the power method on `J^T J` at each point.
         max_seconds: of one core, for the lower bound at points that are drawn, as estimated before it is
             begun. Where fewer iterations fit, or no points, there are fewer or none, and `notes` says so.
             Default: 10, and 4 ms for each weight, in no more memory than `max_memory`.
+        seed: of the points that are drawn, and of the first directions.
         progress: told how far it is, from 0 to 1, and which node is next.
 
     Returns:
@@ -71,12 +73,14 @@ def lipschitz(
             `labels` that do not fit.
         ImportError: points are given, and PyTorch is not installed.
 
-    Not guaranteed: tightness. The bound is a product over layers, and grows exponentially with depth where
-    the network itself may not. The rounding of the network's own arithmetic is not in it.
+    Notes:
+        Not guaranteed is tightness. The bound is a product over layers, and grows exponentially with depth
+        where the network itself may not. The rounding of the network's own arithmetic is not in it.
 
-    Reference: Szegedy and others (2014), Section 4.3, for the product; here with sums and concatenations.
+    References:
+        Szegedy and others (2014), Section 4.3, for the product; here with sums and concatenations.
     """
-    check_kind("graph", graph, Graph, "convspectra.models.graphs.read_graph(path)")
+    check_kind("graph", graph, Graph, "convspectra.read_graph(path)")
     wanted, refused = select(graph, outputs)
     nodes = folded(graph, wanted)
     drawn: list[Any] = []

@@ -42,6 +42,7 @@ SLOPES: dict[str, Callable[[Parameters], float]] = {
     "swish": lambda given: SILU if given["alpha"] else 0.5,
     "mish": lambda _: MISH,
     "clip": lambda given: 1.0 if given["low"] < given["high"] else 0.0,
+    "softshrink": lambda _: 1.0,
     "abs": lambda _: 1.0,
     "sin": lambda _: 1.0,
     "cos": lambda _: 1.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..models.operations import (
     Affine,
     Array,
     AxisMatrices,
+    Concat,
     Convolution,
     Graph,
     Move,
@@ -28,7 +29,8 @@ def folded(graph: Graph, outputs: Iterable[str]) -> tuple[Node, ...]:
 
     - a batch norm, or another affine node whose scale is one number a channel, is taken into the convolution
       or matrix in front of it, if nothing else reads what that makes: `||S K|| <= ||S|| ||K||`;
-    - two affine nodes in a row are one, and two that only move entries; what moves nothing goes;
+    - two affine nodes in a row are one, and two that only move entries, and pieces of one tensor that are
+      put together; what moves nothing goes;
     - padding becomes the boundary of a convolution behind it that has no padding of its own.
 
     The names of tensors that are left stay theirs.
@@ -43,17 +45,63 @@ def folded(graph: Graph, outputs: Iterable[str]) -> tuple[Node, ...]:
     readers = Counter(name for node in nodes for name in node.inputs) + Counter(set(outputs))
     made: dict[str, Node] = {}
     for node in nodes:
-        before = made.get(node.inputs[0])
-        merged = None
-        if before is not None and len(node.inputs) == 1 and readers[node.inputs[0]] == 1:
-            shapes = graph.shapes[node.inputs[0]], graph.shapes[node.output]
-            with np.errstate(over="ignore", invalid="ignore"):
-                merged = _merged(before, node, *shapes)
-        if merged is not None and before is not None:
-            del made[before.output]
+        merged: Node | None = node
+        while merged is not None:
             node = merged
+            read = [made[name] for name in dict.fromkeys(node.inputs) if name in made]
+            merged = _with_what_is_in_front(node, made, readers, graph.shapes)
+            if merged is not None:
+                readers.subtract(node.inputs)
+                readers.update(merged.inputs)
+                for one in read:
+                    if not readers[one.output]:
+                        del made[one.output]
+                        readers.subtract(one.inputs)
         made[node.output] = node
     return tuple(made.values())
+
+
+def _with_what_is_in_front(
+    node: Node, made: Mapping[str, Node], readers: Mapping[str, int], shapes: Mapping[str, Shape]
+) -> Node | None:
+    """The node as it reads what the one in front of it reads; None where they stay two."""
+    if isinstance(node.operation, Concat):
+        return _joined(node, made, shapes)
+    before = made.get(node.inputs[0])
+    if before is None or len(node.inputs) > 1:
+        return None
+    if readers[before.output] > 1 and not (
+        isinstance(before.operation, Move) and isinstance(node.operation, Move)
+    ):
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _merged(before, node, shapes[before.output], shapes[node.output])
+
+
+def _joined(node: Node, made: Mapping[str, Node], shapes: Mapping[str, Shape]) -> Node | None:
+    """Tensors one behind the other whose entries are all those of one tensor: one move of it.
+
+    So the two halves of a tensor, set together again, stretch nothing.
+    """
+    moves: list[Move] = []
+    sources = set()
+    for name in node.inputs:
+        before = made.get(name)
+        if before is not None and isinstance(before.operation, Move):
+            moves.append(before.operation)
+            sources.add(before.inputs[0])
+        else:
+            moves.append(Move(shapes[name]))
+            sources.add(name)
+    if len(sources) > 1:
+        return None
+    fills = {one.fill for one in moves if (one.index < 0).any()}
+    if len(fills) > 1:
+        return None
+    assert isinstance(node.operation, Concat)
+    index = np.concatenate([one.index for one in moves], axis=node.operation.axis)
+    move = Move(index.shape, lambda: index, max(fills, default=0.0))
+    return replace(node, operation=move, inputs=(sources.pop(),))
 
 
 def _merged(first: Node, then: Node, before: Shape, shape: Shape) -> Node | None:

@@ -20,11 +20,13 @@ from ..models.operations import (
     Convolution,
     MaxPool,
     Move,
+    Normalised,
     Operation,
     Pointwise,
     Refused,
     Shape,
     Softmax,
+    Sort,
     Sum,
 )
 from ..problem import Problem, homogeneous, problem_of
@@ -49,6 +51,9 @@ def constant(operation: Operation, shape: Shape) -> tuple[float, str]:
     - softmax: 1/2. Its Jacobian `diag(p) - p p^T` has rows whose moduli sum to `2 p_i (1 - p_i) <= 1/2`.
     - log-softmax over n entries: `sqrt(n)`. Its Jacobian `I - 1 p^T` is a projection along the ones, of the
       norm of the complementary one, `sqrt(n) ||p||`; a p that comes near a unit vector comes near the bound.
+    - sorting: 1. Sorted entries are the closest of all orders (the rearrangement inequality).
+    - a norm that divides by its own deviation s: `1 / sqrt(epsilon)`. Its Jacobian is `P / s`, where
+      `s >= sqrt(epsilon)` and P, the identity less parts of two projections, has norm at most 1.
     - max pooling: `sqrt(w)`, an entry being in at most w windows: a maximum moves by no more than the largest
       change in its window.
 
@@ -58,7 +63,8 @@ def constant(operation: Operation, shape: Shape) -> tuple[float, str]:
     Raises:
         InputError: weights that are infinite or NaN, a geometry without a bound.
 
-    References: Gao and Pavel (2017) for the Jacobian of softmax; Tsuzuku, Sato and Sugiyama (2018) for
+    References: Gao and Pavel (2017) for the Jacobian of softmax; Anil, Lucas and Grosse (2019) for sorting as
+    an activation; Tsuzuku, Sato and Sugiyama (2018) for
     pooling.
     """
     match operation:
@@ -85,6 +91,10 @@ def constant(operation: Operation, shape: Shape) -> tuple[float, str]:
             return math.sqrt(shape[axis]), "root of its entries"
         case Softmax():
             return 0.5, "Jacobian"
+        case Sort():
+            return 1.0, "sorting"
+        case Normalised(epsilon=epsilon):
+            return _ALLOWANCE / math.sqrt(epsilon), "1 / sqrt(epsilon), as it divides by its own deviation"
         case MaxPool():
             return _of_max_pool(operation, shape)
         case Refused():
