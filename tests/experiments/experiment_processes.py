@@ -6,7 +6,6 @@ They are forked off a server that has imported what they need, so that each star
 from __future__ import annotations
 
 import multiprocessing
-import os
 import resource
 import signal
 import time
@@ -42,7 +41,7 @@ def _done(call, *arguments):
 
 def kill(process):
     """With SIGKILL, unless it has ended; whether it was killed."""
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.join(120)
     return process.exitcode == -signal.SIGKILL
 

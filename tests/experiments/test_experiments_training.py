@@ -223,7 +223,7 @@ def test_a_finished_run_is_left_alone(data, tmp_path):
 
 
 def test_killed_at_any_moment(data, tmp_path):
-    settings = replace(TINY, epochs=30, control=Control("clip", 0.5, every=3))
+    settings = replace(TINY, epochs=60, control=Control("clip", 0.5, every=3))
     train(settings, data, made(tmp_path / "unbroken"))
     folder, chance = made(tmp_path / "killed"), random.Random(0)
     kills = 0
