@@ -104,7 +104,7 @@ def test_the_oracle_shares_no_code_with_what_it_checks():
 FLOORS = (
     ("_native", "_version", "demo", "errors"),
     ("_compat", "atomic", "checks"),
-    ("compute", "geometry"),
+    ("compute", "geometry", "transforms"),
     ("cost",),
     ("operators", "symbol"),
     ("_solvers", "results"),
@@ -151,6 +151,7 @@ def test_only_the_readers_and_writers_of_a_format_import_its_library():
         "network.gains",
         "_compat",
         "_solvers.choice",
+        "transforms",
     }
     assert users_of("jax") == set()
     assert users_of("convspectra_experiments") == set()

@@ -88,6 +88,12 @@ def with_vjp(
     return function(array)
 
 
+FIRST_ONLY = (
+    "convspectra gives first derivatives only; leave out create_graph=True, or keep this term apart from "
+    "what is differentiated twice"
+)
+
+
 @cache
 def _torch_function() -> Any:
     import torch
@@ -103,10 +109,7 @@ def _torch_function() -> Any:
         @staticmethod
         def backward(ctx: Any, cotangent: Any) -> Any:
             if torch.is_grad_enabled():
-                raise RuntimeError(
-                    "convspectra gives first derivatives only; leave out create_graph=True, or keep this "
-                    "term apart from what is differentiated twice"
-                )
+                raise RuntimeError(FIRST_ONLY)
             ctx.saved_tensors  # noqa: B018
             return ctx.backward_of(ctx.found, cotangent), None, None
 

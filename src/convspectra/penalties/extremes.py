@@ -10,8 +10,10 @@ from ..compute import DEFAULT, Compute
 from ..functions import ROUNDING
 from ..geometry import ConvGeometry
 from ..guarantee import Guarantee, Target, target_from
+from ..transforms import transformable
 
 
+@transformable
 def norm(
     kernel: Array, geometry: ConvGeometry, *, guarantee: Guarantee = "layer", compute: Compute = DEFAULT
 ) -> Array:
@@ -53,6 +55,7 @@ def norm_of(target: Target) -> Array:
     return target.differentiable_norm()
 
 
+@transformable
 def squared_norm(
     kernel: Array, geometry: ConvGeometry, *, guarantee: Guarantee = "layer", compute: Compute = DEFAULT
 ) -> Array:
@@ -94,6 +97,7 @@ def squared_norm_of(target: Target) -> Array:
     return largest * largest
 
 
+@transformable
 def condition_number(
     kernel: Array, geometry: ConvGeometry, *, guarantee: Guarantee = "layer", compute: Compute = DEFAULT
 ) -> Array:

@@ -31,11 +31,13 @@ from ..geometry import ConvGeometry, Correlation
 from ..guarantee import Guarantee, Target, target_from
 from ..spectrum import over_blocks
 from ..symbol import FrequencyGrid, frequency_grid, polyphase, symbol_blocks
+from ..transforms import transformable
 
 _CALL = 50_000
 """Multiplications that take as long as the calls for one shift."""
 
 
+@transformable
 def orthogonality(
     kernel: Array, geometry: ConvGeometry, *, guarantee: Guarantee = "layer", compute: Compute = DEFAULT
 ) -> Array:

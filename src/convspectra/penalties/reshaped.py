@@ -17,9 +17,11 @@ from ..geometry import ConvGeometry
 from ..guarantee import Target, target_of
 from ..problem import problem_of
 from ..projection.matrix_clip import as_pointwise
+from ..transforms import transformable
 from . import extremes, orthonormal, sums
 
 
+@transformable
 def reshaped_norm(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:
     """The largest singular value of the reshaped kernel: not the operator's norm.
 
@@ -44,6 +46,7 @@ def reshaped_norm(kernel: Array, geometry: ConvGeometry, *, compute: Compute = D
     return extremes.norm_of(_reshaped(kernel, geometry, compute))
 
 
+@transformable
 def reshaped_squared_norm(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:
     """The square of the reshaped kernel's largest singular value, exact where theirs is iterated.
 
@@ -61,6 +64,7 @@ def reshaped_squared_norm(kernel: Array, geometry: ConvGeometry, *, compute: Com
     return extremes.squared_norm_of(_reshaped(kernel, geometry, compute))
 
 
+@transformable
 def reshaped_hinge(
     kernel: Array, geometry: ConvGeometry, max_reshaped_norm: float, *, compute: Compute = DEFAULT
 ) -> Array:
@@ -82,6 +86,7 @@ def reshaped_hinge(
     return sums.hinge_of(_reshaped(kernel, geometry, compute), limit)
 
 
+@transformable
 def reshaped_orthogonality(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:
     """`sum (sigma^2 - 1)^2` over the reshaped kernel's singular values.
 
@@ -101,6 +106,7 @@ def reshaped_orthogonality(kernel: Array, geometry: ConvGeometry, *, compute: Co
     return orthonormal.orthogonality_of(_reshaped(kernel, geometry, compute))
 
 
+@transformable
 def reshaped_nuclear_norm(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:
     """The sum of the reshaped kernel's singular values.
 
@@ -115,6 +121,7 @@ def reshaped_nuclear_norm(kernel: Array, geometry: ConvGeometry, *, compute: Com
     return sums.nuclear_norm_of(_reshaped(kernel, geometry, compute))
 
 
+@transformable
 def reshaped_schatten_norm(
     kernel: Array, geometry: ConvGeometry, p: float, *, compute: Compute = DEFAULT
 ) -> Array:
@@ -135,6 +142,7 @@ def reshaped_schatten_norm(
     return sums.schatten_norm_of(_reshaped(kernel, geometry, compute), p)
 
 
+@transformable
 def reshaped_log_volume(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:
     """`sum log sigma` over the reshaped kernel's singular values.
 
@@ -149,6 +157,7 @@ def reshaped_log_volume(kernel: Array, geometry: ConvGeometry, *, compute: Compu
     return sums.log_volume_of(_reshaped(kernel, geometry, compute))
 
 
+@transformable
 def reshaped_condition_number(kernel: Array, geometry: ConvGeometry, *, compute: Compute = DEFAULT) -> Array:
     """The reshaped kernel's largest singular value over its smallest.
 

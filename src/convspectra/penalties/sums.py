@@ -15,12 +15,14 @@ from ..geometry import ConvGeometry
 from ..guarantee import Guarantee, Target, target_from
 from ..spectrum import spectrum_on, top_block
 from ..symbol import frequency_grid
+from ..transforms import transformable
 from .extremes import norm_of
 
 Summand = Callable[[Array, Array], Array]
 """Of singular values, and of the level up to which they are rounding."""
 
 
+@transformable
 def hinge(
     kernel: Array,
     geometry: ConvGeometry,
@@ -71,6 +73,7 @@ def hinge_of(target: Target, limit: float) -> Array:
     return functions.total_squares_above(target.kernel, target.torus, limit / target.factor, target.compute)
 
 
+@transformable
 def nuclear_norm(
     kernel: Array, geometry: ConvGeometry, *, guarantee: Guarantee = "layer", compute: Compute = DEFAULT
 ) -> Array:
@@ -115,6 +118,7 @@ def nuclear_norm_of(target: Target) -> Array:
     return _total(target, target.kernel, lambda sigma, _: sigma, _is_above)
 
 
+@transformable
 def schatten_norm(
     kernel: Array,
     geometry: ConvGeometry,
@@ -179,6 +183,7 @@ def schatten_norm_of(target: Target, p: float) -> Array:
     return scale * xp.where(positive, root, 0 * powers)
 
 
+@transformable
 def log_volume(
     kernel: Array, geometry: ConvGeometry, *, guarantee: Guarantee = "layer", compute: Compute = DEFAULT
 ) -> Array:

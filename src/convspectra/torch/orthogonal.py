@@ -8,10 +8,12 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from ..errors import GeometryError
+from ..transforms import hides_values
+from .parametrization import Parametrization
 from .weight_uses import check_parametrizable
 
 
-class Orthogonal(nn.Module):
+class Orthogonal(Parametrization):
     """A kernel whose operator has all singular values equal to 1, on every torus: a product of small ones.
 
         W = H * A_1 * ... * A_m,   A(z) = P + (I - P) z^d along one axis,   P = Q Q^T
@@ -49,7 +51,15 @@ class Orthogonal(nn.Module):
         super().__init__()
         self.groups, self.stride = groups, tuple(stride)
 
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+    def made_of(self, weight: torch.Tensor) -> torch.Tensor:
+        """The orthogonal kernel.
+
+        Arguments:
+            weight: unconstrained, of the shape of the layer's.
+
+        Returns:
+            One of its shape and type.
+        """
         rows, columns = weight.shape[0] // self.groups, weight.shape[1]
         if max(self.stride) > 1 and rows > columns:
             raise GeometryError(
@@ -108,7 +118,7 @@ def _orthogonal_taps(taps: torch.Tensor) -> torch.Tensor:
 
 def _with_orthonormal_columns(matrix: torch.Tensor) -> torch.Tensor:
     q, dependent = orthonormal_factor(matrix)
-    if torch.compiler.is_compiling() or bool(dependent.any()):
+    if hides_values(dependent) or bool(dependent.any()):
         # Without a derivative there, which would be NaN.
         alone = torch.where(dependent[..., None, None], q.detach(), matrix)
         q, _ = orthonormal_factor(alone)

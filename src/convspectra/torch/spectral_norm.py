@@ -7,6 +7,7 @@ through it.
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from .. import transforms
 from .._compat import with_vjp
 from ..constrain import Limits, Use
 from ..errors import InputError
@@ -24,6 +26,7 @@ from ..guarantee import Guarantee
 from .comparing import given_to, is_stock, is_traced
 from .forward_hooks import Watch
 from .jobs import NOT_COMPARED, named
+from .parametrization import Parametrization
 from .tensors import constrain_tensor
 from .weight_uses import (
     Layer,
@@ -54,7 +57,7 @@ class _Bounded:
         return found
 
 
-class SpectralNorm(nn.Module):
+class SpectralNorm(Parametrization):
     """`W min(1, c / ||W||)`, with the operator norm of the layer: exact, in training and evaluation alike.
 
     In place of `torch.nn.utils.parametrizations.spectral_norm`, which divides by an estimate of the reshaped
@@ -62,8 +65,8 @@ class SpectralNorm(nn.Module):
     Here it is at most `c`, and a weight inside the ball is left as it is.
 
     The norm is computed once for each value of the weight: what was made of it is kept until another weight
-    is given, in the memory of three more weights. Compiled graphs break there; before an export,
-    `remove_parametrizations`.
+    is given, in the memory of three more weights. Compiled graphs and transformed functions have it as one
+    operator, exported programs as a plain tensor.
 
     Arguments:
         max_norm: the radius `c`, positive.
@@ -96,23 +99,53 @@ class SpectralNorm(nn.Module):
         geometries = [geometry] if isinstance(geometry, ConvGeometry) else geometry
         self.uses = tuple(Use(one) for one in geometries)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+    def _begin(self) -> None:
+        super()._begin()
+        own = weakref.ref(self)
+
+        def bounded(weight: torch.Tensor) -> _Bounded:
+            module = own()
+            assert module is not None  # its handle goes with it
+            return module._of(weight)
+
+        self._opaque = transforms.Opaque(
+            lambda weight: bounded(weight).inside.detach().clone(),
+            lambda weight, cotangent: bounded(weight).gradient(cotangent),
+            keeps_shape=True,
+        )
+        self._handle = transforms.handle_of(self._opaque, self)
+
+    def made_of(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight inside of the ball.
+
+        Arguments:
+            weight: as it is kept, of the shape of the layer's.
+
+        Returns:
+            One of its shape and type, of norm at most `max_norm`.
+        """
+        found: torch.Tensor
+        if torch.compiler.is_compiling():
+            found = torch.ops.convspectra.value(weight, self._handle)
+        elif transforms.hides_values(weight):
+            found = transforms.applied(self._opaque, weight)
+        else:
+            kept = self._of(weight)
+            # A copy, so that a caller who writes into the weight does not write into what is kept.
+            found = with_vjp(lambda _: (kept.inside.detach().clone(), kept), _Bounded.gradient, weight)
+        return found
+
+    def _of(self, weight: torch.Tensor) -> _Bounded:
         kept = self._kept
         if kept is None or kept.promise != (self.limits, self.uses) or not kept.is_of(weight):
             kept = self._kept = self._bounded(weight)
-        # A copy, so that a caller who writes into the weight does not write into what is kept.
-        inside: torch.Tensor = with_vjp(
-            lambda _: (kept.inside.detach().clone(), kept), _Bounded.gradient, weight
-        )
-        return inside
+        return kept
 
     def _bounded(self, weight: torch.Tensor) -> _Bounded:
         # With its graph also where none is asked for: what has no gradient may be bounded more tightly, and
         # evaluation is to have the weight of training.
         with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
+            transforms.recording(),
             torch.autocast(weight.device.type, enabled=False),
         ):
             given = weight.detach().clone().requires_grad_()
@@ -120,7 +153,9 @@ class SpectralNorm(nn.Module):
         return _Bounded(given, inside, (self.limits, self.uses))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None}  # tensors with a graph can be neither copied nor pickled
+        # Tensors with a graph can be neither copied nor pickled, nor what is of this module alone.
+        own = ("_kept", "_handle", "_opaque")
+        return {name: value for name, value in super().__getstate__().items() if name not in own}
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
         """What is kept for an assigned weight: the weight itself.
