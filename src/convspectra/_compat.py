@@ -71,20 +71,63 @@ def untracked(array: Array) -> Array:
 
 
 def with_vjp(
-    forward: Callable[[Array], tuple[Array, Any]], backward: Callable[[Any, Array], Array], array: Array
+    forward: Callable[[Array], tuple[Array, Any]],
+    backward: Callable[[Any, Array], Array],
+    array: Array,
+    host_shape: tuple[int, ...] | None = None,
 ) -> Array:
     """The first of what `forward(array)` returns, whose derivative is `backward(second, cotangent)`.
 
     The library does not look inside: what it would differentiate there has no finite derivative where
     singular values coincide. Once differentiable: PyTorch refuses a second derivative.
+
+    Arguments:
+        host_shape: where JAX traces for the CPU, both are called with NumPy arrays when the program runs, and
+            the output has this shape; None where they hold what is traced, and so are traced as well.
     """
     if not is_tracked(array):
         return forward(array)[0]
     if is_torch(array):
         return _torch_function().apply(array, forward, backward)
     jax = sys.modules["jax"]
+    if host_shape is not None and is_for_host():
+        return _called_back(forward, backward, array, host_shape)
     function = jax.custom_vjp(lambda x: forward(x)[0])
     function.defvjp(forward, lambda saved, cotangent: (backward(saved, cotangent),))
+    return function(array)
+
+
+def is_for_host() -> bool:
+    """Whether what JAX traces runs where NumPy does, so that it can call back."""
+    return bool(sys.modules["jax"].default_backend() == "cpu")
+
+
+def _called_back(
+    forward: Callable[[Array], tuple[Array, Any]],
+    backward: Callable[[Any, Array], Array],
+    array: Array,
+    shape: tuple[int, ...],
+) -> Array:
+    jax = sys.modules["jax"]
+    dtype = np.dtype(array.dtype)
+
+    # Nothing here may ask JAX to compute: its threads wait for this one.
+    def value_of(x: Any) -> Any:
+        return np.asarray(forward(np.array(x))[0], dtype).reshape(shape)
+
+    def gradient_of(x: Any, cotangent: Any) -> Any:
+        found = backward(forward(np.array(x))[1], np.array(cotangent))
+        return np.asarray(found, dtype).reshape(np.shape(x))
+
+    def called(function: Callable[..., Any], like: Any, *given: Any) -> Any:
+        made = jax.ShapeDtypeStruct(like, dtype)
+        return jax.pure_callback(function, made, *given, vmap_method="sequential")
+
+    function = jax.custom_vjp(lambda x: called(value_of, shape, x))
+    function.defvjp(
+        lambda x: (called(value_of, shape, x), x),
+        lambda x, cotangent: (called(gradient_of, x.shape, x, cotangent),),
+    )
     return function(array)
 
 
@@ -122,6 +165,14 @@ def is_concrete(array: Array) -> bool:
     return jax is None or not isinstance(array, jax.core.Tracer)
 
 
+def _is_captured(array: Array) -> bool:
+    """Whether it is a JAX array with values in a function that JAX traces, and with it what is computed."""
+    if not is_jax(array) or not is_concrete(array):
+        return False
+    jax = sys.modules["jax"]
+    return isinstance(jax.lax.add(1, 1), jax.core.Tracer)
+
+
 def like(values: Any, array: Array, dtype: Any = None) -> Array:
     """NumPy `values` as an array of the namespace and device of `array`."""
     xp = namespace(array)
@@ -157,6 +208,9 @@ def real_kernel(kernel: Array) -> Array:
         KernelError: anything else; the message says what to give instead.
     """
     xp = _namespace_of_kernel(kernel)
+    if _is_captured(kernel):  # the values are there, and so is what is computed from them
+        kernel = to_numpy(kernel)
+        xp = namespace(kernel)
     if is_numpy(kernel) and not kernel.dtype.isnative:
         kernel = kernel.astype(kernel.dtype.newbyteorder("="))
     # The names of NumPy's types take long to make.

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -35,6 +35,7 @@ from ._compat import (
     in_range,
     in_range_again,
     is_concrete,
+    is_for_host,
     is_untracked_on_cpu,
     like,
     namespace,
@@ -44,7 +45,16 @@ from ._compat import (
 from ._solvers import array_api, threshold
 from .compute import DEFAULT, Compute
 from .geometry import Correlation
-from .spectrum import Ready, TopBlock, made_ready, over_blocks, over_grid, spectrum_values, top_block
+from .spectrum import (
+    Ready,
+    TopBlock,
+    made_ready,
+    over_blocks,
+    over_grid,
+    pair_gradient,
+    spectrum_values,
+    top_block,
+)
 from .symbol import FrequencyGrid, frequency_grid, polyphase, symbol_adjoint, symbol_blocks, tap_scale
 
 ROUNDING = 8
@@ -75,13 +85,13 @@ def norm(
     Arguments:
         top: where it is reached, if that is known.
     """
-    if not is_concrete(kernel):  # which pair cannot be looked up: the library's own derivative of eigenvalues
+    if not is_concrete(kernel):  # which pair cannot be looked up
         return top_block(kernel, correlation, compute).norm
 
     def forward(given: Array) -> tuple[Array, Callable[[], Array]]:
         found = top or top_block(given, correlation, compute)
         # Computed when first asked for, and once for all passes through one graph.
-        gradient = cache(lambda: _pair(given, correlation, found.frequency, found.group, 0))
+        gradient = cache(lambda: pair_gradient(given, correlation, found.frequency, found.group, 0))
         return 1 * found.norm, gradient  # not the given norm, which autograd would mark
 
     return with_vjp(forward, lambda gradient, cotangent: cotangent * gradient(), kernel)
@@ -92,7 +102,7 @@ def smallest(kernel: Array, correlation: Correlation, compute: Compute = DEFAULT
 
     Where several do it is that of one of them; where the value is zero, so is the gradient.
     """
-    if not is_concrete(kernel):
+    if not is_concrete(kernel) and not is_for_host():
         return namespace(kernel).min(_values(kernel, correlation, compute))
 
     def forward(given: Array) -> tuple[Array, Array]:
@@ -104,29 +114,14 @@ def smallest(kernel: Array, correlation: Correlation, compute: Compute = DEFAULT
         given, (frequency, group) = saved
         if min(correlation.block_shape) > rank_with_taps(correlation):
             return 0 * given
-        return cotangent * _pair(given, correlation, frequency, group, -1)
+        return cotangent * pair_gradient(given, correlation, frequency, group, -1)
 
-    return with_vjp(forward, backward, kernel)
+    return with_vjp(forward, backward, kernel, ())
 
 
 def _values(kernel: Array, correlation: Correlation, compute: Compute) -> Array:
     inside, power = in_range(kernel)
     return in_range_again(spectrum_values(inside, correlation, compute), power)
-
-
-def _pair(kernel: Array, correlation: Correlation, frequency: int, group: int, rank: int) -> Array:
-    """`S* [ u v^H ]` of one singular pair of one block; zero where its value is."""
-    grid = frequency_grid(correlation)
-    alone = replace(grid.at(slice(frequency, frequency + 1)), multiplicity=np.ones(1, dtype=np.int64))
-    blocks = symbol_blocks(in_range(kernel)[0], correlation, alone)
-    xp = namespace(blocks)
-    left, sigma, right = array_api.svd(blocks[:, group : group + 1])
-    place = rank % sigma.shape[-1]
-    one = slice(place, place + 1)
-    pair = xp.matmul(left[..., :, one], right[..., one, :])
-    pair = pair * xp.astype(sigma[..., one, None] > 0, pair.dtype)
-    whole = [pair if number == group else 0 * blocks[:, :1] for number in range(correlation.groups)]
-    return symbol_adjoint(xp.concat(whole, axis=1), correlation, alone)
 
 
 def rank_with_taps(correlation: Correlation) -> int:
@@ -159,7 +154,8 @@ def lowered(kernel: Array, correlation: Correlation, level: float, compute: Comp
         return excess(given, correlation, level, compute).kernel, given
 
     function = SpectralFunction(partial(lower, level), partial(is_above, level))
-    return with_vjp(forward, partial(_derivative, correlation, function, compute), kernel)
+    shape = tuple(kernel.shape) if is_concrete(level) else None
+    return with_vjp(forward, partial(_derivative, correlation, function, compute), kernel, shape)
 
 
 def total_squares_above(
@@ -171,7 +167,8 @@ def total_squares_above(
         found = excess(given, correlation, level, compute, squares=True)
         return like(found.squares, given, given.dtype), 2 * found.adjoint
 
-    return with_vjp(forward, lambda gradient, cotangent: cotangent * gradient, kernel)
+    shape = () if is_concrete(level) else None
+    return with_vjp(forward, lambda gradient, cotangent: cotangent * gradient, kernel, shape)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,18 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from . import grid_search
-from ._compat import Array, in_range, in_range_again, is_concrete, is_numpy, like, namespace, to_numpy
+from ._compat import (
+    Array,
+    in_range,
+    in_range_again,
+    is_concrete,
+    is_for_host,
+    is_numpy,
+    like,
+    namespace,
+    to_numpy,
+    with_vjp,
+)
 from ._solvers import array_api, choice, native, pool, products
 from ._solvers.choice import Engine
 from .compute import DEFAULT, Compute
@@ -20,7 +31,15 @@ from .geometry import ConvGeometry, Correlation
 from .problem import Problem, known, once, problem_of, scaled
 from .results import Spectrum
 from .sampled import Sample, Sampling, norm_interval, sample_of, sampling_error
-from .symbol import FrequencyGrid, frequency_grid, input_wave, plane_wave, polyphase, symbol_blocks
+from .symbol import (
+    FrequencyGrid,
+    frequency_grid,
+    input_wave,
+    plane_wave,
+    polyphase,
+    symbol_adjoint,
+    symbol_blocks,
+)
 
 Result = TypeVar("Result")
 
@@ -163,7 +182,39 @@ def zero_columns_of(torus: Correlation) -> int:
 
 def spectrum_values(kernel: Array, torus: Correlation, compute: Compute = DEFAULT) -> Array:
     """The values of a kernel in the order of `Correlation` whose entries are in range."""
+    if not is_concrete(kernel) and is_for_host():
+        return _values_on_host(kernel, torus, compute)
     return _solved(_values, made_ready(kernel, torus, compute), kernel, torus, compute)
+
+
+def _values_on_host(kernel: Array, torus: Correlation, compute: Compute) -> Array:
+    """The same where JAX traces, each with the gradient `S* [ u v^H ]` of its singular pair."""
+    count, (groups, rank) = len(frequency_grid(torus)), (torus.groups, min(torus.block_shape))
+
+    def forward(given: Array) -> tuple[Array, Array]:
+        return spectrum_values(given, torus, compute), given
+
+    def backward(given: Array, cotangent: Array) -> Array:
+        each = cotangent.reshape(count, groups, 1, rank)
+
+        def task(part: FrequencyGrid) -> Array:
+            left, _, right = array_api.svd(symbol_blocks(given, torus, part))
+            pairs = np.matmul(left * each[part.first : part.first + len(part)], right)
+            return symbol_adjoint(pairs, torus, replace(part, multiplicity=np.ones_like(part.multiplicity)))
+
+        return sum(over_blocks(task, given, torus, compute))
+
+    return with_vjp(forward, backward, kernel, (count * groups, rank))
+
+
+def _norm_on_host(kernel: Array, torus: Correlation, compute: Compute) -> Array:
+    """The norm where JAX traces, with the gradient `S* [ u v^H ]` of one pair that reaches it."""
+
+    def forward(given: Array) -> tuple[Array, Callable[[], Array]]:
+        top = top_block(given, torus, compute)
+        return top.norm, partial(pair_gradient, given, torus, top.frequency, top.group, 0)
+
+    return with_vjp(forward, lambda gradient, cotangent: cotangent * gradient(), kernel, ())
 
 
 def _searched(problem: Problem, torus: Correlation) -> TopBlock | None:
@@ -206,6 +257,8 @@ def top_block(kernel: Array, correlation: Correlation, compute: Compute = DEFAUL
 
 
 def _top_block(kernel: Array, correlation: Correlation, compute: Compute) -> TopBlock:
+    if not is_concrete(kernel) and is_for_host():
+        return TopBlock(_norm_on_host(kernel, correlation, compute), -1, -1)
     ready, grid = made_ready(kernel, correlation, compute), frequency_grid(correlation)
     if not (ready.engine == "native" and native.pays_to_certify(correlation, len(grid))):
         return _top_of(_solved(_largest, ready, kernel, correlation, compute))
@@ -216,6 +269,21 @@ def _top_block(kernel: Array, correlation: Correlation, compute: Compute) -> Top
     found = max(over_grid(partial(native.largest, ready.source, floor=norm), ready, correlation, compute))
     norm, frequency, group = found if found[1] >= 0 else (norm, frequency * every, group)
     return TopBlock(like([norm], kernel, kernel.dtype)[0], max(frequency, 0), max(group, 0))
+
+
+def pair_gradient(kernel: Array, correlation: Correlation, frequency: int, group: int, rank: int) -> Array:
+    """`S* [ u v^H ]` of one singular pair of one block; zero where its value is."""
+    grid = frequency_grid(correlation)
+    alone = replace(grid.at(slice(frequency, frequency + 1)), multiplicity=np.ones(1, dtype=np.int64))
+    blocks = symbol_blocks(in_range(kernel)[0], correlation, alone)
+    xp = namespace(blocks)
+    left, sigma, right = array_api.svd(blocks[:, group : group + 1])
+    place = rank % sigma.shape[-1]
+    one = slice(place, place + 1)
+    pair = xp.matmul(left[..., :, one], right[..., one, :])
+    pair = pair * xp.astype(sigma[..., one, None] > 0, pair.dtype)
+    whole = [pair if number == group else 0 * blocks[:, :1] for number in range(correlation.groups)]
+    return symbol_adjoint(xp.concat(whole, axis=1), correlation, alone)
 
 
 def _top_of(largest: Array) -> TopBlock:

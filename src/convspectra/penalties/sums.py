@@ -250,7 +250,7 @@ def _total(target: Target, kernel: Array, value: Summand, slope: Summand) -> Arr
         )
         return number, gradient
 
-    return with_vjp(forward, lambda gradient, cotangent: cotangent * gradient, kernel)
+    return with_vjp(forward, lambda gradient, cotangent: cotangent * gradient, kernel, ())
 
 
 def _largest_entry(kernel: Array) -> Array:
