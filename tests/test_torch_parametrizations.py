@@ -232,10 +232,18 @@ class TestSpectralNorm:
     def test_bad_input(self):
         with pytest.raises(InputError, match=r"^max_norm"):
             spectral_norm(nn.Conv2d(1, 1, 1), 0.0, input_shape=(3, 3))
-        with pytest.raises(InputError, match=r"^input_shape"):
-            spectral_norm(nn.Conv2d(1, 1, 3), 1.0)
-        with pytest.raises(GeometryError, match="must be a convolution or linear layer; got ReLU"):
+        with pytest.raises(InputError, match=r"^input_shape must have spatial sizes only.* give \(8, 8\)"):
+            spectral_norm(nn.Conv2d(3, 1, 3), input_shape=(3, 8, 8))
+        with pytest.raises(InputError, match="no convolution or linear layer"):
             spectral_norm(nn.ReLU(), 1.0)
+        model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Linear(2, 2))
+        with pytest.raises(InputError, match=r"^input_shape is of one layer; for a model give input"):
+            spectral_norm(model, input_shape=8)
+        for limits in ({"0": -1.0}, {}, {"2": 1.0}):
+            with pytest.raises(InputError, match=r"max_norm|pattern|leave none"):
+                spectral_norm(model, limits)
+        with pytest.raises(InputError, match=r"^max_norm must be a number for one layer"):
+            spectral_norm(nn.Linear(2, 2), {"*": 1.0})
         for name in ("kernel", "bias"):
             with pytest.raises(InputError, match=r"^name "):
                 spectral_norm(nn.Linear(2, 2), 1.0, name=name)
@@ -314,8 +322,6 @@ class TestSpectralNormOfAllUses:
             for module in (Standardised(2, 2, 3), nn.Sequential(Standardised(2, 2, 3))):
                 with pytest.raises(InputError, match="no input showed what it computes"):
                     spectral_norm(module, **nothing)
-        with pytest.raises(InputError, match=r"^input is needed for a model"):
-            spectral_norm(nn.Sequential(nn.Conv2d(2, 2, 1)))
         unused = nn.ModuleDict({"used": nn.Conv2d(2, 2, 1), "unused": nn.Conv2d(2, 2, 1)})
         unused.forward = lambda x: unused["used"](x)
         with pytest.raises(InputError, match="layer 'unused' did not run"):
@@ -328,6 +334,47 @@ class TestSpectralNormOfAllUses:
         with pytest.warns(UserWarning, match="register it again"):
             module(torch.randn(1, 2, 7, 7))
         module(torch.randn(1, 2, 7, 7))
+
+
+class TestLearning:
+    def test_sizes_are_learnt_as_the_layer_runs(self):
+        module, size = layer("square")
+        anywhere = spectral_norm(copy.deepcopy(module), 0.5, guarantee="any_size").weight
+        given = spectral_norm(copy.deepcopy(module), 0.5, input_shape=size).weight
+        assert spectral_norm(module, 0.5) is module
+        torch.testing.assert_close(module.weight, anywhere)
+        twin = copy.deepcopy(module)
+        module(torch.randn(1, 4, *size))
+        torch.testing.assert_close(module.weight, given)
+        assert dense_values(module, size, wrapped=False)[0] <= 0.5 * (1 + 1e-6)
+        torch.testing.assert_close(twin.weight, anywhere)
+        module(torch.randn(1, 4, 9, 9))
+        for one in (size, (9, 9)):
+            assert dense_values(module, one, wrapped=False)[0] <= 0.5 * (1 + 1e-6)
+
+    def test_one_number_is_the_size_of_all_axes(self):
+        module = spectral_norm(nn.Conv2d(2, 3, 3, padding=1), input_shape=6)
+        assert module.parametrizations.weight[0].uses[0].geometry.input_shape == (6, 6)
+
+    def test_a_shared_weight_is_bounded_where_each_layer_runs(self):
+        first, second = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1, stride=2)
+        second.weight = first.weight
+        model = spectral_norm(nn.Sequential(first, second), 0.5)
+        model(torch.randn(1, 2, 6, 6))
+        for module in model:
+            assert dense_values(module, (6, 6), wrapped=False)[0] <= 0.5 * (1 + 1e-6)
+
+    def test_layers_of_a_model_by_name(self):
+        make = lambda: nn.Sequential(nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(8, 2))  # noqa: E731
+        x = torch.randn(1, 2, 6, 6)
+        model = spectral_norm(make(), 0.5, input=x, exclude="1")
+        assert [hasattr(model[i], "parametrizations") for i in (0, 1, 3)] == [True, False, True]
+        model = spectral_norm(make(), {"0": 0.5, "[01]": 0.25}, input=x)
+        limits = [model[i].parametrizations.weight[0].limits.max_norm for i in (0, 1)]
+        assert limits == [0.5, 0.25]
+        assert not hasattr(model[3], "parametrizations")
+        model = orthogonal(make(), include=["0", "3"])
+        assert [hasattr(model[i], "parametrizations") for i in (0, 1, 3)] == [True, False, True]
 
 
 class TestOrthogonal:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -9,8 +11,9 @@ from torch.nn.utils import parametrize
 
 from ..errors import GeometryError
 from ..transforms import hides_values
+from .jobs import named
 from .parametrization import Parametrization
-from .weight_uses import check_parametrizable
+from .weight_uses import Layer, check_parametrizable, find_layers
 
 
 class Orthogonal(Parametrization):
@@ -61,11 +64,7 @@ class Orthogonal(Parametrization):
             One of its shape and type.
         """
         rows, columns = weight.shape[0] // self.groups, weight.shape[1]
-        if max(self.stride) > 1 and rows > columns:
-            raise GeometryError(
-                f"stride {self.stride} takes {rows} rows of {columns} columns apart, which cannot stay "
-                "orthonormal; Orthogonal needs a stride of 1, or no more rows than columns in each group"
-            )
+        _check_stride(self.stride, rows, columns)
         with torch.autocast(weight.device.type, enabled=False):
             wide = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
             taps = wide.reshape(self.groups, rows, columns, *weight.shape[2:])
@@ -149,31 +148,62 @@ def _composed(basis: torch.Tensor, kernel: torch.Tensor, axis: int, *, later: bo
     return torch.cat([first, pad], axis) + torch.cat([pad, second], axis)
 
 
-def orthogonal(module: nn.Module, *, name: str = "weight") -> nn.Module:
-    """Register `Orthogonal` on a convolution or linear layer.
+def orthogonal(
+    module: nn.Module,
+    *,
+    name: str = "weight",
+    include: str | Sequence[str] = "*",
+    exclude: str | Sequence[str] = (),
+) -> nn.Module:
+    """Register `Orthogonal` on a convolution or linear layer, or on all such layers of a model.
 
     The weight becomes orthogonal at once, and another one than it was.
 
     Arguments:
-        module: a convolution or linear layer.
+        module: a convolution or linear layer; or a model.
         name: of the parameter.
+        include: of a model, names of layers, or patterns as of `fnmatch`; one or several.
+        exclude: of those, names or patterns of layers that are left alone.
 
     Returns:
         The module.
 
     Raises:
-        GeometryError: another kind of module, padding that repeats inputs, or a stride that cannot be (see
-            `Orthogonal`).
+        GeometryError: padding that repeats inputs, or a stride that cannot be (see `Orthogonal`); no layer
+            of the model is changed then.
+        InputError: no such layer, or a pattern that matches none.
     """
+    alone = isinstance(module, (_ConvNd, nn.Linear)) or not isinstance(module, nn.Module)
+    layers = [Layer("", module)] if alone else find_layers(module, include, exclude)
+    for layer in layers:
+        with named(layer.name):
+            _check(layer.module, name)
+    for layer in layers:
+        part = layer.module
+        made = Orthogonal(part.groups, part.stride) if isinstance(part, _ConvNd) else Orthogonal()
+        parametrize.register_parametrization(part, name, made)
+    return module
+
+
+def _check(module: nn.Module, name: str) -> None:
     check_parametrizable(module, name, Orthogonal)
-    if isinstance(module, _ConvNd) and module.padding_mode in ("reflect", "replicate"):
-        named = {"same": [k - 1 for k in module.kernel_size], "valid": [0]}
-        padding = named[module.padding] if isinstance(module.padding, str) else module.padding
+    if not isinstance(module, _ConvNd):
+        return
+    if module.padding_mode in ("reflect", "replicate"):
+        sides = {"same": [k - 1 for k in module.kernel_size], "valid": [0]}
+        padding = sides[module.padding] if isinstance(module.padding, str) else module.padding
         if any(padding):
             raise GeometryError(
                 f"padding_mode={module.padding_mode!r} repeats inputs, so that no kernel makes module "
                 "orthogonal: take padding_mode='zeros' or 'circular'"
             )
-    made = Orthogonal(module.groups, module.stride) if isinstance(module, _ConvNd) else Orthogonal()
-    parametrize.register_parametrization(module, name, made)
-    return module
+    weight = getattr(module, name)
+    _check_stride(module.stride, weight.shape[0] // module.groups, weight.shape[1])
+
+
+def _check_stride(stride: tuple[int, ...], rows: int, columns: int) -> None:
+    if max(stride) > 1 and rows > columns:
+        raise GeometryError(
+            f"stride {stride} takes {rows} rows of {columns} columns apart, which cannot stay "
+            "orthonormal; Orthogonal needs a stride of 1, or no more rows than columns in each group"
+        )

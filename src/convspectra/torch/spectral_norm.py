@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +29,13 @@ from .jobs import NOT_COMPARED, named
 from .parametrization import Parametrization
 from .tensors import constrain_tensor
 from .weight_uses import (
+    MOST_SIZES,
     Layer,
     check_parametrizable,
+    find_layers,
     has_geometry,
     has_parametrization,
+    is_chosen,
     is_unknown,
     promised_geometries,
     promised_geometry,
@@ -174,74 +177,100 @@ class SpectralNorm(Parametrization):
 
 def spectral_norm(
     module: nn.Module,
-    max_norm: float = 1.0,
+    max_norm: float | Mapping[str, float] = 1.0,
     *,
-    input_shape: tuple[int, ...] | Sequence[tuple[int, ...]] | None = None,
+    input_shape: int | tuple[int, ...] | Sequence[tuple[int, ...]] | None = None,
     input: torch.Tensor | None = None,  # noqa: A002  # as the module calls it
     name: str = "weight",
     guarantee: Guarantee = "layer",
+    include: str | Sequence[str] = "*",
+    exclude: str | Sequence[str] = (),
 ) -> nn.Module:
     """Register `SpectralNorm` on a layer, or on all layers of a model, in the way of torch's `spectral_norm`.
 
     Arguments:
         module: a convolution or linear layer; or a model, whose every such layer is bounded.
-        max_norm: the radius of the ball, positive.
-        input_shape: of one layer, the spatial sizes at which it runs, or a list of several such; not needed
-            for linear layers nor with guarantee="any_size". With "torus" it is rounded up to a multiple of
-            the stride.
+        max_norm: the radius of the ball, positive; of a model also one for each pattern of names of layers,
+            of which the first that matches counts: layers that none matches are left alone.
+        input_shape: of one layer, the spatial sizes at which it runs, such as `(32, 32)` or `32` for all
+            axes, or a list of several such. With "torus" it is rounded up to a multiple of the stride.
         input: in its place, and for a model, a batch: one pass on it, in evaluation mode and without
             gradients, shows the sizes of every layer.
         name: of the parameter.
         guarantee: which operator's norm: `"layer"` with its own padding, `"torus"` with its boundary wrapped,
             or `"any_size"`, with its own padding at every input size.
+        include: of a model, names of layers, or patterns as of `fnmatch`; one or several.
+        exclude: of those, names or patterns of layers that are left alone.
 
     Returns:
         The module. The norm of each layer is at most `max_norm` from now on, until `remove_parametrizations`
         of `torch.nn.utils.parametrize` makes the weight an ordinary one again, or another parametrization is
-        registered on it. A weight that several layers share is bounded for all of them.
+        registered on it. A weight that several layers share is bounded for all of them. Without `input_shape`
+        and `input` a layer is bounded for every size until it has run, and from then on for the sizes at
+        which it ran.
 
     Raises:
-        InputError: max_norm is not positive and finite; another kind of module; no sizes; a layer without
-            this guarantee, that computes something else than its weight and geometry say, of which no input
-            showed what it computes, or that the pass never ran.
+        InputError: max_norm is not positive and finite; another kind of module; sizes that do not fit; a
+            layer without this guarantee, that computes something else than its weight and geometry say, of
+            which no input showed what it computes, or that the pass never ran; a pattern that matches none.
     """
-    guarantee = Limits(max_norm, guarantee=guarantee).guarantee
-    layers = _layers(module, name, input)
-    _learn_sizes(module, layers, input_shape, input, guarantee)
+    guarantee = Limits(1.0, guarantee=guarantee).guarantee
+    layers, limits = _layers(module, name, max_norm, include, exclude)
+    learning = input is None and input_shape is None and guarantee != "any_size"
+    _learn_sizes(module, layers, input_shape, input, "any_size" if learning else guarantee)
     # In `_parameters`, because a weight that is computed is made anew whenever it is asked for.
     keys = [id(layer.module._parameters.get(name, layer)) for layer in layers]
     shared: dict[int, list[ConvGeometry]] = {}
     for layer, key in zip(layers, keys, strict=True):
         with named(layer.name):
-            geometries = promised_geometries(layer, guarantee)
+            geometries = promised_geometries(layer, "any_size" if learning else guarantee)
         known = shared.setdefault(key, [])
         known.extend(geometry for geometry in geometries if geometry not in known)
-    for layer, key in zip(layers, keys, strict=True):
-        made = SpectralNorm(max_norm, shared[key], guarantee)
+    of_weight: dict[int, list[SpectralNorm]] = {}
+    for layer, key, limit in zip(layers, keys, limits, strict=True):
+        made = SpectralNorm(limit, shared[key], "any_size" if learning else guarantee)
+        of_weight.setdefault(key, []).append(made)
         parametrize.register_parametrization(layer.module, name, made)
         if isinstance(layer.module, _ConvNd):
-            sizes = layer.seen.sizes if layer.seen and guarantee != "any_size" else None
-            other = _OtherSizes(layer.module, sizes, name)
-            layer.module.register_forward_pre_hook(other, with_kwargs=True)
+            seen = layer.seen.sizes if layer.seen and guarantee != "any_size" else None
+            learns = _Learning(of_weight[key], limit, guarantee) if learning else None
+            hook = _Sizes(layer.module, [] if learning else seen, name, learns)
+            layer.module.register_forward_pre_hook(hook, with_kwargs=True)
     return module
 
 
-def _layers(module: nn.Module, name: str, given: torch.Tensor | None) -> list[Layer]:
-    named_parts = ((part, found) for found, part in module.named_modules())
-    parts: dict[nn.Module, str] = {
-        part: found for part, found in named_parts if isinstance(part, (_ConvNd, nn.Linear))
-    }
-    if module in parts or not parts:
-        parts = {module: ""}
-    for part in parts:
-        check_parametrizable(part, name, SpectralNorm)
-    return [Layer(found, part) for part, found in parts.items()]
+def _layers(
+    module: nn.Module,
+    name: str,
+    max_norm: float | Mapping[str, float],
+    include: str | Sequence[str],
+    exclude: str | Sequence[str],
+) -> tuple[list[Layer], list[float]]:
+    """The layers that are bounded, and each one's limit."""
+    several = isinstance(max_norm, Mapping)
+    if not several:
+        Limits(max_norm)  # type: ignore[arg-type]  # which says what is wrong with it
+    if isinstance(module, (_ConvNd, nn.Linear)) or not isinstance(module, nn.Module):
+        if several:
+            raise InputError(f"max_norm must be a number for one layer; got {max_norm!r}")
+        found = [Layer("", module)]
+    else:
+        found = find_layers(module, [*max_norm] if isinstance(max_norm, Mapping) else include, exclude)
+    for layer in found:
+        check_parametrizable(layer.module, name, SpectralNorm)
+    if not isinstance(max_norm, Mapping):
+        return found, [max_norm] * len(found)
+    found = [layer for layer in found if is_chosen(layer.name, include, exclude)]
+    limits = [next(v for k, v in max_norm.items() if is_chosen(layer.name, k, ())) for layer in found]
+    for limit in limits:
+        Limits(limit)
+    return found, limits
 
 
 def _learn_sizes(
     module: nn.Module,
     layers: list[Layer],
-    input_shape: tuple[int, ...] | Sequence[tuple[int, ...]] | None,
+    input_shape: int | tuple[int, ...] | Sequence[tuple[int, ...]] | None,
     given: torch.Tensor | None,
     guarantee: Guarantee,
 ) -> None:
@@ -253,7 +282,7 @@ def _learn_sizes(
         elif layers[0].module is module:
             _learn_given(layers[0], input_shape, guarantee, watch)
         elif guarantee != "any_size":
-            raise InputError("input is needed for a model: a batch, whose pass shows the size of every layer")
+            raise InputError("input_shape is of one layer; for a model give input, a batch")
     finally:
         watch.remove()
     for layer in layers:
@@ -270,7 +299,7 @@ def _learn_sizes(
 
 def _learn_given(
     layer: Layer,
-    input_shape: tuple[int, ...] | Sequence[tuple[int, ...]] | None,
+    input_shape: int | tuple[int, ...] | Sequence[tuple[int, ...]] | None,
     guarantee: Guarantee,
     watch: Watch,
 ) -> None:
@@ -280,24 +309,65 @@ def _learn_given(
     given: Any = input_shape
     several = isinstance(given, (list, tuple)) and any(isinstance(one, (list, tuple)) for one in given)
     for size in given if several else [given]:
+        size = _spatial(size, module)
         promised_geometry(module, size, guarantee)  # which says what is wrong with it
         if size is not None:
-            layer.seen.sizes.append(tuple(size))
+            layer.seen.sizes.append(size)
             if not is_stock(module):
                 weight = module.weight
                 x = torch.randn(1, module.in_channels, *size, dtype=weight.dtype, device=weight.device)
                 watch.observe(x)
 
 
-class _OtherSizes:
-    """A forward pre-hook: warns once where a layer runs otherwise than it was when it was bounded.
+def _spatial(size: Any, module: _ConvNd) -> tuple[int, ...] | None:
+    """Sizes of all axes of a layer's input, of which one number may be all.
+
+    Raises:
+        InputError: the channels are among them.
+    """
+    axes = len(module.kernel_size)
+    if size is None:
+        return None
+    if not isinstance(size, (list, tuple, torch.Size)):
+        return (size,) * axes
+    if len(size) == axes + 1 and size[0] == module.in_channels:
+        spatial = tuple(size[1:])
+        raise InputError(f"input_shape must have spatial sizes only; got {tuple(size)}: give {spatial}")
+    return tuple(size)
+
+
+@dataclass(eq=False)
+class _Learning:
+    """What bounds a weight for the sizes at which its layers run, once they do.
+
+    Attributes:
+        norms: of all layers that share the weight.
+    """
+
+    norms: list[SpectralNorm]
+    max_norm: float
+    guarantee: Guarantee
+
+    def add(self, geometry: ConvGeometry) -> None:
+        for one in self.norms:
+            begun = one.limits.guarantee == self.guarantee
+            known = one.uses if begun else ()
+            one.limits = Limits(self.max_norm, "rescale", self.guarantee)
+            one.uses = (*known, Use(geometry))
+
+
+class _Sizes:
+    """A forward pre-hook: learns sizes, or warns once where a layer runs otherwise than it was bounded.
 
     Attributes:
         sizes: at which it is bounded; None for all.
+        learning: None where the sizes were given.
     """
 
-    def __init__(self, module: nn.Module, sizes: list[tuple[int, ...]] | None, name: str) -> None:
-        self.sizes, self.name, self.warned = sizes, name, False
+    def __init__(
+        self, module: nn.Module, sizes: list[tuple[int, ...]] | None, name: str, learning: _Learning | None
+    ) -> None:
+        self.sizes, self.name, self.warned, self.learning = sizes, name, False, learning
         self.settings = module.extra_repr()
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -307,13 +377,18 @@ class _OtherSizes:
         if not has_parametrization(module, self.name, SpectralNorm) or not isinstance(given, torch.Tensor):
             return
         kind, now, text = type(module).__name__, module.extra_repr(), ""
-        size = None if self.sizes is None else tuple(given.shape[-len(self.sizes[0]) :])
+        axes = len(module.kernel_size)  # type: ignore[arg-type]
+        size = None if self.sizes is None else tuple(given.shape[-axes:])
         if now != self.settings:
             text = f"{kind}({now}) was ({self.settings}) when spectral_norm bounded it: remove the "
             text += "parametrization and register it again"
-        elif self.sizes is not None and size not in self.sizes:
-            text = f"{kind} runs at size {size}, and spectral_norm bounds it at input_shape={self.sizes}: "
-            text += "give that size as well, or guarantee='any_size'"
+        elif self.sizes is not None and size is not None and size not in self.sizes:
+            if self.learning is None or len(self.sizes) == MOST_SIZES:
+                text = f"{kind} runs at size {size}, and spectral_norm bounds it at input_shape="
+                text += f"{self.sizes}: give that size as well, or guarantee='any_size'"
+            else:
+                self.learning.add(promised_geometry(module, size, self.learning.guarantee))
+                self.sizes.append(size)
         if text:
             self.warned = True
             warnings.warn(f"{text} (said once)", stacklevel=3)
