@@ -200,11 +200,44 @@ def test_what_cannot_be_traced_says_so():
         torch.export.export(alone, (batch,))
 
 
-def test_second_derivatives_are_refused():
-    with pytest.raises(RuntimeError, match="first derivatives only"):
-        torch.func.hessian(PENALTIES["norm"])(kernel())
+SECOND = ("norm", "norm, wrapped", "squared norm", "hinge", "orthogonality", "reshaped norm")
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_second_derivatives_where_there_are_some(name):
+    function, k, direction = PENALTIES[name], kernel(), kernel(1)
+    if name not in (*SECOND, "norm of any size", "hinge, padded", "reshaped hinge"):
+        with pytest.raises(RuntimeError, match="first derivatives only"):
+            torch.func.hessian(function)(k)
+        return
+    h = 1e-5
+    slope = (grad(function)(k + h * direction) - grad(function)(k - h * direction)) / (2 * h)
+    near = {"rtol": 1e-5, "atol": 1e-6 * float(slope.abs().max())}
+    torch.testing.assert_close(jvp(grad(function), (k,), (direction,))[1], slope, **near)
+    torch.testing.assert_close(grad(lambda x: (grad(function)(x) * direction).sum())(k), slope, **near)
+    x = k.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(function(x), x, create_graph=True)
+    (twice,) = torch.autograd.grad((gradient * direction).sum(), x)
+    torch.testing.assert_close(twice, slope, **near)
+    if name in SECOND:
+        assert torch.autograd.gradgradcheck(function, (x,), fast_mode=True)
+
+
+def test_the_norm_has_no_second_derivative_where_it_is_attained_twice():
+    eye = torch.eye(3, dtype=torch.float64).reshape(3, 3, 1, 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(penalties.norm(eye, WRAPPED), eye, create_graph=True)
+    with pytest.raises(RuntimeError, match="attained more than once"):
+        gradient.sum().backward()
+
+
+def test_second_derivatives_of_a_parametrised_weight_are_refused():
     module, batch = layer("spectral_norm", "conv")
     weights = {key: one.detach() for key, one in module.named_parameters()}
     original = "parametrizations.weight.original"
     with pytest.raises(RuntimeError, match="first derivatives only"):
         grad(lambda w: grad(lambda v: loss(module, v, batch))(w)[original].sum())(weights)
+    # What a gradient penalty needs: the gradient of the input, differentiated by the weights.
+    x = batch.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)
+    gradient.square().sum().backward()
+    assert bool(module.parametrizations.weight.original.grad.any())

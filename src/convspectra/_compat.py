@@ -75,20 +75,23 @@ def with_vjp(
     backward: Callable[[Any, Array], Array],
     array: Array,
     host_shape: tuple[int, ...] | None = None,
+    second: Callable[[Any, Array], Array] | None = None,
 ) -> Array:
     """The first of what `forward(array)` returns, whose derivative is `backward(second, cotangent)`.
 
     The library does not look inside: what it would differentiate there has no finite derivative where
-    singular values coincide. Once differentiable: PyTorch refuses a second derivative.
+    singular values coincide.
 
     Arguments:
         host_shape: where JAX traces for the CPU, both are called with NumPy arrays when the program runs, and
             the output has this shape; None where they hold what is traced, and so are traced as well.
+        second: of a scalar, from the same second and a direction, the second derivative applied to that;
+            without it PyTorch refuses to differentiate twice.
     """
     if not is_tracked(array):
         return forward(array)[0]
     if is_torch(array):
-        return _torch_function().apply(array, forward, backward)
+        return _torch_function().apply(array, forward, backward, second)
     jax = sys.modules["jax"]
     if host_shape is not None and is_for_host():
         return _called_back(forward, backward, array, host_shape)
@@ -132,8 +135,8 @@ def _called_back(
 
 
 FIRST_ONLY = (
-    "convspectra gives first derivatives only; leave out create_graph=True, or keep this term apart from "
-    "what is differentiated twice"
+    "convspectra gives first derivatives only, and second ones of norms and hinges alone; leave out "
+    "create_graph=True, or keep this term apart from what is differentiated twice"
 )
 
 
@@ -141,21 +144,43 @@ FIRST_ONLY = (
 def _torch_function() -> Any:
     import torch
 
+    def not_again() -> None:
+        if torch.is_grad_enabled():
+            raise RuntimeError(FIRST_ONLY)
+
     class WithVjp(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, array: Any, forward: Any, backward: Any) -> Any:
+        def forward(ctx: Any, array: Any, forward: Any, backward: Any, second: Any) -> Any:
             result, ctx.found = forward(array.detach())
             ctx.save_for_backward(array)  # so that PyTorch notices if it is changed in place
-            ctx.backward_of = backward
+            ctx.backward_of, ctx.second = backward, second
             return result
 
         @staticmethod
         def backward(ctx: Any, cotangent: Any) -> Any:
-            if torch.is_grad_enabled():
-                raise RuntimeError(FIRST_ONLY)
-            ctx.saved_tensors  # noqa: B018
-            return ctx.backward_of(ctx.found, cotangent), None, None
+            (array,) = ctx.saved_tensors
+            if ctx.second is None:
+                not_again()
+                gradient = ctx.backward_of(ctx.found, cotangent)
+            else:
+                gradient = derivative.apply(array, cotangent, ctx.found, ctx.backward_of, ctx.second)
+            return gradient, None, None, None
 
+    class Gradient(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, array: Any, cotangent: Any, found: Any, backward: Any, second: Any) -> Any:
+            ctx.save_for_backward(cotangent)
+            ctx.found, ctx.backward_of, ctx.second = found, backward, second
+            return backward(found, cotangent.detach())
+
+        @staticmethod
+        def backward(ctx: Any, direction: Any) -> Any:
+            not_again()
+            (cotangent,) = ctx.saved_tensors
+            along = (ctx.backward_of(ctx.found, torch.ones_like(cotangent)) * direction).sum()
+            return cotangent * ctx.second(ctx.found, direction), along, None, None, None
+
+    derivative: Any = Gradient
     return WithVjp
 
 

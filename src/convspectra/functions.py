@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -88,13 +88,47 @@ def norm(
     if not is_concrete(kernel):  # which pair cannot be looked up
         return top_block(kernel, correlation, compute).norm
 
-    def forward(given: Array) -> tuple[Array, Callable[[], Array]]:
+    def forward(given: Array) -> tuple[Array, Any]:
         found = top or top_block(given, correlation, compute)
         # Computed when first asked for, and once for all passes through one graph.
         gradient = cache(lambda: pair_gradient(given, correlation, found.frequency, found.group, 0))
-        return 1 * found.norm, gradient  # not the given norm, which autograd would mark
+        second = partial(_top_second, given, correlation, found.frequency, found.group)
+        return 1 * found.norm, (gradient, second)  # not the given norm, which autograd would mark
 
-    return with_vjp(forward, lambda gradient, cotangent: cotangent * gradient(), kernel)
+    return with_vjp(
+        forward,
+        lambda found, cotangent: cotangent * found[0](),
+        kernel,
+        second=lambda found, direction: found[1](direction),
+    )
+
+
+def _top_second(
+    kernel: Array, correlation: Correlation, frequency: int, group: int, direction: Array
+) -> Array:
+    """The derivative of the gradient `S* [ u v^H ]` in a direction: of the function that is 1 at the top.
+
+    Raises:
+        RuntimeError: another singular value of the block is as large, up to rounding: there is none.
+    """
+    grid = frequency_grid(correlation)
+    alone = replace(grid.at(slice(frequency, frequency + 1)), multiplicity=np.ones(1, dtype=np.int64))
+    inside, power = in_range(kernel)
+    blocks, moved = (symbol_blocks(one, correlation, alone) for one in (inside, direction))
+    xp = namespace(blocks)
+    left, sigma, right = array_api.svd(blocks[:, group : group + 1])
+    values = to_numpy(sigma).reshape(-1)
+    apart = values[0] - values[1] if len(values) > 1 else values[0]
+    if not apart > math.sqrt(eps_of(sigma)) * values[0]:
+        raise RuntimeError(
+            "the norm has no second derivative here: its singular value is attained more than once, or is 0"
+        )
+    top = like((np.arange(len(values)) == 0).astype(values.dtype), sigma, sigma.dtype)
+    function = SpectralFunction(lambda sigma: 0 * sigma + top, lambda sigma: 0 * sigma)
+    level = 0 * xp.max(sigma)
+    found = frechet(left, sigma, right, level, function, moved[:, group : group + 1]) / power
+    whole = [found if number == group else 0 * moved[:, :1] for number in range(correlation.groups)]
+    return symbol_adjoint(xp.concat(whole, axis=1), correlation, alone)
 
 
 def smallest(kernel: Array, correlation: Correlation, compute: Compute = DEFAULT) -> Array:
@@ -163,12 +197,17 @@ def total_squares_above(
 ) -> Array:
     """`sum multiplicity max(sigma - level, 0)^2`; differentiable."""
 
-    def forward(given: Array) -> tuple[Array, Array]:
+    def forward(given: Array) -> tuple[Array, tuple[Array, Array]]:
         found = excess(given, correlation, level, compute, squares=True)
-        return like(found.squares, given, given.dtype), 2 * found.adjoint
+        return like(found.squares, given, given.dtype), (2 * found.adjoint, given)
+
+    function = SpectralFunction(partial(lower, level), partial(is_above, level))
+
+    def second(found: tuple[Array, Array], direction: Array) -> Array:
+        return 2 * _along(correlation, function, compute, found[1], direction)
 
     shape = () if is_concrete(level) else None
-    return with_vjp(forward, lambda gradient, cotangent: cotangent * gradient, kernel, shape)
+    return with_vjp(forward, lambda found, cotangent: cotangent * found[0], kernel, shape, second)
 
 
 @dataclass(frozen=True)
@@ -254,10 +293,15 @@ def _derivative(
     correlation: Correlation, function: SpectralFunction, compute: Compute, kernel: Array, cotangent: Array
 ) -> Array:
     """The adjoint of the derivative of `mapped`, applied to a kernel."""
+    return _along(correlation, function, compute, kernel, _over_scale(cotangent, correlation))
+
+
+def _along(
+    correlation: Correlation, function: SpectralFunction, compute: Compute, kernel: Array, direction: Array
+) -> Array:
+    """The derivative of `S* [ U f(sigma) V^H ]` in a direction."""
     given, kernel = kernel, _decomposed_as(kernel, compute)
-    direction = _over_scale(
-        like(to_numpy(cotangent), kernel) if kernel is not given else cotangent, correlation
-    )
+    direction = like(to_numpy(direction), kernel) if kernel is not given else direction
     kernel, power = in_range(kernel)
     level = rounding_level(in_range_again(top_block(kernel, correlation, compute).norm, power))
 

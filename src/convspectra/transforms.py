@@ -5,7 +5,7 @@ is one step to the transformation, with its derivative in both directions and a 
 of a batch one after the other. While a graph is compiled, and where tensors have no values, it is an operator
 of PyTorch's registry, whose output is known by its shape.
 
-First derivatives only: what differentiates twice is refused.
+Second derivatives there are where the function has them: what has none is refused.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ class Opaque:
     Attributes:
         value: of a tensor that has values.
         pullback: of such a tensor and a cotangent: the derivative, transposed, applied to that.
+        second: of a scalar, of such a tensor and a direction: the second derivative applied to that.
         keeps_shape: the output is the input times a number that depends on it; else it is a scalar.
     """
 
     value: Callable[[Any], Any]
     pullback: Callable[[Any, Any], Any]
+    second: Callable[[Any, Any], Any] | None = None
     keeps_shape: bool = False
 
     def pushforward(self, kernel: Any, tangent: Any) -> Any:
@@ -125,7 +127,19 @@ def _scalar(function: Callable[[Any], Any]) -> Opaque:
             (gradient,) = torch.autograd.grad(found, given)
         return cotangent * gradient
 
-    return Opaque(value, pullback)
+    def second(kernel: Any, direction: Any) -> Any:
+        with recording():
+            given = kernel.detach().requires_grad_()
+            found = function(given)
+            if not found.requires_grad:
+                return torch.zeros_like(kernel)
+            (gradient,) = torch.autograd.grad(found, given, create_graph=True)
+            if not gradient.requires_grad:
+                return torch.zeros_like(kernel)
+            (product,) = torch.autograd.grad((gradient * direction).sum(), given, allow_unused=True)
+        return torch.zeros_like(kernel) if product is None else product
+
+    return Opaque(value, pullback, second)
 
 
 @contextmanager
@@ -181,7 +195,33 @@ def _step() -> Any:
 
         vmap = in_turn(lambda: Value)
 
-    def linear(name: str, method: Callable[[Opaque, Any, Any], Any]) -> Any:
+    class Pullback(torch.autograd.Function):
+        @staticmethod
+        def forward(kernel: Any, cotangent: Any, opaque: Opaque) -> Any:
+            return opaque.pullback(kernel, cotangent)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            kernel, cotangent, ctx.opaque = inputs
+            ctx.save_for_backward(kernel, cotangent)
+            ctx.save_for_forward(kernel, cotangent)
+
+        @staticmethod
+        def backward(ctx: Any, *directions: Any) -> Any:
+            (kernel, cotangent), (direction,) = ctx.saved_tensors, directions
+            gradient = pullback.apply(kernel, torch.ones_like(cotangent), ctx.opaque)
+            twice = cotangent * second.apply(kernel, direction, ctx.opaque)
+            return twice, (gradient * direction).sum(), None
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            (kernel, cotangent), (direction, other, _) = ctx.saved_tensors, tangents
+            moved = cotangent * second.apply(kernel, direction, ctx.opaque)
+            return moved if other is None else moved + pullback.apply(kernel, other, ctx.opaque)
+
+        vmap = in_turn(lambda: Pullback)
+
+    def last(name: str, method: Callable[[Opaque, Any, Any], Any]) -> Any:
         """A step that is not differentiated again."""
         options = {
             "forward": staticmethod(lambda kernel, direction, opaque: method(opaque, kernel, direction)),
@@ -192,8 +232,11 @@ def _step() -> Any:
         made: Any = type(name, (torch.autograd.Function,), options)
         return made
 
-    pullback = linear("Pullback", lambda opaque, kernel, cotangent: opaque.pullback(kernel, cotangent))
-    pushforward = linear("Pushforward", Opaque.pushforward)
+    def second_of(opaque: Opaque, kernel: Any, direction: Any) -> Any:
+        return refused() if opaque.second is None else opaque.second(kernel, direction)
+
+    pullback: Any = Pullback
+    pushforward, second = last("Pushforward", Opaque.pushforward), last("Second", second_of)
     return Value
 
 
