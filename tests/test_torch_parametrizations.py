@@ -6,6 +6,7 @@ import copy
 import pickle
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -42,6 +43,11 @@ LAYERS = {
     "depthwise": (nn.Conv2d(4, 4, 3, groups=4, padding=1), (4, 5)),
     "transposed": (nn.ConvTranspose2d(3, 4, 4, stride=2, padding=1), (3, 4)),
     "grouped transposed": (nn.ConvTranspose1d(4, 8, 3, stride=2, groups=2), (5,)),
+    "strided, more rows": (nn.Conv2d(2, 5, 3, stride=2, padding=1), (4, 6)),
+    "strided, rows of a whole patch": (nn.Conv2d(1, 9, 2, stride=2), (4, 6)),
+    "strided, more rows, dilated": (nn.Conv1d(2, 5, 4, stride=2, dilation=3, padding=4), (8,)),
+    "strided, more rows, grouped": (nn.Conv2d(4, 10, (2, 3), groups=2, stride=2, padding=(0, 1)), (4, 6)),
+    "strided transposed, more inputs": (nn.ConvTranspose2d(6, 2, 3, stride=2, padding=1), (3, 4)),
     "linear": (nn.Linear(5, 4), (1,)),
 }
 layers = pytest.mark.parametrize("name", LAYERS)
@@ -454,8 +460,37 @@ class TestOrthogonal:
             orthogonal(module)
 
     def test_a_stride_that_cannot_be(self):
-        with pytest.raises(GeometryError, match=r"stride \(2, 2\) takes 8 rows of 3 columns apart"):
-            orthogonal(nn.Conv2d(3, 8, 3, stride=2))
+        with pytest.raises(GeometryError, match="8 rows of 3 columns cannot stay orthonormal"):
+            orthogonal(nn.Conv2d(3, 8, 1, stride=2))
+        with pytest.raises(GeometryError, match=r"common divisor.* take a dilation of 1"):
+            orthogonal(nn.Conv2d(3, 8, 3, stride=2, dilation=2))
+
+    def test_a_downsampling_layer_of_a_residual_network(self):
+        module = orthogonal(nn.Conv2d(64, 128, 3, stride=2, padding=1))
+        values = singular_values(module.weight.detach().numpy(), geometry_of(module, (8, 8)).on_torus())
+        assert abs(values.values - 1).max() < 1e-5
+
+    @pytest.mark.parametrize("start", ["zeros", "constant", "normal"])
+    def test_strided_with_more_rows_it_starts_and_learns(self, start):
+        torch.manual_seed(0)
+        module = nn.Conv1d(2, 5, 4, stride=2, dtype=torch.float64)
+        {"zeros": nn.init.zeros_, "normal": nn.init.normal_, "constant": partial(nn.init.constant_, val=0.3)}[
+            start
+        ](module.weight)
+        orthogonal(module)
+        weight = module.parametrizations.weight.original.detach().requires_grad_()
+        if start == "normal":
+            assert torch.autograd.gradcheck(module.parametrizations.weight[0], (weight,))
+        optimizer, target = torch.optim.Adam(module.parameters(), 1e-2), torch.randn_like(module.weight)
+        losses = []
+        for _ in range(20):
+            optimizer.zero_grad()
+            loss = (module.weight - target).square().sum()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0]
+        assert abs(dense_values(module, (8,)) - 1).max() < 1e-12
 
     @pytest.mark.parametrize("mode", ["reflect", "replicate"])
     def test_padding_that_repeats_inputs_cannot_be(self, mode):

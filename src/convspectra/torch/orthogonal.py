@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,12 +35,15 @@ class Orthogonal(Parametrization):
 
     Arguments:
         groups: of the layer.
-        stride: of the layer; beyond 1 it takes rows out of the operator, which stay orthonormal only where
-            there are no more rows than columns.
+        stride: of the layer. Where there are more rows than columns in a group (the weight's first two axes),
+            H is a matrix of all taps of a patch of `min(k, s)` points an axis, with orthonormal rows or
+            columns, and the A are composed on the side of the input, `k - min(k, s)` for an axis.
+        dilation: of the layer.
 
     Raises:
-        GeometryError: when used, for a stride beyond 1 and more rows than columns in a group (the weight's
-            first two axes).
+        GeometryError: when used, where no kernel is orthogonal: more rows than columns times the points of
+            a patch that is smaller than the stride; or a stride and a dilation with a common divisor, where
+            several taps of a patch are of one phase.
 
     Notes:
         Not guaranteed: to reach every orthogonal convolution; in more than one dimension there are others.
@@ -50,9 +56,11 @@ class Orthogonal(Parametrization):
         Grosse and Jacobsen (2019), Algorithm 1.
     """
 
-    def __init__(self, groups: int = 1, stride: tuple[int, ...] = (1,)) -> None:
+    def __init__(
+        self, groups: int = 1, stride: tuple[int, ...] = (1,), dilation: tuple[int, ...] = (1,)
+    ) -> None:
         super().__init__()
-        self.groups, self.stride = groups, tuple(stride)
+        self.groups, self.stride, self.dilation = groups, tuple(stride), tuple(dilation)
 
     def made_of(self, weight: torch.Tensor) -> torch.Tensor:
         """The orthogonal kernel.
@@ -64,13 +72,13 @@ class Orthogonal(Parametrization):
             One of its shape and type.
         """
         rows, columns = weight.shape[0] // self.groups, weight.shape[1]
-        _check_stride(self.stride, rows, columns)
+        patch = _patch(self.stride, self.dilation, rows, columns, tuple(weight.shape[2:]))
         with torch.autocast(weight.device.type, enabled=False):
             wide = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
             taps = wide.reshape(self.groups, rows, columns, *weight.shape[2:])
             # Tall, so that the columns are the fewer: the adjoint of an orthogonal convolution is one.
             tall = taps if rows >= columns else taps.transpose(1, 2)
-            made = _orthogonal_taps(tall)
+            made = _orthogonal_taps(tall) if patch is None else _strided_taps(taps, patch)
             made = made if rows >= columns else made.transpose(1, 2)
             return torch.reshape(made, weight.shape).to(weight.dtype)
 
@@ -86,6 +94,13 @@ class Orthogonal(Parametrization):
         """
         rows, columns = weight.shape[0] // self.groups, weight.shape[1]
         wide = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
+        patch = _patch(self.stride, self.dilation, rows, columns, tuple(weight.shape[2:]))
+        if patch is not None:
+            kernel = wide.reshape(self.groups, rows, columns, *weight.shape[2:]).clone()
+            inside: Any = (..., *(slice(n) for n in patch))
+            q, dependent = _orthonormal_patch(kernel[inside])
+            kernel[inside] = torch.where(_last(dependent, kernel.ndim), q, kernel[inside])
+            return kernel.reshape(weight.shape).to(weight.dtype)
         taps = wide.reshape(self.groups, rows, columns, -1).movedim(-1, 0)
         tall = taps if rows >= columns else taps.mT
         q, dependent = orthonormal_factor(tall)
@@ -112,6 +127,64 @@ def _orthogonal_taps(taps: torch.Tensor) -> torch.Tensor:
             basis = _with_orthonormal_columns(raw[order[used]][..., :rank])
             kernel = _composed(basis, kernel, 3 + axis, later=step % 2 == 1)
             used += 1
+    return kernel
+
+
+def _patch(
+    stride: tuple[int, ...], dilation: tuple[int, ...], rows: int, columns: int, size: tuple[int, ...]
+) -> tuple[int, ...] | None:
+    """The points of a patch, where there are more rows than columns and a stride; None elsewhere.
+
+    Raises:
+        GeometryError: no kernel of this size is orthogonal, or no patch is.
+    """
+    if max(stride) == 1 or rows <= columns:
+        return None
+    strides, dilations = (one * len(size) if len(one) == 1 else one for one in (stride, dilation))
+    patch = tuple(min(k, s) for k, s in zip(size, strides, strict=True))
+    if patch != strides and rows > columns * math.prod(patch):
+        raise GeometryError(
+            f"stride {strides} and a kernel of {size} leave points that no tap reads, and {rows} rows of "
+            f"{columns} columns cannot stay orthonormal: take a kernel at least as large as the stride"
+        )
+    if any(m > 1 and math.gcd(s, d) > 1 for m, s, d in zip(patch, strides, dilations, strict=True)):
+        raise GeometryError(
+            f"stride {strides} and dilation {dilations} have a common divisor, so that {rows} rows of "
+            f"{columns} columns are not made orthonormal here: take a dilation of 1"
+        )
+    return patch
+
+
+def _orthonormal_patch(taps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """All taps as one matrix of orthonormal rows or columns, and whether they depended on each other."""
+    matrix = taps.reshape(*taps.shape[:2], -1)
+    wide = matrix.shape[1] <= matrix.shape[2]
+    q, dependent = orthonormal_factor(matrix.mT if wide else matrix)
+    return (q.mT if wide else q).reshape(taps.shape), dependent
+
+
+def _last(found: torch.Tensor, axes: int) -> torch.Tensor:
+    return found.reshape(*found.shape, *[1] * (axes - found.ndim))
+
+
+def _strided_taps(taps: torch.Tensor, patch: tuple[int, ...]) -> torch.Tensor:
+    """(groups, rows > columns, columns, *k): a patch, and factors of two taps in front of it."""
+    size, columns = taps.shape[3:], taps.shape[2]
+    corner: Any = (..., *(slice(n) for n in patch))
+    inside = taps[corner]
+    kernel, dependent = _orthonormal_patch(inside)
+    if hides_values(dependent) or bool(dependent.any()):
+        alone = torch.where(_last(dependent, inside.ndim), kernel.detach(), inside)
+        kernel, _ = _orthonormal_patch(alone)
+    # Taps beyond the patch, of which the first rows are square.
+    every = itertools.product(*map(range, size))
+    beyond = (at for at in every if any(i >= m for i, m in zip(at, patch, strict=True)))
+    rank = max(1, columns // 2)
+    for axis, (k, m) in enumerate(zip(size, patch, strict=True)):
+        for step in range(k - m):
+            place: Any = (..., *next(beyond))
+            basis = _with_orthonormal_columns(taps[place][:, :columns, :rank])
+            kernel = _composed(basis, kernel.transpose(1, 2), 3 + axis, later=step % 2 == 1).transpose(1, 2)
     return kernel
 
 
@@ -180,7 +253,9 @@ def orthogonal(
             _check(layer.module, name)
     for layer in layers:
         part = layer.module
-        made = Orthogonal(part.groups, part.stride) if isinstance(part, _ConvNd) else Orthogonal()
+        made = Orthogonal()
+        if isinstance(part, _ConvNd):
+            made = Orthogonal(part.groups, part.stride, part.dilation)
         parametrize.register_parametrization(part, name, made)
     return module
 
@@ -198,12 +273,5 @@ def _check(module: nn.Module, name: str) -> None:
                 "orthogonal: take padding_mode='zeros' or 'circular'"
             )
     weight = getattr(module, name)
-    _check_stride(module.stride, weight.shape[0] // module.groups, weight.shape[1])
-
-
-def _check_stride(stride: tuple[int, ...], rows: int, columns: int) -> None:
-    if max(stride) > 1 and rows > columns:
-        raise GeometryError(
-            f"stride {stride} takes {rows} rows of {columns} columns apart, which cannot stay "
-            "orthonormal; Orthogonal needs a stride of 1, or no more rows than columns in each group"
-        )
+    rows = weight.shape[0] // module.groups
+    _patch(module.stride, module.dilation, rows, weight.shape[1], tuple(weight.shape[2:]))
