@@ -432,6 +432,13 @@ def test_a_scale_in_front_of_an_activation_counts_where_the_kernel_reads(tmp_pat
     assert upper < 1e-2 * np.linalg.norm(kernel[:, :, 0, 0], 2) * 1e3
 
 
+def test_an_extreme_that_would_be_huge_takes_no_memory(tmp_path):
+    net = Net((1, 2**16))
+    path = net.save(tmp_path / "net.onnx", net.add("Max", "x", np.zeros((2**16, 1))))
+    with pytest.raises(InputError, match=r"Max.*compares more than \d+ entries"):
+        lipschitz(read_graph(path))
+
+
 @pytest.mark.parametrize("name", ["max min", "slices together", "top k", "reduce max", "reduce min"])
 def test_pieces_of_a_tensor_stretch_nothing(name, tmp_path):
     report = lipschitz(read_graph(written((LINEAR | OTHERS)[name], tmp_path)))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from . import rules
-from .graph_builder import UnsupportedError, axis_matrix
+from .graph_builder import LARGEST, UnsupportedError, axis_matrix
 from .operations import Array, AxisMatrices, Concat, Move, Pointwise, Shape, Sort, positions_in
 from .step import Step
 
@@ -54,6 +54,8 @@ def elementwise(step: Step, names: Sequence[str], *, largest: bool) -> None:
         shape = np.broadcast_shapes(*shapes)
     except ValueError:
         raise UnsupportedError(f"shapes {', '.join(map(str, shapes))} do not broadcast") from None
+    if math.prod(shape) * len(names) > LARGEST:  # before memory is taken
+        raise UnsupportedError(f"it compares more than {LARGEST} entries; give another sample_shape")
     numbers = [one for one in names if not builder.depends(one) and builder.constants[one].size == 1]
     if len(names) == 2 and len(numbers) == 1:
         given = next(one for one in names if one not in numbers)
