@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -23,6 +24,7 @@ _SMALLEST_TASK = 1e-3
 _lock = threading.Lock()
 _users = 0
 _restore = ExitStack()
+_libraries: tuple[int, threadpoolctl.ThreadpoolController] | None = None
 
 
 @contextmanager
@@ -32,10 +34,13 @@ def single_threaded_blas() -> Iterator[None]:
     Counted, because the cap is global: two overlapping users that each saved and restored what
     they found would leave it behind.
     """
-    global _users
+    global _users, _libraries
     with _lock:
         if _users == 0:
-            _restore.enter_context(threadpoolctl.threadpool_limits(1, user_api="blas"))
+            # To look for libraries takes as long as many a layer, and they come with modules.
+            if _libraries is None or _libraries[0] != len(sys.modules):
+                _libraries = len(sys.modules), threadpoolctl.ThreadpoolController()
+            _restore.enter_context(_libraries[1].limit(limits=1, user_api="blas"))
         _users += 1
     try:
         yield
