@@ -11,9 +11,9 @@ npm install --no-audit --no-fund echarts@6.1.0 esbuild@0.28.1 terser@5.51.4
 cat > entry.mjs <<'ENTRY'
 import * as core from 'echarts/core';
 import { LineChart, CustomChart } from 'echarts/charts';
-import { GridComponent, TooltipComponent } from 'echarts/components';
+import { GridComponent } from 'echarts/components';
 import { SVGRenderer } from 'echarts/renderers';
-core.use([LineChart, CustomChart, GridComponent, TooltipComponent, SVGRenderer]);
+core.use([LineChart, CustomChart, GridComponent, SVGRenderer]);
 export const init = core.init;
 ENTRY
 npx esbuild entry.mjs --bundle --minify --format=iife --global-name=echarts --target=es2020 \
@@ -21,5 +21,5 @@ npx esbuild entry.mjs --bundle --minify --format=iife --global-name=echarts --ta
   --outfile=bundle.js
 npx terser bundle.js --compress passes=3,ecma=2020 --mangle --ecma 2020 --output echarts.min.js
 xz --lzma2=preset=9e,pb=0 --stdout echarts.min.js > "$target/echarts.min.js.xz"
-cp node_modules/echarts/NOTICE "$target/echarts.NOTICE.txt"
-cat node_modules/echarts/LICENSE > "$target/echarts.LICENSE.txt"
+# Of its licence, Apache-2.0 as this package's LICENSE, what comes after the common text; its notice is in NOTICE.
+sed -n '/^Apache ECharts Subcomponents:/,$p' node_modules/echarts/LICENSE > "$target/echarts.LICENSE.txt"

@@ -314,6 +314,17 @@ def test_the_map_is_that_of_the_chosen_layer(browser, pages):
     assert complaints(browser) == []
 
 
+def test_hovering_over_the_map_shows_the_value_there(browser, pages):
+    opened(browser, pages["mixed"])
+    for place, option in enumerate(browser.find_elements("css selector", "#chosen option")):
+        option.click()
+        hover(browser, "map", 200 + place % 2, 150)
+        assert tip(browser) == option.text
+        shown = browser.execute_script("return document.querySelector('.tip').innerText.split('\\n')[1]")
+        layer = next(one for one in pages["mixed"][1].layers if one.name == option.text)
+        assert 0 < float(shown) <= float(layer.torus.norm) * 1.001
+
+
 def test_it_prints_light_and_whole(browser, pages):
     opened(browser, pages["deep"], scheme="dark")
     printed = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})

@@ -186,16 +186,12 @@
     const ends = (n) => Array.from({ length: n }, (_, i) => i);
     charts.map.setOption({
       animation: false, grid: { left: 58, right: 16, top: 12, bottom: 46 },
-      tooltip: {
-        trigger: line ? "axis" : "item", confine: true, backgroundColor: css("--paper"), borderColor: css("--line"), textStyle: { color: css("--ink"), fontSize: 12 },
-        formatter: (p) => { const q = Array.isArray(p) ? p[0] : p; return line ? text(q.value[1]) : text(q.value[2]); },
-      },
       xAxis: { type: "category", data: ends(columns), name: "frequency, cycles per point" + (line ? "" : " (width)"), nameLocation: "middle", nameGap: 28, nameTextStyle: soft, axisLabel: { color: css("--soft"), hideOverlap: true, formatter: (v) => place(columns)(Number(v)), interval: some(columns) } },
       yAxis: line ? axis("largest singular value", false, 0, 42) : { type: "category", data: ends(rows), name: "frequency (height)", nameLocation: "middle", nameGap: 42, nameTextStyle: soft, axisLabel: { color: css("--soft"), formatter: (v) => place(rows)(Number(v)), interval: some(rows) } },
       series: line
-        ? [{ type: "line", showSymbol: false, data: flat.map((v, i) => [i, v]), lineStyle: { color: colour(map.layer), width: 2 } }]
+        ? [{ type: "line", showSymbol: false, silent: true, data: flat.map((v, i) => [i, v]), lineStyle: { color: colour(map.layer), width: 2 } }]
         : [{
-          type: "custom", data: map.values.flatMap((row, j) => row.map((v, i) => [i, j, v])),
+          type: "custom", silent: true, data: map.values.flatMap((row, j) => row.map((v, i) => [i, j, v])),
           renderItem: (_, api) => {
             // Wider by what rounding could leave between two cells.
             const [x, y] = api.coord([api.value(0), api.value(1)]), [width, height] = api.size([1, 1]);
@@ -204,6 +200,14 @@
           },
         }],
     });
+  }
+
+  function findMap(x, y) {
+    const map = data.maps[Number(select.value || -1)];
+    if (!map || !charts.map.containPixel({ gridIndex: 0 }, [x, y])) return null;
+    const [column, row] = charts.map.convertFromPixel({ gridIndex: 0 }, [x, y]).map(Math.round);
+    const value = map.values[map.values.length === 1 ? 0 : row]?.[column];
+    return value === undefined ? null : { layer: map.layer, lines: [text(value)] };
   }
 
   // ---- switches between linear and logarithmic ---------------------------------------------
@@ -373,6 +377,7 @@
     }, () => drawCurves(id));
   }
   watch("norms", findNorm, () => {});
+  watch("map", findMap, () => {});
   select.addEventListener("change", drawMap);
   element("restore").addEventListener("click", () => isolate(isolated));
   element("theme").addEventListener("click", () => theme(!dark));
